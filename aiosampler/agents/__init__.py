@@ -1,0 +1,1 @@
+"""Agents: the policy interface, ready agents, and the publication of parameters."""

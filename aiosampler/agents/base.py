@@ -1,0 +1,133 @@
+"""The interface between samplers and policies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiosampler.errors import SamplerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import nn
+
+    from aiosampler.agents.parameters import ParameterStore
+    from aiosampler.specs.arrays import Spaces
+    from aiosampler.specs.trees import Tree
+
+
+class AgentInputs(NamedTuple):
+    """What an agent sees of B environments at one time step: trees of tensors ``[B, ...]``.
+
+    They are views of the batch that is being recorded: read them, never write to them, and keep none of them.
+    """
+
+    observation: Tree
+    prev_action: Tree  # zeros where an episode starts
+    prev_reward: torch.Tensor  # [B] float32, zero where an episode starts
+
+
+class AgentStep(NamedTuple):
+    """What an agent answers: trees of new tensors ``[B, ...]``."""
+
+    action: Tree
+    agent_info: Tree = None
+    state: Tree = None
+
+
+class Agent:
+    """Chooses actions; subclass it, or take one of the ready agents.
+
+    The loop that a sampler runs, under `torch.inference_mode`::
+
+        agent.initialize(spaces)
+        agent.collector_initialize(global_B, env_ranks)
+        state = agent.initial_state(B)
+        for itr in ...:
+            agent.recv_shared_memory()
+            agent.sample_mode(itr)
+            for t in range(T):
+                action, agent_info, state = agent.step(inputs[t], state)   # state is reset where an episode ends
+            bootstrap_value = agent.value(inputs[T], state)                # if asked for
+
+    An agent travels to the sampler's processes by cloudpickle. It keeps no recurrent state of its own: the sampler
+    hands it in and takes it back.
+
+    Attributes:
+        recurrent: Whether `step` takes and gives a state.
+        model: What `publish` copies, built by `initialize`. None for an agent without parameters.
+        mode: ``"train"``, ``"sample"`` or ``"eval"``.
+    """
+
+    recurrent: bool = False
+    model: nn.Module | None = None
+    mode: str = "train"
+    _parameters: ParameterStore | None = None
+
+    def initialize(self, spaces: Spaces) -> None:
+        """Build `self.model` from the spaces of a single environment; called once in each process that has the agent.
+
+        `torch`'s random generator is seeded for the call, so every process builds the same.
+        """
+
+    def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
+        """Choose actions for B environments.
+
+        Args:
+            inputs: Observations, previous actions and rewards, ``[B, ...]``.
+            state: Recurrent state ``[B, ...]`` as the last step gave it, None if the agent is not recurrent.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step(inputs, state)")
+
+    def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
+        """Estimate the values ``[B]`` of the states that `inputs` show; needed for ``bootstrap_value=True``."""
+        raise NotImplementedError(f"{type(self).__name__} has no value(inputs, state), which bootstrap_value=True needs")
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """The recurrent state ``[batch_size, ...]`` at the start of an episode, None if the agent is not recurrent."""
+        return None
+
+    def collector_initialize(self, global_B: int, env_ranks: Sequence[int]) -> None:
+        """Learn which of the B environments this copy of the agent acts for, for example to set their epsilons."""
+
+    def sample_mode(self, itr: int) -> None:
+        """Prepare to collect batch `itr`."""
+        self._set_mode("sample")
+
+    def eval_mode(self, itr: int) -> None:
+        """Prepare to evaluate."""
+        self._set_mode("eval")
+
+    def train_mode(self, itr: int) -> None:
+        """Prepare to be trained."""
+        self._set_mode("train")
+
+    def send_shared_memory(self) -> int:
+        """Publish the parameters of `model` to the sampler; return the policy version.
+
+        Raises:
+            SamplerError: The agent belongs to no running sampler.
+        """
+        return self._store().publish(self.model)
+
+    def recv_shared_memory(self) -> int:
+        """Adopt the newest published parameters; return their policy version. The sampler calls it."""
+        return self._store().adopt()
+
+    def attach(self, parameters: ParameterStore) -> None:
+        """Connect the agent with the parameters in the arena. The sampler calls it."""
+        self._parameters = parameters
+
+    def _store(self) -> ParameterStore:
+        if self._parameters is None:
+            raise SamplerError("the agent belongs to no running sampler; start the sampler before publishing")
+        return self._parameters
+
+    def _set_mode(self, mode: str) -> None:
+        self.mode = mode
+        if self.model is not None:
+            self.model.train(mode == "train")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_parameters"}

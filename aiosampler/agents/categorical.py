@@ -1,0 +1,47 @@
+"""Policy gradients with discrete actions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium import spaces
+
+from aiosampler.agents.base import AgentInputs, AgentStep
+from aiosampler.agents.model_agent import ModelAgent, require_space
+
+if TYPE_CHECKING:
+    from aiosampler.specs.trees import Tree
+
+
+class CategoricalPgAgent(ModelAgent):
+    """Samples actions of a Discrete space; the model gives ``(logits [B, A], value [B])``.
+
+    `agent_info` holds ``log_prob [B]`` of the action and ``value [B]``. Evaluation takes the most likely action.
+    """
+
+    def check_space(self, space: spaces.Space[Any]) -> None:
+        """Accept a Discrete space."""
+        require_space(space, spaces.Discrete, type(self).__name__)
+        assert isinstance(space, spaces.Discrete)
+        self._start = int(space.start)
+
+    def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
+        """Draw an action for each environment."""
+        (logits, value), state = self.forward(inputs, state)
+        log_probs = torch.log_softmax(logits, -1)
+        scores = log_probs
+        if self.mode != "eval":
+            # The Gumbel-max trick: the largest of log p_i - log e_i, with e_i exponential, is i with probability p_i.
+            scores = log_probs - torch.empty_like(log_probs).exponential_().log_()
+        action = scores.argmax(-1, keepdim=True)
+        log_prob = log_probs.gather(-1, action).squeeze(-1)
+        action = action.squeeze(-1)
+        if self._start:
+            action += self._start
+        return AgentStep(action, {"log_prob": log_prob, "value": value}, state)
+
+    def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
+        """The model's value ``[B]``."""
+        (_, value), _ = self.forward(inputs, state)
+        return value  # type: ignore[no-any-return] # a model's outputs have no static type

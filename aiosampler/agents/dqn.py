@@ -1,0 +1,94 @@
+"""Q-learning agents with epsilon-greedy exploration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium import spaces
+
+from aiosampler.agents.base import AgentInputs, AgentStep
+from aiosampler.agents.model_agent import ModelAgent, ModelFn, require_space
+from aiosampler.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.specs.trees import Tree
+
+
+class DqnAgent(ModelAgent):
+    """Epsilon-greedy in a Discrete space; the model gives action values ``q [B, A]``.
+
+    `agent_info` holds ``q [B, A]``.
+
+    Args:
+        model_fn: See `ModelAgent`.
+        recurrent: See `ModelAgent`.
+        eps_init: Epsilon of the first batch.
+        eps_final: Epsilon from batch `eps_itr_max` on; in between it falls linearly.
+        eps_final_min: If given, environments have final epsilons of their own, spaced logarithmically from this one
+            to `eps_final` over all B environments (Horgan et al. 2018, "Distributed Prioritized Experience Replay").
+        eps_itr_max: The batch at which epsilon is final.
+        eps_eval: Epsilon of evaluation.
+    """
+
+    def __init__(
+        self,
+        model_fn: ModelFn,
+        *,
+        recurrent: bool = False,
+        eps_init: float = 1.0,
+        eps_final: float = 0.01,
+        eps_final_min: float | None = None,
+        eps_itr_max: int = 1000,
+        eps_eval: float = 0.001,
+    ) -> None:
+        super().__init__(model_fn, recurrent=recurrent)
+        for name, value in (("eps_init", eps_init), ("eps_final", eps_final), ("eps_eval", eps_eval)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must be between 0 and 1, got {value!r}")
+        if eps_final_min is not None and not 0 < eps_final_min <= eps_final:
+            raise ConfigError(f"eps_final_min must be above 0 and at most eps_final, got {eps_final_min!r}")
+        self.eps_init, self.eps_final, self.eps_final_min = eps_init, eps_final, eps_final_min
+        self.eps_itr_max, self.eps_eval = eps_itr_max, eps_eval
+        self._final = torch.tensor(eps_final)
+        self.epsilon = torch.tensor(eps_init)  # [] or [B]
+
+    def check_space(self, space: spaces.Space[Any]) -> None:
+        """Accept a Discrete space."""
+        require_space(space, spaces.Discrete, type(self).__name__)
+        assert isinstance(space, spaces.Discrete)
+        self._start = int(space.start)
+
+    def collector_initialize(self, global_B: int, env_ranks: Sequence[int]) -> None:
+        """Choose the final epsilons of these environments."""
+        if self.eps_final_min is not None:
+            low, high = torch.tensor([self.eps_final_min, self.eps_final], dtype=torch.float64).log10().tolist()
+            self._final = torch.logspace(low, high, global_B)[list(env_ranks)]
+
+    def sample_mode(self, itr: int) -> None:
+        """Follow the schedule of epsilon."""
+        super().sample_mode(itr)
+        progress = min(1.0, itr / self.eps_itr_max) if self.eps_itr_max > 0 else 1.0
+        self.epsilon = self.eps_init + progress * (self._final - self.eps_init)
+
+    def eval_mode(self, itr: int) -> None:
+        """Take the epsilon of evaluation."""
+        super().eval_mode(itr)
+        self.epsilon = torch.tensor(self.eps_eval)
+
+    def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
+        """Take the best action, or with probability epsilon any."""
+        q, state = self.forward(inputs, state)
+        action = q.argmax(-1)
+        explore = torch.rand(action.shape, device=q.device) < self.epsilon.to(q.device)
+        action = torch.where(explore, torch.randint_like(action, q.shape[-1]), action)
+        if self._start:
+            action += self._start
+        return AgentStep(action, {"q": q}, state)
+
+    def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
+        """The largest action value ``[B]``."""
+        q, _ = self.forward(inputs, state)
+        return q.amax(-1)  # type: ignore[no-any-return] # a model's outputs have no static type

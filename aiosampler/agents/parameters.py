@@ -1,0 +1,195 @@
+"""Publication of parameters through the arena, without a lock and never torn.
+
+One process publishes, R processes adopt. There are R + 2 buffers, so one is always free to write to: it is neither the
+latest nor one that a reader has named as the one it copies from. Whoever is killed, at whatever point, leaves the
+others able to go on: a half-written buffer never becomes the latest, and a reader that is gone keeps one buffer named.
+
+=================  ========  ===================================================================
+field              writer    meaning
+=================  ========  ===================================================================
+latest             user      index of the newest complete buffer
+reading[r]         reader r  index of the buffer that reader r is copying from, -1 for none
+begun[i]           user      number of writes to buffer i that have begun
+ended[i]           user      number of writes to buffer i that are complete
+version[i]         user      policy version in buffer i
+=================  ========  ===================================================================
+
+A reader names a buffer, looks again whether it still is the latest, copies, and finally checks that no write to it has
+begun meanwhile. The last check makes the copy right even if the writer missed the name by nanoseconds; it retries then.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from aiosampler.errors import ConfigError
+from aiosampler.memory.layout import ALIGNMENT
+from aiosampler.specs.arrays import ArraySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+    from aiosampler.specs.trees import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSpec:
+    """One parameter or buffer of a module, and where it lies in a buffer of the store."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int
+    nbytes: int
+
+
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers of `module` by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def parameter_specs(module: nn.Module | None) -> tuple[ParameterSpec, ...]:
+    """The specs of all parameters and buffers of `module`; none without a module."""
+    specs, offset = [], 0
+    for name, tensor in {} if module is None else named_tensors(module).items():
+        nbytes = tensor.numel() * tensor.element_size()
+        specs.append(ParameterSpec(name, tuple(tensor.shape), tensor.dtype, offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return tuple(specs)
+
+
+def store_specs(parameters: tuple[ParameterSpec, ...], n_readers: int) -> Tree:
+    """The arrays of a store in the arena."""
+    nbytes = parameters[-1].offset + parameters[-1].nbytes if parameters else 0
+    int64, uint8 = np.dtype(np.int64), np.dtype(np.uint8)
+    n_buffers = n_readers + 2
+    return {
+        "latest": ArraySpec((1,), int64),
+        "reading": ArraySpec((n_readers,), int64),
+        "begun": ArraySpec((n_buffers,), int64),
+        "ended": ArraySpec((n_buffers,), int64),
+        "version": ArraySpec((n_buffers,), int64),
+        "buffers": ArraySpec((n_buffers, nbytes), uint8),
+        "adopted": ArraySpec((nbytes,), uint8),
+    }
+
+
+class ParameterStore:
+    """One process's end of the store.
+
+    Args:
+        arrays: Views of the arena, in the structure of `store_specs`.
+        parameters: Specs of the tensors.
+        reader: Index of this reader, None in the process that publishes.
+    """
+
+    def __init__(self, arrays: Tree, parameters: tuple[ParameterSpec, ...], reader: int | None = None) -> None:
+        self._parameters = parameters
+        self._reader = reader
+        self._latest = memoryview(arrays["latest"])
+        self._reading = memoryview(arrays["reading"])
+        self._begun = memoryview(arrays["begun"])
+        self._ended = memoryview(arrays["ended"])
+        self._version = memoryview(arrays["version"])
+        self._buffers: Any = arrays["buffers"]
+        self._adopted: Any = arrays["adopted"]
+        self._tensors = [self._views(buffer) for buffer in arrays["buffers"]]
+        self._barrier = threading.Lock()
+        if reader is None:
+            for index in range(len(self._reading)):
+                self._reading[index] = -1
+
+    def publish(self, module: nn.Module | None, version: int | None = None) -> int:
+        """Copy the parameters and buffers of `module` and make them the latest version.
+
+        Args:
+            module: Source; on any device. Its tensors may be a superset of no other set than the agent's own.
+            version: Number to give it, one more than the last by default.
+
+        Returns:
+            The policy version.
+
+        Raises:
+            ConfigError: A name, shape or dtype is not that of the agent's model.
+        """
+        sources = self._checked(module)
+        if version is None:
+            version = self._version[self._latest[0]] + 1
+        taken = {self._latest[0], *self._reading}
+        index = next(i for i in range(len(self._tensors)) if i not in taken)
+        self._begun[index] += 1
+        self._fence()
+        with torch.no_grad():
+            for target, source in zip(self._tensors[index], sources, strict=True):
+                target.copy_(source)
+        self._version[index] = version
+        self._fence()
+        self._ended[index] = self._begun[index]
+        self._fence()
+        self._latest[0] = index
+        self._fence()
+        return version
+
+    def adopt(self) -> int:
+        """Copy the newest complete version to the adopted parameters; return its number."""
+        assert self._reader is not None, "the publishing process adopts nothing"
+        while True:
+            index = self._latest[0]
+            self._reading[self._reader] = index
+            self._fence()  # or the writer could take the buffer, not yet having seen the name
+            complete = self._ended[index]
+            if self._latest[0] != index or self._begun[index] != complete:
+                continue
+            version = self._version[index]
+            np.copyto(self._adopted, self._buffers[index])
+            self._fence()
+            if self._begun[index] == complete:
+                self._reading[self._reader] = -1
+                return version
+
+    def bind(self, module: nn.Module) -> None:
+        """Make the tensors of `module` views of the adopted parameters, so that adopting needs no second copy."""
+        with torch.no_grad():
+            for view, tensor in zip(self._views(self._adopted), named_tensors(module).values(), strict=True):
+                tensor.data = view
+
+    def _views(self, buffer: Any) -> list[torch.Tensor]:
+        if not self._parameters:
+            return []
+        flat = torch.from_numpy(buffer)
+        return [flat[p.offset : p.offset + p.nbytes].view(p.dtype).view(p.shape) for p in self._parameters]
+
+    def _checked(self, module: nn.Module | None) -> Iterable[torch.Tensor]:
+        if module is None:
+            if self._parameters:
+                raise ConfigError("publish() needs a module: the agent has no model in this process")
+            return []
+        module = getattr(module, "_orig_mod", module)  # what torch.compile wrapped
+        tensors = named_tensors(module)
+        for p in self._parameters:
+            tensor = tensors.pop(p.name, None)
+            if tensor is None:
+                raise ConfigError(f"the module to publish has no parameter {p.name!r}, which the agent's model has")
+            if (tuple(tensor.shape), tensor.dtype) != (p.shape, p.dtype):
+                raise ConfigError(
+                    f"the parameter {p.name!r} of the module to publish is {tensor.dtype}{list(tensor.shape)}; "
+                    f"the agent's model has {p.dtype}{list(p.shape)}"
+                )
+        if tensors:
+            raise ConfigError(
+                f"the module to publish has a parameter {next(iter(tensors))!r}, which the agent's model has not"
+            )
+        named = named_tensors(module)
+        return [named[p.name] for p in self._parameters]
+
+    def _fence(self) -> None:
+        """A full memory barrier: what stands before is visible to other processors before what follows."""
+        with self._barrier:
+            pass

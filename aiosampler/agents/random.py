@@ -1,0 +1,35 @@
+"""An agent without a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from gymnasium.vector.utils import batch_space
+
+from aiosampler.agents.base import Agent, AgentInputs, AgentStep
+from aiosampler.specs.trees import tree_map
+
+if TYPE_CHECKING:
+    from aiosampler.specs.arrays import Spaces
+    from aiosampler.specs.trees import Tree
+
+
+class RandomAgent(Agent):
+    """Draws from the action space, whatever its kind; for baselines, and to fill a replay buffer."""
+
+    def initialize(self, spaces: Spaces) -> None:
+        """Remember the action space."""
+        self._space = spaces.action
+
+    def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
+        """Draw an action for each environment."""
+        # Seeded by torch, whose generator the sampler keeps apart for training and evaluation.
+        space = batch_space(self._space, inputs.prev_reward.shape[0])
+        space.seed(int(torch.randint(2**31, ()).item()))
+        return AgentStep(tree_map(lambda leaf: torch.from_numpy(np.asarray(leaf)), space.sample()), None, None)
+
+    def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
+        """Zeros: a random agent expects nothing."""
+        return torch.zeros_like(inputs.prev_reward)

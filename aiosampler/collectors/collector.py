@@ -1,0 +1,364 @@
+"""The inner loop: step n environments T times, and record everything.
+
+It is the same for every sampler. Where actions come from is an `ActionSource`, what follows the end of an episode is a
+`ResetRule`; evaluation is this loop with another rule. The collector writes to its columns of a slot, in this order:
+
+==========================================================  ====================================================
+when                                                        what
+==========================================================  ====================================================
+begin                                                       row 0 from the last batch; flags cleared
+step t, before the environments                             action, agent info, previous action of t + 1 (source)
+step t                                                      observation of t + 1; reward of t and, as previous
+                                                            reward, of t + 1
+where an episode ends at t                                  terminated or truncated, the final observation;
+                                                            nulls as previous action and reward of t + 1
+finish                                                      done; blanks of environments that wait
+==========================================================  ====================================================
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from aiosampler.collectors.actions import ActionSource
+from aiosampler.collectors.environments import EnvironmentFault, blame
+from aiosampler.collectors.progress import AGENT, AT, BRANCH, NOWHERE, TICK
+from aiosampler.collectors.recording import LeafWriter, make_writer
+from aiosampler.collectors.rules import ResetRule
+from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.specs.batch import StepSpecs
+from aiosampler.specs.seeding import Stream, seed_sequence
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+_PER_ENVIRONMENT = ("initial_state", "bootstrap_value", "final_count", "final_t", "final_observation")
+
+
+class Aborted(Exception):
+    """The batch is not wanted any more."""
+
+
+class FinishedEpisode(NamedTuple):
+    """A trajectory info, with where its episode ended; batches list them in this order."""
+
+    t: int
+    b: int
+    info: TrajInfo
+
+
+def columns(slot: dict[str, Tree], first: int, n: int) -> dict[str, Tree]:
+    """The part of a slot's arrays that belongs to environments `first` to ``first + n - 1``."""
+    span = slice(first, first + n)
+    return {
+        key: tree_map((lambda a: a[span]) if key in _PER_ENVIRONMENT else (lambda a: a[:, span]), value)
+        for key, value in slot.items()
+    }
+
+
+class _Slot:
+    """A slot's columns, with views of the rows that steps write to."""
+
+    def __init__(self, arrays: dict[str, Tree], writer: Any, info_writer: Any) -> None:
+        self.arrays = arrays
+        self.observation = writer.rows(arrays["observation"])
+        self.reward = list(arrays["reward"])
+        self.prev_reward = list(arrays["prev_reward"])
+        self.prev_action = tree_leaves(arrays["prev_action"])
+        self.env_info = info_writer.rows(arrays["env_info"]) if info_writer else None
+        self.final = writer.rows(arrays["final_observation"])
+        self.carried = [*tree_leaves(arrays["observation"]), *self.prev_action, arrays["prev_reward"]]
+        self.blanked = [arrays["reward"], *tree_leaves(arrays["action"]), *tree_leaves(arrays["agent_info"])]
+
+
+class Collector:
+    """Steps environments and records into slots.
+
+    Args:
+        environments: The n environments.
+        seeds: For the first reset of each.
+        first: Global index of the first of them.
+        slots: Arrays of the slots in the structure of `slot_specs` with ``final_observation``, cut to `columns`.
+        specs: Of a single step.
+        actions: Chooses actions.
+        rule: Decides about resets.
+        traj_info: Makes the statistics of a new episode.
+        cells: Progress cells of this process.
+        abort: Array of one element: not zero ends a batch at its next step.
+        evaluation: Whether these are evaluation environments.
+    """
+
+    def __init__(  # noqa: PLR0913 - all of it is fixed for the collector's life
+        self,
+        *,
+        environments: Sequence["gym.Env[Any, Any]"],
+        seeds: Sequence[int],
+        first: int,
+        slots: Sequence[dict[str, Tree]],
+        specs: StepSpecs,
+        actions: ActionSource,
+        rule: ResetRule,
+        traj_info: Callable[[], TrajInfo],
+        cells: Any,
+        abort: Any,
+        evaluation: bool = False,
+    ) -> None:
+        self._environments, self._seeds, self._first = environments, seeds, first
+        self._actions, self._rule, self._traj_info = actions, rule, traj_info
+        self._cells, self._abort, self._evaluation = memoryview(cells), memoryview(abort), evaluation
+        self._writer = make_writer(specs.observation, "observation")
+        self._info_writer = make_writer(specs.env_info, "info", partial=True) if specs.env_info else None
+        self._slots = [_Slot(arrays, self._writer, self._info_writer) for arrays in slots]
+        self._carry = [np.zeros_like(array[0]) for array in self._slots[0].carried]
+        rows, self._n = slots[0]["reward"].shape
+        self._rewards = [0.0] * self._n
+        self._history = np.zeros((rows, self._n))  # rewards in double precision, for the trajectory infos
+        self._traj_infos = [traj_info() for _ in environments]
+        self._counted = [0] * self._n  # first row of the batch that is not in the trajectory info yet
+        overridden = type(self._traj_infos[0]).step is not TrajInfo.step
+        self._each_step: list[Any] | None = [None] * self._n if overridden else None
+        self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
+        self._active: list[tuple[int, Callable[[Any], Any]]] = []
+        self._started = False
+        self._finished: list[FinishedEpisode] = []
+
+    def start(self, decorrelation_steps: int = 0, seed: int = 0) -> None:
+        """Reset all environments, and take up to `decorrelation_steps` random steps in each.
+
+        The number of steps and the actions depend on `seed` and the environment's index alone.
+        """
+        self.restart(None)
+        slot = self._slots[0]
+        for i in range(self._n if decorrelation_steps else 0):
+            rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i))
+            env = self._environments[i]
+            env.action_space.seed(int(rng.integers(2**31)))
+            for _ in range(rng.integers(decorrelation_steps)):
+                action = env.action_space.sample()
+                with self._blame("taking a random step", i):
+                    observation, reward, terminated, truncated, info = env.step(action)
+                    self._traj_infos[i].step(None, action, float(reward), terminated, truncated, None, info)
+                if terminated or truncated:
+                    self._traj_infos[i] = self._traj_info()
+                    self._reset(i, slot.observation[0])
+                    self._null(slot, 0, i)
+                else:
+                    with self._blame("recording", i):
+                        self._writer.write(slot.observation[0], i, observation)
+                        slot.prev_reward[0][i] = reward
+                        self._write_prev_action(slot, i, action)
+        self._keep(slot, 0)
+
+    def restart(self, starts: Callable[[int], bool] | None) -> None:
+        """Begin new episodes everywhere, or, where `starts` says no, wait. The first time, environments are seeded."""
+        slot = self._slots[0]
+        for array in slot.carried:
+            array[0] = 0
+        self._waits_from.clear()
+        for i in range(self._n):
+            self._traj_infos[i] = self._traj_info()
+            if starts is None or starts(i):
+                self._reset(i, slot.observation[0], None if self._started else self._seeds[i])
+            else:
+                self._waits_from[i] = 0
+        self._started = True
+        self._actions.ended(range(self._n))
+        self._activate()
+        self._keep(slot, 0)
+
+    def collect(self, index: int, T: int) -> list[FinishedEpisode]:
+        """Fill T rows of slot `index`; return the episodes that ended, ordered by step and environment.
+
+        Raises:
+            Aborted: The abort flag was set; the batch is incomplete.
+            EnvironmentFault: An environment raised, or returned what does not fit.
+            AgentFault: The agent did.
+        """
+        slot = self._slots[index]
+        self._finished = []
+        self._cells[BRANCH] = self._evaluation
+        self._begin(slot)
+        self._actions.begin(index)
+        try:
+            for t in range(T):
+                if self._abort[0]:
+                    raise Aborted
+                self._cells[TICK] += 1
+                self._cells[AT] = AGENT
+                self._step(slot, t, self._actions.act(t))
+                if not self._active:
+                    break  # all wait: the rest is blank
+            self._cells[AT] = AGENT
+            self._actions.finish(T)
+        finally:
+            self._cells[AT] = NOWHERE
+        self._finish(slot, T)
+        return self._finished
+
+    @property
+    def idle(self) -> bool:
+        """Whether all environments wait."""
+        return not self._active
+
+    def _step(self, slot: _Slot, t: int, actions: Sequence[Any]) -> None:
+        row, rewards, cells = slot.observation[t + 1], self._rewards, self._cells
+        writer = self._writer
+        write, array = writer.write, np.ndarray
+        shape, dtype = (writer.shape, writer.dtype) if isinstance(writer, LeafWriter) else (None, None)
+        infos = None if slot.env_info is None else slot.env_info[t]
+        each_step = self._each_step
+        ended = []
+        i = -1
+        try:
+            for i, step in self._active:
+                cells[AT] = self._first + i
+                observation, reward, terminated, truncated, info = step(actions[i])
+                if type(observation) is array and observation.dtype is dtype and observation.shape == shape:
+                    row[i] = observation
+                else:
+                    write(row, i, observation)
+                rewards[i] = reward
+                if infos is not None:
+                    self._info_writer.write(infos, i, info)  # type: ignore[union-attr] # present where infos are
+                if each_step is not None:
+                    each_step[i] = (terminated, truncated, info)
+                if terminated or truncated:
+                    ended.append((i, observation, terminated, truncated))
+        except Exception as exc:
+            raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from exc
+        try:
+            self._history[t] = rewards
+        except (TypeError, ValueError) as exc:
+            raise self._bad_reward(t) from exc
+        slot.reward[t][:] = slot.prev_reward[t + 1][:] = self._history[t]
+        if each_step is not None:
+            self._count_step(slot, t, each_step)
+        if ended:
+            self._end(slot, t, ended)
+
+    def _end(self, slot: _Slot, t: int, ended: list[tuple[int, Any, bool, bool]]) -> None:
+        arrays = slot.arrays
+        for i, observation, terminated, truncated in ended:
+            self._cells[AT] = self._first + i
+            k = arrays["final_count"][i]
+            self._writer.write(slot.final[i], k, observation)
+            arrays["final_t"][i, k] = t
+            arrays["final_count"][i] = k + 1
+            arrays["terminated"][t, i] = terminated
+            arrays["truncated"][t, i] = truncated
+            with self._blame("finishing a TrajInfo", i):
+                self._count(i, t + 1)
+                info = self._traj_infos[i].terminate(observation)
+                self._finished.append(FinishedEpisode(t, self._first + i, info))
+                self._traj_infos[i] = self._traj_info()
+            self._null(slot, t + 1, i)
+            if self._rule.reset_now(i):
+                self._reset(i, slot.observation[t + 1])
+            else:
+                self._waits_from[i] = t + 1
+                self._rewards[i] = 0.0
+                for observations in tree_leaves(arrays["observation"]):
+                    observations[t + 1 :, i] = 0
+                self._activate()
+        self._actions.ended([i for i, *_ in ended])
+
+    def _begin(self, slot: _Slot) -> None:
+        for carry, array in zip(self._carry, slot.carried, strict=True):
+            array[0] = carry
+        arrays = slot.arrays
+        arrays["terminated"].fill(False)
+        arrays["truncated"].fill(False)
+        arrays["valid"].fill(True)
+        arrays["final_count"].fill(0)
+        for array in tree_leaves(arrays["env_info"]):
+            array.fill(0)
+        self._counted = [0] * self._n
+        if self._rule.resets_at_begin and self._waits_from:
+            waiting = sorted(self._waits_from)
+            self._waits_from.clear()
+            for i in waiting:
+                self._reset(i, slot.observation[0])
+            self._actions.ended(waiting)
+            self._activate()
+        for i in self._waits_from:
+            self._waits_from[i] = 0
+
+    def _finish(self, slot: _Slot, T: int) -> None:
+        arrays = slot.arrays
+        for i, start in self._waits_from.items():
+            arrays["valid"][start:, i] = False
+            for array in slot.blanked:
+                array[start:, i] = 0
+            for array in slot.prev_action:
+                array[start:, i] = 0
+            arrays["prev_reward"][start:, i] = 0
+            for observations in tree_leaves(arrays["observation"]):
+                observations[start:, i] = 0
+            if arrays["bootstrap_value"] is not None:
+                arrays["bootstrap_value"][i] = 0
+        np.logical_or(arrays["terminated"], arrays["truncated"], out=arrays["done"])
+        for i in range(self._n):
+            if i not in self._waits_from:
+                with self._blame("counting a TrajInfo", i):
+                    self._count(i, T)
+        self._keep(slot, T)
+
+    def _reset(self, i: int, row: Any, seed: int | None = None) -> None:
+        self._cells[TICK] += 1
+        self._cells[AT] = self._first + i
+        with self._blame("resetting", i):
+            observation, _ = self._environments[i].reset(seed=seed)
+            self._writer.write(row, i, observation)
+
+    def _keep(self, slot: _Slot, t: int) -> None:
+        """Keep row t for the next batch: the slot goes to the user, who may write to it."""
+        for carry, array in zip(self._carry, slot.carried, strict=True):
+            carry[...] = array[t]
+
+    def _null(self, slot: _Slot, t: int, i: int) -> None:
+        slot.prev_reward[t][i] = 0
+        for array in slot.prev_action:
+            array[t, i] = 0
+
+    def _count(self, i: int, end: int) -> None:
+        """Bring the trajectory info of environment i up to row `end`."""
+        if self._each_step is None:
+            self._traj_infos[i].extend(self._history[self._counted[i] : end, i].tolist())
+        self._counted[i] = end
+
+    def _count_step(self, slot: _Slot, t: int, each_step: list[Any]) -> None:
+        arrays, rewards = slot.arrays, self._history[t].tolist()
+        for i, _ in self._active:
+
+            def pick(array: Any, i: int = i) -> Any:
+                return array[t, i]
+
+            terminated, truncated, info = each_step[i]
+            with self._blame("counting a step in a TrajInfo", i):
+                self._traj_infos[i].step(
+                    tree_map(pick, arrays["observation"]),
+                    tree_map(pick, arrays["action"]),
+                    rewards[i],
+                    terminated,
+                    truncated,
+                    tree_map(pick, arrays["agent_info"]),
+                    info,
+                )
+
+    def _write_prev_action(self, slot: _Slot, i: int, action: Tree) -> None:
+        for array, leaf in zip(slot.prev_action, tree_leaves(action), strict=True):
+            array[0, i] = leaf
+
+    def _activate(self) -> None:
+        self._active = [(i, env.step) for i, env in enumerate(self._environments) if i not in self._waits_from]
+
+    def _bad_reward(self, t: int) -> EnvironmentFault:
+        for i, reward in enumerate(self._rewards):
+            if np.shape(reward) != () or not np.issubdtype(np.asarray(reward).dtype, np.number):
+                fault = EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation)
+                fault.__cause__ = TypeError(f"the reward must be a number, got {reward!r}")
+                return fault
+        raise AssertionError("numbers make a row of rewards")
+
+    def _blame(self, doing: str, i: int) -> Any:
+        return blame(doing, self._first + i, self._evaluation)

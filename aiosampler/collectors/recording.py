@@ -1,0 +1,105 @@
+"""Writing what environments return into rows of a slot, and refusing what does not fit."""
+
+from typing import Any
+
+import numpy as np
+
+from aiosampler.specs.arrays import ArraySpec
+from aiosampler.specs.trees import Tree
+
+
+class Mismatch(Exception):
+    """A value does not fit its spec."""
+
+
+class LeafWriter:
+    """Writes single arrays.
+
+    Args:
+        spec: Of one environment's array.
+        what: Name for messages, such as ``observation["image"]``.
+    """
+
+    def __init__(self, spec: ArraySpec, what: str) -> None:
+        self.spec, self.shape, self.dtype, self.what = spec, spec.shape, spec.dtype, what
+
+    def rows(self, array: Any) -> list[Any]:
+        """Views of the rows of ``[T, n, ...]``, made once so that a step makes none."""
+        return list(array)
+
+    def write(self, row: Any, i: int, value: Any) -> None:
+        """Write `value` into ``row[i]``.
+
+        Raises:
+            Mismatch: Its shape is another, or its dtype cannot be converted without loss of kind.
+        """
+        if type(value) is not np.ndarray:
+            try:
+                value = np.asarray(value)
+            except ValueError as exc:
+                raise Mismatch(f"{self.what} is no array: {exc}") from exc
+        if value.shape != self.shape or (value.dtype != self.dtype and not self._castable(value)):
+            raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {ArraySpec.of(value)}")
+        row[i] = value
+
+    def _castable(self, value: np.ndarray[Any, Any]) -> bool:
+        return np.can_cast(value.dtype, self.dtype, "same_kind") or (
+            # Python integers arrive as int64; an unsigned space takes them where they fit
+            value.dtype.kind in "iu"
+            and self.dtype.kind in "iu"
+            and bool((value == value.astype(self.dtype)).all())
+        )
+
+
+class DictWriter:
+    """Writes dicts of trees; `partial` ones may lack keys."""
+
+    def __init__(self, children: "dict[str, Writer]", what: str, partial: bool = False) -> None:
+        self.children, self.what, self.partial = children, what, partial
+
+    def rows(self, array: Any) -> list[Any]:
+        """Rows of each child, by row."""
+        columns = {key: child.rows(array[key]) for key, child in self.children.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def write(self, row: Any, i: int, value: Any) -> None:
+        """Write each key of `value`."""
+        try:
+            for key, child in self.children.items():
+                if not self.partial or key in value:
+                    child.write(row[key], i, value[key])
+        except (KeyError, TypeError, IndexError) as exc:
+            raise Mismatch(f"{self.what} does not fit: expected the keys {list(self.children)}, got {value!r}") from exc
+
+
+class TupleWriter:
+    """Writes tuples of trees."""
+
+    def __init__(self, children: "list[Writer]", what: str) -> None:
+        self.children, self.what = children, what
+
+    def rows(self, array: Any) -> list[Any]:
+        """Rows of each child, by row."""
+        return list(zip(*(child.rows(part) for child, part in zip(self.children, array, strict=True)), strict=True))
+
+    def write(self, row: Any, i: int, value: Any) -> None:
+        """Write each item of `value`."""
+        if not isinstance(value, tuple | list) or len(value) != len(self.children):
+            raise Mismatch(f"{self.what} does not fit: expected {len(self.children)} items, got {value!r}")
+        for child, part, item in zip(self.children, row, value, strict=True):
+            child.write(part, i, item)
+
+
+Writer = LeafWriter | DictWriter | TupleWriter
+
+
+def make_writer(specs: Tree, what: str, partial: bool = False) -> Writer:
+    """A writer for a tree of specs; with `partial`, the keys of its dicts may be missing."""
+    match specs:
+        case dict():
+            children = {key: make_writer(spec, f"{what}[{key!r}]", partial) for key, spec in specs.items()}
+            return DictWriter(children, what, partial)
+        case tuple():
+            return TupleWriter([make_writer(spec, f"{what}[{i}]", partial) for i, spec in enumerate(specs)], what)
+        case _:
+            return LeafWriter(specs, what)

@@ -1,0 +1,79 @@
+"""Statistics of episodes."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+Self = TypeVar("Self", bound="TrajInfo")
+
+
+class TrajInfo:
+    """The statistics of one episode, from its reset to its end, over the borders of batches.
+
+    Subclass it to keep more: override `step` to see every step, or `terminate` to see the end only, which costs
+    nothing per step. Attributes must be picklable. ``traj_info_kwargs`` of the sampler go to ``__init__``.
+
+    Args:
+        discount: Factor of `DiscountedReturn`.
+
+    Attributes:
+        Length: Number of steps.
+        Return: Sum of rewards.
+        NonzeroRewards: Number of rewards that are not zero.
+        DiscountedReturn: Sum of rewards, each times `discount` to the power of the steps before it.
+    """
+
+    def __init__(self, discount: float = 1.0) -> None:
+        self.Length = 0
+        self.Return = 0.0
+        self.NonzeroRewards = 0
+        self.DiscountedReturn = 0.0
+        self._discount = discount
+        self._factor = 1.0
+
+    def step(
+        self,
+        observation: Any,
+        action: Any,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        agent_info: Any,
+        env_info: dict[str, Any],
+    ) -> None:
+        """Count one step.
+
+        Args:
+            observation: What the action was chosen for; NumPy views, valid during the call.
+            action: What was done.
+            reward: As the environment gave it, in double precision.
+            terminated: Whether the episode reached its end.
+            truncated: Whether the episode was cut.
+            agent_info: The agent's info for this environment; NumPy views, valid during the call.
+            env_info: The info dict of the environment, complete.
+        """
+        self.extend((reward,))
+
+    def extend(self, rewards: Iterable[float]) -> None:
+        """Count several steps at once; called in place of `step` where a class does not override that."""
+        length, total, nonzero = self.Length, self.Return, self.NonzeroRewards
+        discounted, factor, discount = self.DiscountedReturn, self._factor, self._discount
+        for reward in rewards:
+            length += 1
+            total += reward
+            nonzero += reward != 0
+            discounted += factor * reward
+            factor *= discount
+        self.Length, self.Return, self.NonzeroRewards = length, total, nonzero
+        self.DiscountedReturn, self._factor = discounted, factor
+
+    def terminate(self: Self, observation: Any) -> Self:
+        """Finish the episode and return what to report, usually `self`.
+
+        Args:
+            observation: The last observation of the episode, before the reset.
+        """
+        return self
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{key}={value}" for key, value in vars(self).items() if not key.startswith("_"))
+        return f"{type(self).__name__}({facts})"

@@ -1,0 +1,94 @@
+"""Everything that aiosampler raises on purpose.
+
+::
+
+    SamplerError
+    ├── ConfigError (also ValueError)    an argument is wrong; said before any process starts where it can be
+    ├── WorkerDied                       a process ended without a word: killed, crashed, out of memory
+    ├── WorkerError                      an environment or a callback raised in a process
+    │   └── EnvironmentFailed (also ConfigError)    ... while `env_fn` was tried out at the start
+    ├── WorkerTimeout                    a process is alive and does not move on
+    ├── AgentError                       the agent raised, or returned what does not fit
+    ├── ArenaError                       the shared memory cannot be had
+    └── SamplerClosed                    the sampler is not running (any more)
+
+Facts are attributes; the message says what happened and what to do. The traceback of another process arrives as a
+note of the exception (:pep:`678`), so that it is printed below it.
+"""
+
+import signal
+
+
+class SamplerError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigError(SamplerError, ValueError):
+    """An argument is wrong; the message names it, what it got and what is allowed."""
+
+
+class SamplerClosed(SamplerError):
+    """The sampler was not started, was closed, or was closed by an earlier failure."""
+
+
+class ArenaError(SamplerError):
+    """The shared memory cannot be had; the message gives the number of bytes."""
+
+
+class ProcessFailure(SamplerError):
+    """Base of the failures that happen in a process of the sampler.
+
+    Attributes:
+        process: Name of the process, such as ``"sampler"`` or ``"worker-3"``.
+        rank: Number of the worker, None where there are no workers.
+        env_index: Global index of the environment (0 to B - 1) at fault, None if it is not known.
+        evaluation: Whether `env_index` counts the evaluation environments.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        process: str = "sampler",
+        rank: int | None = None,
+        env_index: int | None = None,
+        evaluation: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.process = process
+        self.rank = rank
+        self.env_index = env_index
+        self.evaluation = evaluation
+
+
+class WorkerDied(ProcessFailure):
+    """A process ended without reporting anything; `exitcode` is negative for a signal."""
+
+    exitcode: int | None = None
+
+
+class WorkerError(ProcessFailure):
+    """An environment, or a callback of the user, raised an exception in a process."""
+
+
+class EnvironmentFailed(WorkerError, ConfigError):
+    """`env_fn` gives no environment that can be used; found while trying it out at the start."""
+
+
+class WorkerTimeout(ProcessFailure):
+    """A process is alive but did not move on before its deadline."""
+
+
+class AgentError(ProcessFailure):
+    """The agent raised, or returned a shape, dtype or batch size that does not fit."""
+
+
+def exit_reason(exitcode: int | None) -> str:
+    """Say how a process ended: ``"exit code 3"``, ``"SIGKILL (out of memory?)"``."""
+    if exitcode is None or exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name

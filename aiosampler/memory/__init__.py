@@ -1,0 +1,1 @@
+"""Shared memory: the arena, and the layout of arrays in it."""

@@ -1,0 +1,85 @@
+"""The arena: one anonymous shared mapping, known to the processes by its descriptor alone.
+
+There is no name to unlink and no tracker: when the last process that has it is gone, however it went, the kernel frees
+it. The descriptor is handed to a process when it starts, and the memory grows to its size once the specs are known.
+"""
+
+import contextlib
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from multiprocessing import reduction
+from pathlib import Path
+from typing import Any
+
+from aiosampler.errors import ArenaError
+
+
+def _memory_descriptor() -> int:
+    """An anonymous file in memory; where there are none (macOS), a temporary file that is already unlinked."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("aiosampler", os.MFD_CLOEXEC)
+    directory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryFile(dir=directory) as file:  # mode 0600, unlinked before it is used
+        return os.dup(file.fileno())
+
+
+class Arena:
+    """Owner of one descriptor of the shared memory; pickles to a child that is being started."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = _memory_descriptor() if descriptor is None else descriptor
+
+    def __reduce__(self) -> tuple[Callable[..., "Arena"], tuple[Any, ...]]:
+        return _receive, (reduction.DupFd(self._descriptor),)
+
+    def grow(self, total_bytes: int, dense_bytes: int) -> None:
+        """Give the memory its size, and take hold of its leading `dense_bytes` at once.
+
+        Without that, memory that runs out would end a process by SIGBUS in the middle of a batch.
+
+        Raises:
+            ArenaError: There is not that much memory.
+        """
+        wanted = f"the batches need {total_bytes:,} bytes of shared memory, {dense_bytes:,} of them at once"
+        advice = "use a smaller batch_T or batch_B, or smaller observations"
+        available = available_memory()
+        if available is not None and dense_bytes > available:
+            raise ArenaError(f"{wanted}, and {available:,} bytes are free; {advice}")
+        try:
+            os.ftruncate(self._descriptor, total_bytes)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._descriptor, 0, dense_bytes)
+        except (OSError, OverflowError) as exc:
+            raise ArenaError(f"{wanted}, which cannot be had ({exc}); {advice}") from exc
+
+    def map(self, total_bytes: int) -> mmap.mmap:
+        """Map the memory; the mapping lives as long as any view of it."""
+        try:
+            return mmap.mmap(self._descriptor, total_bytes)
+        except (OSError, ValueError, OverflowError) as exc:
+            raise ArenaError(f"cannot map {total_bytes:,} bytes of shared memory ({exc})") from exc
+
+    def close(self) -> None:
+        """Close the descriptor; mappings stay. Closing twice is harmless."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _receive(descriptor: Any) -> Arena:
+    return Arena(descriptor.detach())
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, the container's limit heeded; None where it cannot be told."""
+    available: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # "max" means no limit
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        available.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return min(available, default=None)

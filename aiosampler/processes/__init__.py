@@ -1,0 +1,1 @@
+"""Processes: starting and watching them, the control channel, and what runs inside."""

@@ -1,0 +1,63 @@
+"""Unpacking what the user's process sent: factories, the agent, the class of trajectory infos."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.environments import blame, make_environment
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.collectors.traj_info import TrajInfo
+    from aiosampler.processes.messages import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """The objects of a job, fresh from their pickles."""
+
+    job: Job
+
+    def load(self, name: str) -> Any:
+        """One object; each call makes another copy."""
+        try:
+            return pickle.loads(self.job.cargo[name])
+        except Exception as exc:
+            exc.add_note(f"while unpickling {name} in a process of the sampler")
+            raise
+
+    def agent(self) -> Agent:
+        """A copy of the agent, not initialised yet."""
+        agent: Agent = self.load("agent")
+        return agent
+
+    def environment(self, index: int | None, *, evaluation: bool = False) -> gym.Env[Any, Any]:
+        """Build an environment; evaluation environments take ``eval_env_kwargs`` in place of ``env_kwargs``."""
+        with blame("calling env_fn", index, evaluation):
+            kwargs = self.load("eval_env_kwargs") if evaluation else None
+            if kwargs is None:
+                kwargs = self.load("env_kwargs") or {}
+            return make_environment(self.load("env_fn"), dict(kwargs))
+
+    def traj_info_factory(self) -> Any:
+        """A function that makes the trajectory info of a new episode."""
+        cls, kwargs = self.load("traj_info_cls"), dict(self.load("traj_info_kwargs") or {})
+        return lambda: cls(**kwargs)
+
+
+def pack(info: TrajInfo, kind: type[TrajInfo]) -> Any:
+    """A trajectory info as it travels: the attributes alone, since the other side has the class."""
+    return (vars(info),) if type(info) is kind else info
+
+
+def unpack(packed: Any, kind: type[TrajInfo]) -> Any:
+    """What was packed."""
+    if not isinstance(packed, tuple):
+        return packed
+    info = kind.__new__(kind)
+    vars(info).update(packed[0])
+    return info

@@ -1,0 +1,122 @@
+"""The control channel: whole messages over a private socket pair, as awaitable values.
+
+Nothing of a step goes through it; there are a few messages for each batch. A frame is eight bytes of length, and that
+many of pickle. Reading never holds half a message across an `await`, so a receive can be cancelled at any time.
+"""
+
+import asyncio
+import pickle
+import select
+import socket
+from collections import deque
+from typing import Any
+
+import cloudpickle
+
+_HEADER = 8
+_CHUNK = 1 << 18
+
+
+class ChannelClosed(Exception):
+    """The other end is gone, and all that it had sent has been received."""
+
+
+class Channel:
+    """One end of the control channel, on the running event loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._partial = bytearray()
+        self._messages: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._sending = asyncio.Lock()
+        self._ended = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self.read)
+
+    async def receive(self) -> Any:
+        """The next message; cancelling loses none. One receiver at a time.
+
+        Raises:
+            ChannelClosed: There will be no more.
+        """
+        while not self._messages:
+            if self._ended:
+                raise ChannelClosed
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return pickle.loads(self._messages.popleft())  # from the process tree: the socket has no name
+
+    async def send(self, message: Any) -> None:
+        """Send a message without blocking the loop; small ones leave before this suspends.
+
+        Cancelling in the middle of a large one leaves the channel unusable.
+
+        Raises:
+            ChannelClosed: The other end is gone.
+        """
+        async with self._sending:
+            try:
+                await self._loop.sock_sendall(self._sock, _frame(message))
+            except OSError as exc:
+                raise ChannelClosed from exc
+
+    def send_now(self, message: Any) -> None:
+        """Send a message, blocking this thread where the other end has not read enough; for the children.
+
+        Raises:
+            ChannelClosed: The other end is gone.
+        """
+        rest = memoryview(_frame(message))
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except BlockingIOError:
+                poll.poll()
+            except OSError as exc:
+                raise ChannelClosed from exc
+
+    def read(self) -> None:
+        """Take in what has arrived; called by the loop, and once more when the other process has ended."""
+        try:
+            while not self._ended:
+                data = self._sock.recv(_CHUNK)
+                if not data:
+                    self.end()
+                self._partial += data
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.end()
+        while len(self._partial) >= _HEADER:
+            end = _HEADER + int.from_bytes(self._partial[:_HEADER], "little")
+            if len(self._partial) < end:
+                break
+            self._messages.append(bytes(self._partial[_HEADER:end]))
+            del self._partial[:end]
+        if self._waiter is not None and not self._waiter.done() and (self._messages or self._ended):
+            self._waiter.set_result(None)
+
+    def end(self) -> None:
+        """Expect no more data."""
+        if not self._ended:
+            self._ended = True
+            self._loop.remove_reader(self._sock.fileno())
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Leave the loop and close the socket, which the other end sees as the end of data."""
+        self.end()
+        self._sock.close()
+
+
+def _frame(message: Any) -> bytes:
+    body = cloudpickle.dumps(message)
+    return len(body).to_bytes(_HEADER, "little") + body

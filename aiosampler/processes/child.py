@@ -1,0 +1,56 @@
+"""What every process of a sampler does first and at all times: keep to itself, and end when its parent is gone.
+
+Imported by the bare interpreter of a child, so it imports nothing that reads the environment variables set here.
+"""
+
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+GRACE_S = 2.0  # for a process whose parent is gone
+
+
+def isolate(threads: int, foreign: tuple[int, ...]) -> None:
+    """Set up this process before its event loop starts.
+
+    Args:
+        threads: How many threads numerical libraries may start.
+        foreign: Descriptors that a forked process has got but must not keep, or it would pass for their owner.
+    """
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the user's process decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for descriptor in foreign:
+        os.close(descriptor)
+
+
+def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
+    """End this process soon after the other end of `sock` is gone, even if the main thread hangs in a step.
+
+    Args:
+        sock: Of the control channel; the kernel closes its other end when the parent ends, however that happens.
+        warn: Called first, from another thread: the main thread has `GRACE_S` seconds to close its environments.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sock, 0)  # hang-up and errors are always reported
+        while not any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll()):
+            pass
+        warn()
+        threading.Event().wait(GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,0 +1,112 @@
+"""The messages between the user's process and the sampler process."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiosampler.affinity import Affinity
+from aiosampler.memory.layout import Layout
+from aiosampler.specs.arrays import Spaces
+from aiosampler.specs.batch import BatchSpec, StepSpecs
+from aiosampler.specs.trees import Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A sampler's arguments as they travel, with the cargo of `pickle_cargo` still packed."""
+
+    cargo: dict[str, bytes]
+    batch: BatchSpec
+    seed: int
+    mid_batch_reset: bool
+    max_decorrelation_steps: int
+    bootstrap_value: bool
+    env_info_keys: tuple[str, ...]
+    eval_n_envs: int
+    eval_steps_each: int
+    eval_max_trajectories: int | None
+    overlap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Try out environment and agent; answered by `Probed`."""
+
+    job: Job
+    engine: str  # name of a module with a class `Engine`
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was found."""
+
+    spaces: Spaces
+    specs: StepSpecs
+    examples: dict[str, Tree]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Map the arena, build environments and agent, reset; answered by `Started`."""
+
+    layout: Layout
+    specs: StepSpecs
+    parameters: Any  # tuple of ParameterSpec, which this module does not import to keep torch out
+    affinity: Affinity
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Ready to collect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What the sampler process has begun to do on its way to being ready."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Fill a slot; answered by `Batch`. What was asked for before belongs to the sampler again."""
+
+    itr: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A slot is full."""
+
+    itr: int
+    slot: int
+    policy_version: int
+    traj_infos: list[Any]  # packed
+    env_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Evaluate; answered by `Evaluated`."""
+
+    itr: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation has ended."""
+
+    traj_infos: list[Any]  # packed
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the environments and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The sampler process cannot go on, and ends."""
+
+    error: Exception

@@ -1,0 +1,210 @@
+"""`aiomultiprocess.Process`, kept behind one module and without its faults.
+
+- Its constructor takes the start method from a module global, and starts a manager server whose only use is to hold
+  the result of `Worker`. Ours takes the method as an argument and starts no manager, so none can outlive anything.
+- Its ``join`` polls every 5 ms. Ours suspends on a descriptor that becomes readable when the process ends.
+- multiprocessing imports the user's ``__main__`` into spawned children, which runs scripts without a guard again. Ours
+  does not: what is defined there travels by value.
+"""
+
+import asyncio
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Callable, Coroutine
+from multiprocessing import (
+    context,
+    forkserver,
+    popen_forkserver,
+    popen_spawn_posix,
+    process,
+    reduction,
+    spawn,
+    util,
+)
+from typing import Any
+
+import aiomultiprocess
+from aiomultiprocess.types import Unit
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A uvloop event loop, or asyncio's where there is no uvloop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type hints
+    """A coroutine that runs in a process of its own.
+
+    Args:
+        target: Coroutine function at the top level of a module, run on a uvloop event loop.
+        args: Sockets, signals and the arena travel as descriptors, all else by pickle.
+        name: Shown in messages and by debuggers.
+        start_method: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
+        initializer: Called first in the child, before the event loop is made.
+        initargs: Its arguments.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parameters of the class it replaces
+        self,
+        *,
+        target: Callable[..., Coroutine[Any, Any, None]],
+        args: tuple[Any, ...],
+        name: str,
+        start_method: str,
+        initializer: Callable[..., None],
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        # The parent's constructor is replaced, not called: it would start the manager.
+        self.unit = Unit(target, args, {}, None, initializer, initargs, new_event_loop)
+        run = aiomultiprocess.Process.run_async
+        self.aio_process = _PROCESSES[start_method](target=run, args=(self.unit,), name=name)
+        self._ended: asyncio.Event | None = None
+        self._exit_descriptor = -1
+
+    def start(self) -> None:
+        """Start the process and watch it from the running event loop.
+
+        Raises:
+            OSError: The system gives no process or descriptor.
+        """
+        self.aio_process.start()
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._exit_descriptor = _exit_descriptor(self.aio_process)
+        self._loop.add_reader(self._exit_descriptor, self._on_exit)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Suspend until the process has ended; False if `timeout` seconds were not enough."""
+        assert self._ended is not None, "start() comes first"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+        return self._ended.is_set()
+
+    async def stop(self, grace: float) -> None:
+        """End the process: wait `grace` seconds for it to go by itself, then terminate it, then kill it."""
+        if not await self.wait(grace):
+            self.terminate()
+            if not await self.wait(1.0):
+                self.kill()
+                await self.wait()
+
+    def release(self) -> None:
+        """Stop watching, and free what the ended process leaves in this one."""
+        if self._exit_descriptor >= 0:
+            self._loop.remove_reader(self._exit_descriptor)
+            if self._exit_descriptor != self.aio_process.sentinel:
+                os.close(self._exit_descriptor)
+            self._exit_descriptor = -1
+            self.aio_process.join()
+            self.aio_process.close()
+
+    def _on_exit(self) -> None:
+        assert self._ended is not None
+        self._loop.remove_reader(self._exit_descriptor)
+        self.aio_process.join()  # returns at once: it has ended; takes its exit code
+        self._ended.set()
+
+
+def _exit_descriptor(aio_process: process.BaseProcess) -> int:
+    """What becomes readable when the process ends.
+
+    The sentinel of multiprocessing is a pipe that is inherited by what the process forks, and stays open as long as
+    that lives; a pidfd does not.
+    """
+    assert aio_process.pid is not None
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(aio_process.pid)
+    return aio_process.sentinel
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """What multiprocessing tells a child about its parent, less the user's main module."""
+    preparation = spawn.get_preparation_data(name)
+    return {key: value for key, value in preparation.items() if not key.startswith("init_main_from")}
+
+
+def _body(popen: Any, process_obj: process.BaseProcess) -> memoryview:
+    body = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        reduction.dump(_preparation(process_obj.name), body)
+        reduction.dump(process_obj, body)
+    finally:
+        context.set_spawning_popen(None)
+    return body.getbuffer()
+
+
+class _SpawnPopen(popen_spawn_posix.Popen):
+    """Spawns an interpreter; without a resource tracker, since nothing that it would track is ever made."""
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        body = _body(self, process_obj)
+        with contextlib.ExitStack() as opened:
+
+            def pipe() -> tuple[int, int]:
+                ends = os.pipe()
+                for end in ends:
+                    opened.callback(os.close, end)
+                return ends
+
+            sentinel, child_sentinel = pipe()
+            child_input, body_end = pipe()
+            command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_input)
+            self.pid = util.spawnv_passfds(
+                spawn.get_executable(), command, [*self._fds, child_input, child_sentinel]
+            )
+            self.sentinel = sentinel
+            with open(body_end, "wb", closefd=False) as stream:
+                stream.write(body)
+            opened.pop_all()
+        os.close(child_input)
+        os.close(child_sentinel)
+        # The child takes the end of its input for the end of this process, so it stays open until then.
+        self.finalizer = util.Finalize(self, util.close_fds, (sentinel, body_end))
+
+
+class _ForkServerPopen(popen_forkserver.Popen):
+    """Has a server of our own fork; the one of multiprocessing may be asked to import ``__main__``."""
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        body = _body(self, process_obj)
+        self.sentinel, body_end = _fork_server().connect_to_new_process(self._fds)
+        self.finalizer = util.Finalize(self, util.close_fds, (os.dup(body_end), self.sentinel))
+        with open(body_end, "wb") as stream:
+            stream.write(body)
+        self.pid = forkserver.read_signed(self.sentinel)
+
+
+@functools.cache
+def _fork_server() -> forkserver.ForkServer:
+    """The server of this process; like multiprocessing's, it lives until the process ends."""
+    server = forkserver.ForkServer()
+    server.set_forkserver_preload([])
+    return server
+
+
+class _SpawnProcess(context.SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Any:
+        return _SpawnPopen(process_obj)
+
+
+class _ForkServerProcess(context.ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Any:
+        return _ForkServerPopen(process_obj)
+
+
+_PROCESSES: dict[str, type[process.BaseProcess]] = {
+    "spawn": _SpawnProcess,
+    "forkserver": _ForkServerProcess,
+    "fork": context.ForkProcess,
+}

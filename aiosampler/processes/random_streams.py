@@ -1,0 +1,53 @@
+"""Two states for the random generators of a process, so that evaluation draws nothing that training would."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from aiosampler.specs.seeding import Stream, stream_seed
+
+
+class RandomStreams:
+    """Seeds the global generators of Python, NumPy and torch in a process of ours; training's state is in force.
+
+    Args:
+        seed: Of the sampler.
+        rank: Of the process among those that act.
+    """
+
+    def __init__(self, seed: int, rank: int) -> None:
+        seed_generators(stream_seed(seed, Stream.EVAL_ACTION_NOISE, rank))
+        self._evaluation = _state()
+        seed_generators(stream_seed(seed, Stream.ACTION_NOISE, rank))
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Put evaluation's state in force, and keep how far it got for the next time."""
+        training = _state()
+        _set_state(self._evaluation)
+        try:
+            yield
+        finally:
+            self._evaluation = _state()
+            _set_state(training)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - environments and agents may use the global generator
+    torch.manual_seed(seed)
+
+
+def _state() -> tuple[Any, Any, Any]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_state(state: tuple[Any, Any, Any]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

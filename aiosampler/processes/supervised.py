@@ -1,0 +1,175 @@
+"""A process of the sampler as its parent holds it: the process, its control channel, and what it was last seen doing."""
+
+import asyncio
+import contextlib
+import socket
+import warnings
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiosampler.collectors.progress import NOWHERE, Place
+from aiosampler.errors import SamplerError, WorkerDied, WorkerTimeout, exit_reason
+from aiosampler.processes.channel import Channel, ChannelClosed
+from aiosampler.processes.child import isolate
+from aiosampler.processes.messages import Failure, Phase
+from aiosampler.processes.process import Process
+
+#: Descriptors of the parent's ends of all control channels of this process. A forked child gets copies of them and
+#: must close them: as long as it holds one, the process at the other end would not notice that its parent is gone.
+_parent_ends: set[int] = set()
+
+
+class Supervised:
+    """Starts a child process and talks to it.
+
+    Args:
+        target: Coroutine function that runs in it; called with its end of the control channel, and `args`.
+        args: Further arguments.
+        name: Of the process.
+        start_method: See `Process`.
+        threads: How many threads numerical libraries may start in it.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., Coroutine[Any, Any, None]],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        start_method: str,
+        threads: int = 1,
+    ) -> None:
+        self.name, self.phase = name, "starting the interpreter"
+        self._socket, child_end = socket.socketpair()
+        self._descriptor = self._socket.fileno()
+        _parent_ends.add(self._descriptor)
+        foreign = tuple(_parent_ends) if start_method == "fork" else ()
+        self._process = Process(
+            target=target,
+            args=(child_end, *args),
+            name=f"aiosampler-{name}",
+            start_method=start_method,
+            initializer=isolate,
+            initargs=(threads, foreign),
+        )
+        self._channel = Channel(self._socket)
+        try:
+            self._process.start()
+        except BaseException:
+            self._close_socket()
+            raise
+        finally:
+            child_end.close()
+        # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
+        self._abandoned = weakref.finalize(self, _abandon, self._socket, self._process, name)
+        self._watching = asyncio.create_task(self._watch(), name=f"watch-{name}")  # owned: cancelled in stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+        return self._process.pid  # type: ignore[no-any-return] # aiomultiprocess has no type hints
+
+    async def send(self, message: Any) -> None:
+        """Send a message; that nobody reads it any more is found out when the answer is received."""
+        with contextlib.suppress(ChannelClosed):
+            await self._channel.send(message)
+
+    async def receive(self, timeout: float | None = None, place: Callable[[], Place] | None = None) -> Any:
+        """The next message of the child, other than the phases it names; cancelling loses none.
+
+        Args:
+            timeout: Without `place`, seconds until the message must be there; with it, seconds that the child may
+                stay at one place.
+            place: Reads where the child is.
+
+        Raises:
+            WorkerDied: It ended.
+            WorkerTimeout: It is too late.
+            SamplerError: What the child reports.
+        """
+        loop = asyncio.get_running_loop()
+        seen, since = place and place(), loop.time()
+        while True:
+            patience = None if timeout is None else timeout if place is None else timeout / 4
+            try:
+                async with asyncio.timeout(patience):
+                    message = await self._channel.receive()
+            except TimeoutError:
+                if place is None:
+                    raise self._too_late(f"did not get ready in {timeout} s: it is still {self.phase}") from None
+                now = place()
+                if now != seen or now.at == NOWHERE:
+                    seen, since = now, loop.time()
+                elif timeout is not None and loop.time() - since >= timeout:
+                    raise self._too_late(f"is stuck in {now} for more than {timeout} s", now) from None
+                continue
+            except ChannelClosed:
+                raise await self._died(place and place()) from None
+            match message:
+                case Phase(name):
+                    self.phase = name
+                case Failure(error):
+                    raise error
+                case _:
+                    return message
+
+    async def stop(self, grace: float) -> SamplerError | None:
+        """End the child within `grace` seconds and a few more; return what it had to report last.
+
+        All that the child sent is read meanwhile, so it never waits for a reader.
+        """
+        await self._process.stop(grace)
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+        self._channel.read()
+        last: SamplerError | None = None
+        with contextlib.suppress(ChannelClosed):
+            self._channel.end()
+            while True:
+                message = await self._channel.receive()
+                if isinstance(message, Failure) and isinstance(message.error, SamplerError):
+                    last = message.error
+        self._abandoned.detach()
+        self._close_socket()
+        self._process.release()
+        return last
+
+    def _close_socket(self) -> None:
+        self._channel.close()
+        _parent_ends.discard(self._descriptor)
+
+    async def _watch(self) -> None:
+        """End the channel when the process has ended, should somebody else hold its end of the socket."""
+        await self._process.wait()
+        self._channel.read()
+        self._channel.end()
+
+    def _too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
+        return WorkerTimeout(
+            f"the {self.name} process {what}",
+            process=self.name,
+            env_index=place and place.env_index,
+            evaluation=place is not None and place.evaluation,
+        )
+
+    async def _died(self, place: Place | None) -> WorkerDied:
+        # The socket closes a moment before the process has ended.
+        ended = await self._process.wait(5.0)
+        exitcode = self._process.exitcode if ended else None
+        doing = f"while it was {self.phase}" if place is None else f"with {place} in hand"
+        error = WorkerDied(
+            f"the {self.name} process ended unexpectedly by {exit_reason(exitcode)}, {doing}",
+            process=self.name,
+            env_index=place and place.env_index,
+            evaluation=place is not None and place.evaluation,
+        )
+        error.exitcode = exitcode
+        return error
+
+
+def _abandon(sock: socket.socket, process: Process, name: str) -> None:
+    warnings.warn(f"a sampler was not closed: ending its {name} process", ResourceWarning, stacklevel=2)
+    sock.close()
+    process.kill()

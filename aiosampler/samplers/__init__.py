@@ -1,0 +1,1 @@
+"""The samplers: what the user holds."""

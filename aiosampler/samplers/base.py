@@ -1,0 +1,530 @@
+"""What all samplers are: a handle in the user's process, two-phase start, batches, evaluation, an end in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from aiosampler.affinity import Affinity
+from aiosampler.agents.base import Agent
+from aiosampler.agents.parameters import ParameterStore, parameter_specs, store_specs
+from aiosampler.collectors.progress import read_place
+from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
+from aiosampler.memory.arena import Arena
+from aiosampler.processes import messages
+from aiosampler.processes.arena_map import ABORT_EVALUATION, plan_arena, slot_arrays
+from aiosampler.processes.cargo import unpack
+from aiosampler.processes.sampler_process import sampler_main
+from aiosampler.processes.supervised import Supervised
+from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.specs.config import SamplerConfig, pickle_cargo
+from aiosampler.specs.seeding import Stream, stream_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    import gymnasium as gym
+    from torch import nn
+
+    from aiosampler.collectors.progress import Place
+    from aiosampler.samplers.samples import Samples
+    from aiosampler.specs.trees import Tree
+
+CLOSE_GRACE_S = 5.0  # for environments to close
+
+
+class _State(Enum):
+    NEW = auto()
+    PROBING = auto()
+    PROBED = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    CLOSED = auto()
+
+
+class AsyncSamplerMixin:
+    """A sampler that runs in a process of its own, beside the code that awaits its batches.
+
+    ::
+
+        async with AsyncSerialSampler("CartPole-v1", agent=agent, batch_T=32, batch_B=16) as sampler:
+            async for samples in sampler:
+                sampler.publish(train(model, samples))
+
+    It belongs to the event loop that starts it. Calls from several tasks of that loop wait for each other in order.
+    Construction checks the arguments and starts nothing.
+
+    Args:
+        env_fn: Gymnasium id, or a callable that makes an environment. It travels by cloudpickle, so a lambda or a
+            function of a notebook will do.
+        agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
+        batch_T: Time steps of a batch.
+        batch_B: Environments.
+        env_kwargs: Arguments of `env_fn`.
+        n_workers: Worker processes; for the parallel samplers.
+        affinity: CPUs and threads of the processes.
+        device: Where the agent's model runs.
+        seed: Of everything random in the sampler; None draws one, which the attribute `seed` tells.
+        mid_batch_reset: Reset an environment at once when its episode ends. If False it waits for the next batch, and
+            the steps between are blank and marked in `Samples.valid`.
+        max_decorrelation_steps: Each environment first takes a random number of random steps below this.
+        bootstrap_value: Record the agent's value of what follows the batch.
+        env_info_keys: Keys of the environment's info to record.
+        traj_info_cls: Statistics of an episode, a subclass of `TrajInfo`.
+        traj_info_kwargs: Arguments of `traj_info_cls`, such as ``{"discount": 0.99}``.
+        eval_n_envs: Environments for evaluation.
+        eval_env_kwargs: Arguments of `env_fn` for them, in place of `env_kwargs`.
+        eval_max_steps: Most steps that an evaluation takes, divided evenly over its environments.
+        eval_max_trajectories: Episodes of an evaluation, divided evenly over its environments beforehand; None runs
+            until `eval_max_steps` and reports what ended, which favours short episodes.
+        overlap: Collect the next batch while the user works on this one. If False, a batch is collected when it is
+            asked for, with the parameters published before: on-policy.
+        start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
+        step_timeout: Seconds that a step or a reset of one environment may take; None is no limit.
+        max_worker_restarts: How many workers may be replaced; for the parallel samplers.
+        start_timeout: Seconds that each half of the start may take; None is no limit.
+
+    Attributes:
+        seed: The seed in use.
+
+    Raises:
+        ConfigError: A value is not allowed, or cannot be pickled.
+        TypeError: A value is of the wrong type.
+    """
+
+    #: Module of the engine that runs in the sampler process.
+    _engine: str
+
+    def __init__(  # noqa: PLR0913 - the public signature of all samplers
+        self,
+        env_fn: str | Callable[..., gym.Env[Any, Any]],
+        *,
+        agent: Agent,
+        batch_T: int,
+        batch_B: int,
+        env_kwargs: Mapping[str, Any] | None = None,
+        n_workers: int | None = None,
+        affinity: Affinity | None = None,
+        device: str | torch.device | Sequence[str | torch.device] = "cpu",
+        seed: int | None = None,
+        mid_batch_reset: bool = True,
+        max_decorrelation_steps: int = 0,
+        bootstrap_value: bool = False,
+        env_info_keys: Sequence[str] = (),
+        traj_info_cls: type[TrajInfo] = TrajInfo,
+        traj_info_kwargs: Mapping[str, Any] | None = None,
+        eval_n_envs: int = 0,
+        eval_env_kwargs: Mapping[str, Any] | None = None,
+        eval_max_steps: int | None = None,
+        eval_max_trajectories: int | None = None,
+        overlap: bool = True,
+        start_method: str = "spawn",
+        step_timeout: float | None = None,
+        max_worker_restarts: int = 0,
+        start_timeout: float | None = 120.0,
+    ) -> None:
+        if not isinstance(agent, Agent):
+            raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
+        self._config = config = SamplerConfig(
+            env_fn=env_fn,
+            agent=agent,
+            batch_T=batch_T,
+            batch_B=batch_B,
+            env_kwargs=env_kwargs,
+            seed=seed,
+            mid_batch_reset=mid_batch_reset,
+            max_decorrelation_steps=max_decorrelation_steps,
+            bootstrap_value=bootstrap_value,
+            env_info_keys=env_info_keys,
+            traj_info_cls=traj_info_cls,
+            traj_info_kwargs=traj_info_kwargs,
+            eval_n_envs=eval_n_envs,
+            eval_env_kwargs=eval_env_kwargs,
+            eval_max_steps=eval_max_steps,
+            eval_max_trajectories=eval_max_trajectories,
+            overlap=overlap,
+            start_method=start_method,
+            step_timeout=step_timeout,
+            start_timeout=start_timeout,
+        )
+        self._check_placement(n_workers, affinity, device, max_worker_restarts)
+        self._cargo = pickle_cargo(config)
+        self._affinity = affinity or Affinity()
+        self.agent = agent
+        self.seed: int = int(np.random.SeedSequence().entropy) if seed is None else seed  # type: ignore[arg-type]
+        self._state = _State.NEW
+        self._order = asyncio.Lock()
+        self._owed: deque[type] = deque()  # answers that are still to come, in the order of their requests
+        self._unclaimed: messages.Batch | None = None  # a batch whose caller was cancelled
+        self._expected: tuple[int, int] | None = None  # itr and slot of the batch that is collected ahead
+        self._process: Supervised | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._store: ParameterStore | None = None
+
+    def _check_placement(
+        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
+    ) -> None:
+        """Refuse what this kind of sampler cannot honour.
+
+        Raises:
+            ConfigError: An argument would be ignored, or does not fit.
+        """
+        raise NotImplementedError
+
+    # Starting
+
+    async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
+        """First half of the start: try out environment and agent, and set up the shared memory.
+
+        The example environment is built in the sampler process, never in this one. The agent is initialised here too,
+        so that its model can be trained and published.
+
+        Returns:
+            The double buffer, as samples that are views of the two slots, and the examples: a dict with
+            ``observation``, ``action``, ``reward``, ``terminated``, ``truncated``, ``agent_info`` and ``env_info`` of
+            one step of one environment, as trees of arrays.
+
+        Raises:
+            SamplerError: The environment or the agent cannot be used; the sampler is closed.
+        """
+        self._require(_State.NEW, "async_initialize() starts a sampler once")
+        self._state = _State.PROBING
+        async with self._closed_on_failure():
+            arena = Arena()
+            try:
+                self._process = Supervised(
+                    sampler_main, (arena,), name="sampler", start_method=self._config.start_method
+                )
+                await self._process.send(messages.Probe(self._job(), self._engine))
+                probed = await self._receive_start()
+                self._initialize_agent(probed)
+                parameters = parameter_specs(self.agent.model)
+                n_workers, n_readers = self._shares()
+                layout = plan_arena(
+                    self._config.batch, probed.specs, store_specs(parameters, n_readers), n_workers
+                )
+                arena.grow(layout.total_bytes, layout.dense_bytes)
+                arrays = layout.views(arena.map(layout.total_bytes))
+            finally:
+                arena.close()
+            self._control = arrays["dense"]["control"]
+            self._progress = arrays["dense"]["progress"]
+            self._store = ParameterStore(arrays["dense"]["parameters"], parameters)
+            self.agent.attach(self._store)
+            self._slots = slot_arrays(arrays)
+            self._views = [samples_view(slot) for slot in self._slots]
+            self._start = messages.Start(layout, probed.specs, parameters, self._affinity)
+            self._require(_State.PROBING, "")
+            self._state = _State.PROBED
+            return (self._views[0], self._views[1]), probed.examples
+        raise AssertionError  # the context manager only ever raises or passes on
+
+    async def initialize(self, affinity: Affinity | None = None) -> None:
+        """Second half of the start: build all environments, reset them, and be ready to collect.
+
+        Publishes the parameters of the agent's model as version 0.
+
+        Args:
+            affinity: In place of the constructor's.
+
+        Raises:
+            SamplerError: Something failed; the sampler is closed.
+        """
+        self._require(_State.PROBED, "initialize() follows async_initialize()")
+        assert self._process is not None
+        assert self._store is not None
+        if affinity is not None:
+            self._check_placement(None, affinity, "cpu", 0)
+            self._start = messages.Start(self._start.layout, self._start.specs, self._start.parameters, affinity)
+        self._state = _State.STARTING
+        async with self._closed_on_failure():
+            self._store.publish(self.agent.model, version=0)
+            await self._process.send(self._start)
+            await self._receive_start()
+            self._require(_State.STARTING, "")
+            self._state = _State.RUNNING
+
+    async def __aenter__(self) -> Any:
+        await self.async_initialize()
+        await self.initialize()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.aclose()
+        except SamplerError as exc:
+            if error is None:
+                raise
+            error.add_note(f"closing the sampler failed as well: {exc}")
+
+    # Batches
+
+    async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None) -> Samples:
+        """The next batch.
+
+        Asking for it gives the batch before back to the sampler. Cancelling loses nothing: the batch goes on being
+        collected, and the next call returns it.
+
+        Args:
+            itr: Number of the batch, which the agent's `sample_mode` gets; by default one more than the last. With
+                overlap, the next batch is already being collected with its default number, so no other will do.
+            db_idx: Slot to collect into, 0 or 1; by default they alternate.
+
+        Returns:
+            Views of shared memory, valid until the next call.
+
+        Raises:
+            ConfigError: `itr` or `db_idx` is not that of the batch being collected.
+            SamplerClosed: The sampler does not run.
+            SamplerError: An environment, the agent or a process failed; the sampler is closed.
+        """
+        async with self._order:
+            self._require_running()
+            facts = self._unclaimed
+            if facts is None and messages.Batch not in self._owed:
+                itr, slot = self._next_batch(itr, db_idx)
+                await self._request(messages.Collect(itr, slot), messages.Batch)
+                self._expected = (itr + 1, 1 - slot)
+            else:
+                assert self._expected is not None
+                self._match((self._expected[0] - 1, 1 - self._expected[1]), itr, db_idx)
+            if facts is None:
+                await self._settle()
+                facts = self._unclaimed
+                assert facts is not None
+            self._unclaimed = None
+            return filled_samples(
+                self._views[facts.slot], self._slots[facts.slot], facts, self._unpack(facts.traj_infos)
+            )
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Samples:
+        if self._closing is not None:
+            raise StopAsyncIteration
+        return await self.obtain_samples()
+
+    async def evaluate_agent(self, itr: int | None = None) -> list[TrajInfo]:
+        """Run the agent in evaluation mode, with the newest published parameters, in its own environments.
+
+        Each evaluation environment runs the number of episodes that was fixed for it beforehand. Episodes are new at
+        each evaluation. A batch that is being collected is finished first.
+
+        Args:
+            itr: What the agent's `eval_mode` gets; by default the number of the last batch that was asked for.
+
+        Returns:
+            The finished episodes.
+
+        Raises:
+            ConfigError: There are no evaluation environments.
+            SamplerClosed: The sampler does not run.
+            SamplerError: An environment, the agent or a process failed; the sampler is closed.
+        """
+        if self._config.eval_n_envs == 0:
+            raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
+        async with self._order:
+            self._require_running()
+            if itr is None:
+                itr = 0 if self._expected is None else self._expected[0] - 1
+            await self._settle()
+            self._control[ABORT_EVALUATION] = 0
+            await self._request(messages.Evaluate(itr), messages.Evaluated)
+            try:
+                evaluated = await self._settle()
+            except asyncio.CancelledError:
+                if self._closing is None:
+                    self._control[ABORT_EVALUATION] = 1  # nobody wants it: let it end at its next step
+                raise
+            assert isinstance(evaluated, messages.Evaluated)
+            return self._unpack(evaluated.traj_infos)
+
+    def publish(self, module: nn.Module | None = None) -> int:
+        """Copy parameters and buffers to the sampler, which adopts the newest at the start of a batch.
+
+        Returns at once; a sampler that is collecting is not disturbed, and never sees half of an update.
+
+        Args:
+            module: With the tensors of the agent's model; the agent's model itself by default.
+
+        Returns:
+            The policy version, which `Samples.policy_version` will show.
+
+        Raises:
+            ConfigError: A name, shape or dtype is not that of the agent's model.
+            SamplerClosed: The sampler does not run.
+        """
+        if self._store is None or self._state in (_State.PROBING, _State.CLOSED):
+            raise self._not_running()
+        return self._store.publish(self.agent.model if module is None else module)
+
+    # Closing
+
+    async def aclose(self) -> None:
+        """End the sampler: environments are closed, processes ended, memory is freed when its last view is gone.
+
+        Idempotent, safe at any moment, and done in seconds; being cancelled does not stop it half-way.
+
+        Raises:
+            WorkerError: An environment's `close` raised; everything else was closed all the same.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="close-sampler")  # owned: awaited below
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():
+            try:
+                await asyncio.shield(self._closing)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+            except SamplerError:
+                break
+        if cancelled is not None:
+            raise cancelled
+        self._closing.result()
+
+    async def _close(self) -> None:
+        running = self._state is _State.RUNNING
+        failed = self._state is _State.CLOSED
+        self._state = _State.CLOSED
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if running:
+            self._control[:] = 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await process.send(messages.Close())
+        report = await process.stop(0.0 if failed else CLOSE_GRACE_S)
+        if report is not None and running:
+            raise report
+
+    @contextlib.asynccontextmanager
+    async def _closed_on_failure(self) -> Any:
+        """A sampler that failed, or whose start was cancelled, is closed before anyone hears of it."""
+        try:
+            yield
+        except BaseException:
+            if self._closing is None:
+                self._state = _State.CLOSED
+                await self.aclose()
+            raise
+
+    # Inside
+
+    async def _request(self, request: Any, answer: type) -> None:
+        """Send a request and note that its answer is owed; small, so it leaves at once and cannot be cancelled."""
+        assert self._process is not None
+        self._owed.append(answer)
+        await self._process.send(request)
+
+    async def _settle(self) -> Any:
+        """Receive all answers that are owed; keep a batch, return the last."""
+        answer = None
+        while self._owed:
+            answer = await self._receive()
+            self._owed.popleft()
+            if isinstance(answer, messages.Batch):
+                self._unclaimed = answer
+        return answer
+
+    async def _receive(self) -> Any:
+        process = self._process
+        if process is None:
+            raise SamplerClosed("the sampler was closed while this call was waiting")
+        try:
+            timeout = self._config.step_timeout
+            return await process.receive(timeout, self._place)
+        except SamplerError:
+            if self._closing is not None:
+                raise SamplerClosed("the sampler was closed while this call was waiting") from None
+            self._state = _State.CLOSED
+            await self.aclose()
+            raise
+
+    async def _receive_start(self) -> Any:
+        assert self._process is not None
+        return await self._process.receive(self._config.start_timeout)
+
+    def _place(self) -> Place:
+        return read_place(self._progress[0])
+
+    def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
+        expected = self._expected or (0, 0)
+        if self._config.overlap and self._expected is not None:
+            self._match(expected, itr, db_idx)
+            return expected
+        itr = expected[0] if itr is None else itr
+        db_idx = expected[1] if db_idx is None else db_idx
+        if isinstance(itr, bool) or not isinstance(itr, int) or itr < 0:
+            raise ConfigError(f"itr must be an integer of at least 0, got {itr!r}")
+        if db_idx not in (0, 1):
+            raise ConfigError(f"db_idx must be 0 or 1, got {db_idx!r}")
+        return itr, db_idx
+
+    def _match(self, collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
+        for name, got, is_being in (("itr", itr, collected[0]), ("db_idx", db_idx, collected[1])):
+            if got is not None and got != is_being:
+                raise ConfigError(
+                    f"{name}={got!r}, but the batch with {name}={is_being} is being collected already; "
+                    "leave it out, or use overlap=False"
+                )
+
+    def _unpack(self, packed: list[Any]) -> list[TrajInfo]:
+        return [unpack(info, self._config.traj_info_cls) for info in packed]
+
+    def _shares(self) -> tuple[int, int]:
+        """How many processes tell their progress, and how many read parameters."""
+        return 1, 1
+
+    def _job(self) -> messages.Job:
+        config = self._config
+        return messages.Job(
+            cargo=self._cargo,
+            batch=config.batch,
+            seed=self.seed,
+            mid_batch_reset=config.mid_batch_reset,
+            max_decorrelation_steps=config.max_decorrelation_steps,
+            bootstrap_value=config.bootstrap_value,
+            env_info_keys=tuple(config.env_info_keys),
+            eval_n_envs=config.eval_n_envs,
+            eval_steps_each=config.eval_steps_each,
+            eval_max_trajectories=config.eval_max_trajectories,
+            overlap=config.overlap,
+        )
+
+    def _initialize_agent(self, probed: messages.Probed) -> None:
+        """Build the model here as it was built there, leaving the random generator of this process as it was."""
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stream_seed(self.seed, Stream.AGENT_INIT))
+                self.agent.initialize(probed.spaces)
+        except ConfigError:
+            raise
+        except Exception as exc:
+            raise AgentError(f"the agent raised {type(exc).__name__} in initialize(): {exc}", process="user") from exc
+
+    def _require(self, state: _State, rule: str) -> None:
+        if self._state is _State.CLOSED:
+            raise SamplerClosed("the sampler is closed")
+        if self._state is not state:
+            raise SamplerError(rule)
+
+    def _require_running(self) -> None:
+        if self._state is not _State.RUNNING:
+            raise self._not_running()
+
+    def _not_running(self) -> SamplerClosed:
+        if self._state is _State.CLOSED:
+            return SamplerClosed("the sampler is closed")
+        return SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")

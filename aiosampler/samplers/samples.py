@@ -1,0 +1,246 @@
+"""A batch of experience, as views of the arena."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from aiosampler.specs.trees import Tree, tree_map
+
+if TYPE_CHECKING:
+    from aiosampler.collectors.traj_info import TrajInfo
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSamples:
+    """The agent's part of a batch. Leaves are CPU tensors.
+
+    Attributes:
+        action: Tree ``[T, B, ...]``, in the dtype of the action space.
+        prev_action: Tree ``[T, B, ...]``: the action before; zeros where an episode starts.
+        agent_info: Tree ``[T, B, ...]`` of what the agent gave beside its actions, None if it gave nothing.
+        bootstrap_value: ``[B]``: value of `EnvSamples.last_observation`, None if it was not asked for.
+        initial_state: Tree ``[B, ...]``: recurrent state before row 0, None for agents that are not recurrent.
+    """
+
+    action: Tree
+    prev_action: Tree
+    agent_info: Tree
+    bootstrap_value: torch.Tensor | None
+    initial_state: Tree
+
+
+class FinalObservations:
+    """The true last observations of the N episodes that ended in a batch, before their resets.
+
+    ``final[t, b]`` is that of the episode that ended at step t of environment b. The arrays below are ordered by step,
+    then environment, and are gathered (copied) when they are first asked for.
+    """
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self._arrays = arrays
+        self._gathered: tuple[torch.Tensor, torch.Tensor, Tree] | None = None
+
+    @property
+    def t(self) -> torch.Tensor:
+        """``[N]`` int64: the steps at which `done` is set."""
+        return self._gather()[0]
+
+    @property
+    def b(self) -> torch.Tensor:
+        """``[N]`` int64: the environments."""
+        return self._gather()[1]
+
+    @property
+    def observation(self) -> Tree:
+        """Tree ``[N, ...]``."""
+        return self._gather()[2]
+
+    def __len__(self) -> int:
+        return int(self._arrays["final_count"].sum())
+
+    def __getitem__(self, place: tuple[int, int]) -> Tree:
+        t, b = place
+        T, B = self._arrays["done"].shape
+        if not (-T <= t < T and -B <= b < B):
+            raise IndexError(f"[{t}, {b}] is outside of a batch of [{T}, {B}]")
+        t, b = t % T, b % B
+        count = self._arrays["final_count"][b]
+        ks = np.flatnonzero(self._arrays["final_t"][b, :count] == t)
+        if not ks.size:
+            raise IndexError(f"no episode ended at [{t}, {b}]: final observations are where done is True")
+        return tree_map(lambda leaf: torch.from_numpy(leaf[b, ks[0] : ks[0] + 1])[0], self._arrays["final_observation"])
+
+    def clone(self) -> FinalObservations:
+        """A copy that outlives the slot."""
+        return FinalObservations(tree_map(np.copy, self._arrays))
+
+    def _gather(self) -> tuple[torch.Tensor, torch.Tensor, Tree]:
+        if self._gathered is None:
+            count, ends = self._arrays["final_count"], self._arrays["final_t"]
+            b, k = np.nonzero(np.arange(ends.shape[1]) < count[:, None])
+            t = ends[b, k].astype(np.int64)
+            order = np.lexsort((b, t))
+            t, b, k = t[order], b[order], k[order]
+            observation = tree_map(lambda leaf: torch.from_numpy(leaf[b, k]), self._arrays["final_observation"])
+            self._gathered = torch.from_numpy(t), torch.from_numpy(b), observation
+        return self._gathered
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSamples:
+    """The environments' part of a batch. Leaves are CPU tensors.
+
+    Attributes:
+        observation: Tree ``[T, B, ...]``, in the dtypes of the space: what each action was chosen for.
+        reward: ``[T, B]`` float32.
+        prev_reward: ``[T, B]`` float32: the reward before; zero where an episode starts.
+        terminated: ``[T, B]`` bool: the episode reached its end; do not bootstrap over it.
+        truncated: ``[T, B]`` bool: the episode was cut; bootstrap from its final observation. Both may be set.
+        done: ``[T, B]`` bool: either of them.
+        env_info: Dict of trees ``[T, B, ...]`` with the `env_info_keys`; zeros where a key was not reported.
+        last_observation: Tree ``[B, ...]``: what follows row T - 1, of the next episode where `done` is set there.
+        final_observation: Where `done` is set, the last observation before the reset.
+    """
+
+    observation: Tree
+    reward: torch.Tensor
+    prev_reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    done: torch.Tensor
+    env_info: Tree
+    last_observation: Tree
+    final_observation: FinalObservations
+
+    def next_observation(self) -> Tree:
+        """Tree ``[T, B, ...]``: what each step led to, the final observation where an episode ended. A copy."""
+        final = self.final_observation
+
+        def follow(observation: torch.Tensor, last: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+            following = torch.cat((observation[1:], last[None]))
+            following[final.t, final.b] = ends
+            return following
+
+        return tree_map(follow, self.observation, self.last_observation, final.observation)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStats:
+    """How a batch was collected.
+
+    Attributes:
+        env_steps: Steps that were taken, blanks not counted.
+        seconds: How long it took, in seconds.
+    """
+
+    env_steps: int
+    seconds: float
+
+    @property
+    def steps_per_second(self) -> float:
+        """`env_steps` over `seconds`."""
+        return self.env_steps / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One batch of T time steps of B environments.
+
+    Its tensors are views of shared memory, valid until the next batch is asked for: then the sampler may write to them
+    again. `clone` copies a batch that is to be kept.
+
+    Attributes:
+        agent: The agent's part.
+        env: The environments' part.
+        valid: ``[T, B]`` bool, False where nothing happened: an environment waited for its reset (all is zero there).
+        traj_infos: Statistics of the episodes that ended in this batch, ordered by step, then environment.
+        itr: Number of the batch.
+        policy_version: Version of the parameters that chose all of its actions.
+        stats: How it was collected.
+    """
+
+    agent: AgentSamples
+    env: EnvSamples
+    valid: torch.Tensor
+    traj_infos: list[TrajInfo]
+    itr: int
+    policy_version: int
+    stats: SampleStats
+
+    def clone(self) -> Samples:
+        """A copy that outlives the slot."""
+
+        def copy(part: Any) -> Any:
+            values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+            return type(part)(
+                **{
+                    name: value.clone()
+                    if isinstance(value, FinalObservations)
+                    else tree_map(torch.clone, value)
+                    for name, value in values.items()
+                }
+            )
+
+        return dataclasses.replace(
+            self,
+            agent=copy(self.agent),
+            env=copy(self.env),
+            valid=self.valid.clone(),
+            traj_infos=list(self.traj_infos),
+        )
+
+
+def samples_view(arrays: dict[str, Tree]) -> Samples:
+    """The samples of a slot, without the facts of any batch."""
+    tensors = {
+        key: tree_map(torch.from_numpy, value) for key, value in arrays.items() if not key.startswith("final_")
+    }
+    T = arrays["reward"].shape[0]
+
+    def head(tree: Tree) -> Tree:
+        return tree_map(lambda leaf: leaf[:T], tree)
+
+    agent = AgentSamples(
+        action=tensors["action"],
+        prev_action=head(tensors["prev_action"]),
+        agent_info=tensors["agent_info"],
+        bootstrap_value=tensors["bootstrap_value"],
+        initial_state=tensors["initial_state"],
+    )
+    env = EnvSamples(
+        observation=head(tensors["observation"]),
+        reward=tensors["reward"],
+        prev_reward=head(tensors["prev_reward"]),
+        terminated=tensors["terminated"],
+        truncated=tensors["truncated"],
+        done=tensors["done"],
+        env_info=tensors["env_info"],
+        last_observation=tree_map(lambda leaf: leaf[T], tensors["observation"]),
+        final_observation=FinalObservations({}),
+    )
+    return Samples(agent, env, tensors["valid"], [], -1, -1, SampleStats(0, 0.0))
+
+
+def filled_samples(view: Samples, arrays: dict[str, Tree], facts: Any, traj_infos: list[TrajInfo]) -> Samples:
+    """The samples of a slot that is full.
+
+    Args:
+        view: Of the slot.
+        arrays: Of the slot.
+        facts: The message that says so.
+        traj_infos: Unpacked.
+    """
+    finals = {key: arrays[key] for key in ("final_count", "final_t", "final_observation", "done")}
+    return dataclasses.replace(
+        view,
+        env=dataclasses.replace(view.env, final_observation=FinalObservations(finals)),
+        traj_infos=traj_infos,
+        itr=facts.itr,
+        policy_version=facts.policy_version,
+        stats=SampleStats(int(arrays["valid"].sum()), facts.seconds),
+    )

@@ -1,0 +1,123 @@
+"""Counting signals between processes: an eventfd, or a pipe where there is none.
+
+A signal holds a number of posts. Whoever takes them gets all that have come since the last time, so a group of workers
+that post once each wakes its waiter at most once for each worker, and usually once altogether.
+
+=========  ==============================  =========================
+           eventfd                         pipe
+=========  ==============================  =========================
+post       add 1 to the kernel's counter   write one byte
+take       read the counter, set it to 0   read all bytes there are
+=========  ==============================  =========================
+"""
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from multiprocessing import reduction
+from typing import Any
+
+_POST = (1).to_bytes(8, "little")
+
+
+class Signal:
+    """A counter that another process can wait for; pickles to a child that is being started.
+
+    Args:
+        read: Descriptor to wait on; None makes a new signal.
+        write: Descriptor to post to, the same one for an eventfd.
+    """
+
+    def __init__(self, read: int | None = None, write: int | None = None) -> None:
+        if read is None or write is None:
+            read, write = _signal_descriptors()
+        self._read, self._write = read, write
+        self._poll: select.poll | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., "Signal"], tuple[Any, ...]]:
+        if self._read == self._write:
+            return _receive, (reduction.DupFd(self._read),)
+        return _receive, (reduction.DupFd(self._read), reduction.DupFd(self._write))
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while there are posts."""
+        return self._read
+
+    def post(self) -> None:
+        """Add one post; never blocks and never loses a wake-up."""
+        if self._read == self._write:
+            os.write(self._write, _POST)
+        else:
+            try:
+                os.write(self._write, b"\0")
+            except BlockingIOError:  # 64 KiB of posts are waiting: the reader will wake in any case
+                pass
+
+    def take(self) -> int:
+        """The posts since the last time, 0 if there are none; never blocks."""
+        try:
+            data = os.read(self._read, 8 if self._read == self._write else 65536)
+        except BlockingIOError:
+            return 0
+        return int.from_bytes(data, "little") if self._read == self._write else len(data)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block this thread until there are posts and take them; 0 after `timeout` seconds."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._read, select.POLLIN)
+        return self.take() if self._poll.poll(None if timeout is None else timeout * 1000) else 0
+
+    def close(self) -> None:
+        """Close the descriptors; closing twice is harmless."""
+        for descriptor in {self._read, self._write} - {-1}:
+            os.close(descriptor)
+        self._read = self._write = -1
+
+
+class Arrivals:
+    """The event loop's end of a signal: await a number of posts.
+
+    The descriptor is registered once, not for each wait. Only one coroutine waits at a time.
+    """
+
+    def __init__(self, signal: Signal, loop: asyncio.AbstractEventLoop) -> None:
+        self._signal, self._loop = signal, loop
+        self._missing = 0
+        self._waiter: asyncio.Future[None] | None = None
+        loop.add_reader(signal.fileno(), self._readable)
+
+    async def wait(self, count: int) -> None:
+        """Suspend until `count` more posts have come; wakes once, at the last of them."""
+        self._missing += count
+        if self._missing > 0:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def close(self) -> None:
+        """Leave the loop."""
+        self._loop.remove_reader(self._signal.fileno())
+
+    def _readable(self) -> None:
+        self._missing -= self._signal.take()
+        if self._missing <= 0 and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _signal_descriptors() -> tuple[int, int]:
+    if hasattr(os, "eventfd"):
+        descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return descriptor, descriptor
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
+def _receive(read: Any, write: Any = None) -> Signal:
+    descriptor = read.detach()
+    return Signal(descriptor, descriptor if write is None else write.detach())

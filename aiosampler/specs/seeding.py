@@ -1,0 +1,40 @@
+"""Random streams: one `numpy.random.SeedSequence` child for each purpose and index.
+
+A stream depends on the seed, its purpose and the global index alone, so neither the kind of sampler nor the number of
+workers changes what an environment draws, and evaluation never shifts what training draws.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """The purposes that random numbers are drawn for."""
+
+    ENV = 0
+    EVAL_ENV = 1
+    ACTION_NOISE = 2
+    EVAL_ACTION_NOISE = 3
+    AGENT_INIT = 4
+    DECORRELATION = 5
+    EXAMPLE = 6
+
+
+def seed_sequence(seed: int, stream: Stream, index: int = 0) -> np.random.SeedSequence:
+    """The `SeedSequence` of one purpose and index."""
+    return np.random.SeedSequence(seed, spawn_key=(int(stream), index))
+
+
+def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:
+    """A 32-bit seed drawn from `seed_sequence`."""
+    return int(seed_sequence(seed, stream, index).generate_state(1, np.uint32)[0])
+
+
+def environment_seed(seed: int, b: int, *, evaluation: bool = False) -> int:
+    """What environment `b` of a sampler with `seed` is given at its first ``reset(seed=...)``.
+
+    Later resets go on with the environment's own stream, so stepping a fresh environment with the recorded actions
+    from this seed replays the trajectory.
+    """
+    return stream_seed(seed, Stream.EVAL_ENV if evaluation else Stream.ENV, b)
