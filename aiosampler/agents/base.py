@@ -119,6 +119,11 @@ class Agent:
         """Connect the agent with the parameters in the arena. The sampler calls it."""
         self._parameters = parameters
 
+    def detach(self, parameters: ParameterStore | None) -> None:
+        """End the connection, if it is this one. The sampler calls it."""
+        if self._parameters is parameters:
+            self._parameters = None
+
     def _store(self) -> ParameterStore:
         if self._parameters is None:
             raise SamplerError("the agent belongs to no running sampler; start the sampler before publishing")

@@ -113,12 +113,13 @@ class Collector:
         rows, self._n = slots[0]["reward"].shape
         self._rewards = [0.0] * self._n
         self._history = np.zeros((rows, self._n))  # rewards in double precision, for the trajectory infos
+        self._history_rows = list(self._history)
         self._traj_infos = [traj_info() for _ in environments]
         self._counted = [0] * self._n  # first row of the batch that is not in the trajectory info yet
         overridden = type(self._traj_infos[0]).step is not TrajInfo.step
         self._each_step: list[Any] | None = [None] * self._n if overridden else None
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
-        self._active: list[tuple[int, Callable[[Any], Any]]] = []
+        self._active: list[tuple[int, int, Callable[[Any], Any]]] = []  # column, global index, step
         self._started = False
         self._finished: list[FinishedEpisode] = []
 
@@ -210,8 +211,8 @@ class Collector:
         ended = []
         i = -1
         try:
-            for i, step in self._active:
-                cells[AT] = self._first + i
+            for i, b, step in self._active:
+                cells[AT] = b
                 observation, reward, terminated, truncated, info = step(actions[i])
                 if type(observation) is array and observation.dtype is dtype and observation.shape == shape:
                     row[i] = observation
@@ -226,11 +227,15 @@ class Collector:
                     ended.append((i, observation, terminated, truncated))
         except Exception as exc:
             raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from exc
+        exact = self._history_rows[t]
         try:
-            self._history[t] = rewards
-        except (TypeError, ValueError) as exc:
-            raise self._bad_reward(t) from exc
-        slot.reward[t][:] = slot.prev_reward[t + 1][:] = self._history[t]
+            exact[:] = rewards
+        except (TypeError, ValueError):
+            i, reward = self._bad_reward()
+            fault = EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation)
+            raise fault from TypeError(f"the reward must be a number, got {reward!r}")
+        slot.reward[t][:] = exact
+        slot.prev_reward[t + 1][:] = exact
         if each_step is not None:
             self._count_step(slot, t, each_step)
         if ended:
@@ -246,11 +251,13 @@ class Collector:
             arrays["final_count"][i] = k + 1
             arrays["terminated"][t, i] = terminated
             arrays["truncated"][t, i] = truncated
-            with self._blame("finishing a TrajInfo", i):
+            try:
                 self._count(i, t + 1)
                 info = self._traj_infos[i].terminate(observation)
-                self._finished.append(FinishedEpisode(t, self._first + i, info))
                 self._traj_infos[i] = self._traj_info()
+            except Exception as exc:
+                raise EnvironmentFault("finishing a TrajInfo", self._first + i, self._evaluation) from exc
+            self._finished.append(FinishedEpisode(t, self._first + i, info))
             self._null(slot, t + 1, i)
             if self._rule.reset_now(i):
                 self._reset(i, slot.observation[t + 1])
@@ -306,9 +313,11 @@ class Collector:
     def _reset(self, i: int, row: Any, seed: int | None = None) -> None:
         self._cells[TICK] += 1
         self._cells[AT] = self._first + i
-        with self._blame("resetting", i):
+        try:
             observation, _ = self._environments[i].reset(seed=seed)
             self._writer.write(row, i, observation)
+        except Exception as exc:
+            raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc
 
     def _keep(self, slot: _Slot, t: int) -> None:
         """Keep row t for the next batch: the slot goes to the user, who may write to it."""
@@ -328,7 +337,7 @@ class Collector:
 
     def _count_step(self, slot: _Slot, t: int, each_step: list[Any]) -> None:
         arrays, rewards = slot.arrays, self._history[t].tolist()
-        for i, _ in self._active:
+        for i, *_ in self._active:
 
             def pick(array: Any, i: int = i) -> Any:
                 return array[t, i]
@@ -350,14 +359,14 @@ class Collector:
             array[0, i] = leaf
 
     def _activate(self) -> None:
-        self._active = [(i, env.step) for i, env in enumerate(self._environments) if i not in self._waits_from]
+        self._active = [
+            (i, self._first + i, env.step) for i, env in enumerate(self._environments) if i not in self._waits_from
+        ]
 
-    def _bad_reward(self, t: int) -> EnvironmentFault:
+    def _bad_reward(self) -> tuple[int, Any]:
         for i, reward in enumerate(self._rewards):
             if np.shape(reward) != () or not np.issubdtype(np.asarray(reward).dtype, np.number):
-                fault = EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation)
-                fault.__cause__ = TypeError(f"the reward must be a number, got {reward!r}")
-                return fault
+                return i, reward
         raise AssertionError("numbers make a row of rewards")
 
     def _blame(self, doing: str, i: int) -> Any:

@@ -44,31 +44,38 @@ class Recorder:
     """
 
     def __init__(self, what: str, arrays: Sequence[Tree]) -> None:
-        self._structure = tree_structure(arrays[0])
+        self._what, self._structure = what, tree_structure(arrays[0])
         self._paths = [what + path for path, _ in tree_items(arrays[0])]
-        self._slots = [tree_leaves(tree) for tree in arrays]
-        # Written as [slot][leaf][row]: views that are made once.
-        self._rows: list[list[list[Any]]] = [[list(array) for array in leaves] for leaves in self._slots]
-        self._single = self._structure == "*"
+        self._whole = [tree_leaves(tree) for tree in arrays]
+        # [slot][t] -> the row of each leaf: views that are made once
+        self._rows = [list(zip(*map(list, leaves), strict=True)) for leaves in self._whole]
+        # Most agents return one tensor, or a dict of tensors; trees of trees take longer.
+        tree = arrays[0]
+        flat = isinstance(tree, dict) and not any(isinstance(leaf, dict | tuple) for leaf in tree.values())
+        self._keys = tree.keys() if flat else None
+        self._empty = not self._paths
 
-    def write(self, slot: int, t: int | None, tree: Tree) -> list[np.ndarray[Any, Any]]:
-        """Write a tree of tensors into row t, or into the whole array if t is None; return its arrays.
+    def write_row(self, slot: int, t: int, tree: Tree) -> list[np.ndarray[Any, Any]]:
+        """Write a tree of tensors ``[n, ...]`` into row t; return its arrays.
 
         Raises:
             AgentFault: Structure, shape or dtype do not fit.
         """
-        if self._single and type(tree) is torch.Tensor:
-            leaves = [tree]
-        else:
-            if tree_structure(tree) != self._structure:
-                raise AgentFault(
-                    f"the agent returned {self._paths[0].split('[')[0] if self._paths else 'a tree'} with the structure "
-                    f"{tree_structure(tree)}, expected {self._structure}"
-                )
-            leaves = tree_leaves(tree)
+        if self._empty and tree is None:
+            return []
+        return self._write(self._rows[slot][t], tree)
+
+    def write(self, slot: int, tree: Tree) -> None:
+        """Write a tree of tensors ``[n, ...]`` into whole arrays.
+
+        Raises:
+            AgentFault: Structure, shape or dtype do not fit.
+        """
+        self._write(self._whole[slot], tree)
+
+    def _write(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> list[np.ndarray[Any, Any]]:
         written = []
-        for index, leaf in enumerate(leaves):
-            target = self._slots[slot][index] if t is None else self._rows[slot][index][t]
+        for index, (target, leaf) in enumerate(zip(targets, self._leaves(tree), strict=True)):
             array = leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
             if array.shape != target.shape:
                 raise AgentFault(
@@ -85,6 +92,19 @@ class Recorder:
             written.append(array)
         return written
 
+    def _leaves(self, tree: Tree) -> list[Any]:
+        if self._structure == "*" and type(tree) is torch.Tensor:
+            return [tree]
+        if self._keys is not None and type(tree) is dict and tree.keys() == self._keys:
+            leaves = [tree[key] for key in self._keys]
+            if not any(isinstance(leaf, dict | tuple) for leaf in leaves):
+                return leaves
+        if tree_structure(tree) != self._structure:
+            raise AgentFault(
+                f"the agent returned {self._what} with the structure {tree_structure(tree)}, expected {self._structure}"
+            )
+        return tree_leaves(tree)
+
 
 class LocalAgent:
     """An `ActionSource` that calls the agent.
@@ -99,6 +119,7 @@ class LocalAgent:
         self._agent, self._slots = agent, slots
         self._split = action_splitter(action_space)
         self._action_structure = slots[0]["action"]
+        self._single = not isinstance(self._action_structure, dict | tuple)
         self._action = Recorder("action", [slot["action"] for slot in slots])
         self._agent_info = Recorder("agent_info", [slot["agent_info"] for slot in slots])
         self._initial_state = Recorder("state", [slot["initial_state"] for slot in slots])
@@ -107,7 +128,9 @@ class LocalAgent:
             if slots[0]["bootstrap_value"] is None
             else Recorder("value", [slot["bootstrap_value"] for slot in slots])
         )
-        self._prev_action = [[list(leaf) for leaf in tree_leaves(slot["prev_action"])] for slot in slots]
+        self._prev_action = [
+            list(zip(*map(list, tree_leaves(slot["prev_action"])), strict=True)) for slot in slots
+        ]
         self._inputs = [agent_inputs(slot) for slot in slots]
         self._initial = agent.initial_state(slots[0]["reward"].shape[1])
         self._state = tree_map(torch.clone, self._initial)
@@ -116,26 +139,27 @@ class LocalAgent:
     def begin(self, slot: int) -> None:
         """Record the recurrent state that the batch begins with."""
         self._slot = slot
-        self._initial_state.write(slot, None, self._state)
+        self._initial_state.write(slot, self._state)
 
     def act(self, t: int) -> Sequence[Any]:
         """Step the agent."""
-        step = call_agent("step()", self._agent.step, self._inputs[self._slot][t], self._state)
         try:
-            action, agent_info, self._state = step
-        except (TypeError, ValueError) as exc:
-            raise AgentFault(f"step() must return an AgentStep(action, agent_info, state), got {step!r}") from exc
-        leaves = self._action.write(self._slot, t, action)
-        for rows, leaf in zip(self._prev_action[self._slot], leaves, strict=True):
-            rows[t + 1][...] = leaf
-        self._agent_info.write(self._slot, t, agent_info)
-        if len(leaves) == 1 and not isinstance(self._action_structure, dict | tuple):
+            action, agent_info, self._state = self._agent.step(self._inputs[self._slot][t], self._state)
+        except Exception as exc:
+            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
+        leaves = self._action.write_row(self._slot, t, action)
+        for row, leaf in zip(self._prev_action[self._slot][t + 1], leaves, strict=True):
+            row[...] = leaf
+        self._agent_info.write_row(self._slot, t, agent_info)
+        if self._single:
             return self._split(leaves[0])
         remaining = iter(leaves)
         return self._split(tree_map(lambda _: next(remaining), self._action_structure))
 
     def ended(self, environments: Sequence[int]) -> None:
         """Put the recurrent state of these environments back to the initial one."""
+        if self._state is None:
+            return
         for leaf, initial in zip(tree_leaves(self._state), tree_leaves(self._initial), strict=True):
             for i in environments:
                 leaf[i] = initial[i]
@@ -144,7 +168,7 @@ class LocalAgent:
         """Record the values of what follows the batch, if asked for."""
         if self._value is not None:
             value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], self._state)
-            self._value.write(self._slot, None, value)
+            self._value.write(self._slot, value)
 
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiosampler.collectors.progress import NOWHERE, Place
-from aiosampler.errors import SamplerError, WorkerDied, WorkerTimeout, exit_reason
+from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.processes.channel import Channel, ChannelClosed
 from aiosampler.processes.child import isolate
 from aiosampler.processes.messages import Failure, Phase
@@ -41,6 +41,7 @@ class Supervised:
         threads: int = 1,
     ) -> None:
         self.name, self.phase = name, "starting the interpreter"
+        self._stopping = False
         self._socket, child_end = socket.socketpair()
         self._descriptor = self._socket.fileno()
         _parent_ends.add(self._descriptor)
@@ -105,6 +106,8 @@ class Supervised:
                     raise self._too_late(f"is stuck in {now} for more than {timeout} s", now) from None
                 continue
             except ChannelClosed:
+                if self._stopping:
+                    raise SamplerClosed(f"the {self.name} process was stopped") from None
                 raise await self._died(place and place()) from None
             match message:
                 case Phase(name):
@@ -119,6 +122,7 @@ class Supervised:
 
         All that the child sent is read meanwhile, so it never waits for a reader.
         """
+        self._stopping = True
         await self._process.stop(grace)
         self._watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import gymnasium as gym
     from torch import nn
 
-    from aiosampler.collectors.progress import Place
     from aiosampler.samplers.samples import Samples
     from aiosampler.specs.trees import Tree
 
@@ -168,6 +168,10 @@ class AsyncSamplerMixin:
         self._process: Supervised | None = None
         self._closing: asyncio.Task[None] | None = None
         self._store: ParameterStore | None = None
+        self._slots: list[dict[str, Tree]] = []
+        self._views: list[Samples] = []
+        self._control: Any = None  # arrays of the arena
+        self._progress: Any = None
 
     def _check_placement(
         self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
@@ -406,8 +410,16 @@ class AsyncSamplerMixin:
             async with asyncio.timeout(1.0):
                 await process.send(messages.Close())
         report = await process.stop(0.0 if failed else CLOSE_GRACE_S)
+        self._let_go()
         if report is not None and running:
             raise report
+
+    def _let_go(self) -> None:
+        """Drop the views of the arena, so that the last batch of the user keeps it, or nothing."""
+        self.agent.detach(self._store)
+        self._store = None
+        self._slots, self._views = [], []
+        self._control = self._progress = None
 
     @contextlib.asynccontextmanager
     async def _closed_on_failure(self) -> Any:
@@ -444,7 +456,7 @@ class AsyncSamplerMixin:
             raise SamplerClosed("the sampler was closed while this call was waiting")
         try:
             timeout = self._config.step_timeout
-            return await process.receive(timeout, self._place)
+            return await process.receive(timeout, functools.partial(read_place, self._progress[0]))
         except SamplerError:
             if self._closing is not None:
                 raise SamplerClosed("the sampler was closed while this call was waiting") from None
@@ -455,9 +467,6 @@ class AsyncSamplerMixin:
     async def _receive_start(self) -> Any:
         assert self._process is not None
         return await self._process.receive(self._config.start_timeout)
-
-    def _place(self) -> Place:
-        return read_place(self._progress[0])
 
     def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         expected = self._expected or (0, 0)

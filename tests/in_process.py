@@ -1,0 +1,61 @@
+"""The runner of the serial sampler and of CPU workers, driven without any process."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from aiosampler.agents.parameters import parameter_specs, store_specs
+from aiosampler.processes.arena_map import plan_arena, slot_arrays
+from aiosampler.processes.cargo import Cargo
+from aiosampler.processes.local import LocalRunner, Share
+from aiosampler.processes.messages import Job, Start
+from aiosampler.processes.probe import probe
+from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.serial import AsyncSerialSampler
+
+
+class InProcess:
+    """Collects batches in the test's own process; takes a sampler's arguments."""
+
+    def __init__(self, env_fn, **arguments):
+        sampler = AsyncSerialSampler(env_fn, **arguments)
+        self.config, self.seed = sampler._config, sampler.seed
+        job: Job = sampler._job()
+        cargo = Cargo(job)
+        self.probed = probe(cargo, lambda phase: None)
+        agent = cargo.agent()
+        agent.initialize(self.probed.spaces)
+        parameters = parameter_specs(agent.model)
+        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters, 1), 1)
+        arrays = layout.views(bytearray(layout.total_bytes))
+        arrays["dense"]["parameters"]["reading"][:] = -1
+        self.arrays, self.slots = arrays, slot_arrays(arrays)
+        self.runner = LocalRunner(
+            cargo=cargo,
+            probed=self.probed,
+            start=Start(layout, self.probed.specs, parameters, None),
+            arrays=arrays,
+            share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
+            reader=0,
+            phase=lambda phase: None,
+        )
+        self.runner.start()
+        self.itr = 0
+
+    def collect(self):
+        finished = self.runner.collect(self.itr, self.itr % 2)
+        slot = self.slots[self.itr % 2]
+        facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0)
+        self.itr += 1
+        return filled_samples(samples_view(slot), slot, facts, [episode.info for episode in sorted(finished, key=lambda e: e[:2])])
+
+    def evaluate(self):
+        return [episode.info for episode in self.runner.evaluate(self.itr)]
+
+    def close(self):
+        self.runner.close()
+
+
+def join(batches, part):
+    """Concatenate one leaf over batches along time."""
+    return np.concatenate([part(batch).numpy().copy() for batch in batches])
