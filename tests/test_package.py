@@ -1,0 +1,85 @@
+"""The package as a whole: what it exports, what importing it does, which way its imports point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aiosampler
+
+ROOT = Path(aiosampler.__file__).parent
+LAYERS = ["errors", "affinity", "specs", "memory", "signals", "agents", "collectors", "processes", "samplers"]
+
+
+def test_every_public_name_resolves_and_the_lists_agree():
+    assert aiosampler.__all__ == sorted(aiosampler.__all__)
+    assert set(aiosampler.__all__) == set(aiosampler._MODULES)
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    static = {
+        alias.name: node.module.removeprefix("aiosampler.")
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    static.pop("Any", None)
+    assert static == aiosampler._MODULES  # what type checkers see is what there is
+    for name in aiosampler.__all__:
+        assert getattr(aiosampler, name).__name__ == name
+    assert dir(aiosampler) == aiosampler.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        aiosampler.nonsense  # noqa: B018 - it is looked up
+
+
+def imports(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_point_down_only():
+    checked = 0
+    for path in ROOT.rglob("*.py"):
+        layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if layer == "__init__":
+            continue
+        for module in imports(path):
+            if module.startswith("aiosampler."):
+                checked += 1
+                assert LAYERS.index(module.split(".")[1]) <= LAYERS.index(layer), f"{path} imports {module}"
+            assert module != "aiosampler"
+    assert checked > 50
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_importing_the_package_loads_no_torch_and_starts_nothing():
+    code = """
+import sys, threading, os, signal, asyncio
+before = dict(os.environ), signal.getsignal(signal.SIGINT)
+import aiosampler
+print("torch" in sys.modules, "numpy" in sys.modules, threading.active_count())
+aiosampler.TrajInfo, aiosampler.ConfigError, aiosampler.environment_seed
+print("torch" in sys.modules)
+aiosampler.AsyncSerialSampler
+import torch
+print(torch.cuda.is_initialized(), threading.active_count(), before == (dict(os.environ), signal.getsignal(signal.SIGINT)))
+"""
+    assert run(code) == ["False", "False", "1", "False", "False", "1", "True"]
+
+
+@pytest.mark.parametrize("module", ["collectors.collector", "processes.child", "processes.process", "memory.arena", "signals.counter"])
+def test_what_workers_without_an_agent_need_loads_no_torch(module):
+    assert run(f"import sys, aiosampler.{module}; print('torch' in sys.modules)") == ["False"]
+
+
+def test_the_type_hints_ship():
+    assert (ROOT / "py.typed").exists()
