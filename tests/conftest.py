@@ -66,5 +66,5 @@ def same_generators():
 async def until(condition, timeout=10.0):
     """Wait for what another process does; only its end can be awaited, not its progress."""
     async with asyncio.timeout(timeout):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it is another process that changes the condition
             await asyncio.sleep(0.01)

@@ -47,7 +47,12 @@ class InProcess:
         slot = self.slots[self.itr % 2]
         facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0)
         self.itr += 1
-        return filled_samples(samples_view(slot), slot, facts, [episode.info for episode in sorted(finished, key=lambda e: e[:2])])
+        return filled_samples(
+            samples_view(slot),
+            slot,
+            facts,
+            [episode.info for episode in sorted(finished, key=lambda e: e[:2])],
+        )
 
     def evaluate(self):
         return [episode.info for episode in self.runner.evaluate(self.itr)]

@@ -88,7 +88,10 @@ def test_gaussian_actions_follow_the_density_and_stay_in_bounds():
 def test_epsilon_follows_its_schedule_and_each_environment_has_its_own():
     torch.manual_seed(0)
     model = lambda o, a: Head(torch.tensor([0.0, 3.0, 1.0, 2.0]))  # noqa: E731
-    agent = make(DqnAgent(model, eps_init=1.0, eps_final=0.2, eps_itr_max=10, eps_eval=0.0), spaces.Discrete(4, start=5))
+    agent = make(
+        DqnAgent(model, eps_init=1.0, eps_final=0.2, eps_itr_max=10, eps_eval=0.0),
+        spaces.Discrete(4, start=5),
+    )
     for itr, epsilon in ((0, 1.0), (5, 0.6), (10, 0.2), (99, 0.2)):
         agent.sample_mode(itr)
         step = agent.step(inputs(), None)
@@ -115,7 +118,7 @@ def test_epsilon_follows_its_schedule_and_each_environment_has_its_own():
     ids=lambda value: type(value).__name__,
 )
 def test_an_action_space_of_another_kind_is_refused(agent, space):
-    with pytest.raises(ConfigError, match="acts in a .* action space; this environment has"):
+    with pytest.raises(ConfigError, match=r"acts in a .* action space; this environment has"):
         agent.initialize(Spaces(OBSERVATION, space))
 
 

@@ -1,5 +1,7 @@
 """What a batch holds, checked against environments that are stepped by hand."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -14,9 +16,7 @@ pytestmark = pytest.mark.usefixtures("same_generators")
 
 
 def gather(sampler, n):
-    batches = []
-    for _ in range(n):
-        batches.append(sampler.collect().clone())
+    batches = [sampler.collect().clone() for _ in range(n)]
     sampler.close()
     return batches
 
@@ -85,7 +85,13 @@ def test_the_recorded_actions_replay_the_trajectory_bit_for_bit(env_fn, T):
 def test_waiting_environments_leave_blanks(T):
     batches = gather(
         InProcess(
-            CountingEnv, agent=AgeAgent(), batch_T=T, batch_B=3, seed=5, mid_batch_reset=False, bootstrap_value=True
+            CountingEnv,
+            agent=AgeAgent(),
+            batch_T=T,
+            batch_B=3,
+            seed=5,
+            mid_batch_reset=False,
+            bootstrap_value=True,
         ),
         6,
     )
@@ -113,7 +119,7 @@ def test_waiting_environments_leave_blanks(T):
                 assert final[2] == steps[-1] + 1
         assert batch.stats.env_steps == int(batch.valid.sum())
     assert blanks
-    for before, after in zip(batches, batches[1:], strict=False):
+    for before, after in itertools.pairwise(batches):
         for b in range(3):
             if before.env.done[:, b].any():
                 assert after.env.observation[0, b, 2] == 0
@@ -176,7 +182,14 @@ def test_trajectory_infos_cover_episodes_over_the_borders_of_batches(T):
     expected, start = [], [0, 0, 0]
     for t, b in np.argwhere(done):
         rewards = reward[start[b] : t + 1, b].astype(float)
-        expected.append((len(rewards), rewards.sum(), np.count_nonzero(rewards), (rewards * 0.9 ** np.arange(len(rewards))).sum()))
+        expected.append(
+            (
+                len(rewards),
+                rewards.sum(),
+                np.count_nonzero(rewards),
+                (rewards * 0.9 ** np.arange(len(rewards))).sum(),
+            )
+        )
         start[b] = t + 1
     infos = [info for batch in batches for info in batch.traj_infos]
     assert all(type(info) is TrajInfo for info in infos)
@@ -248,7 +261,9 @@ def test_fewer_episodes_than_evaluation_environments():
         CountingEnv, agent=LookingAgent(), batch_T=4, batch_B=1, seed=5, eval_n_envs=4, eval_max_steps=400,
         eval_max_trajectories=2, traj_info_cls=DetailedTrajInfo,
     )  # fmt: skip
-    assert {info.steps[0][0] for info in sampler.evaluate()} == {environment_seed(5, b, evaluation=True) for b in (0, 1)}
+    assert {info.steps[0][0] for info in sampler.evaluate()} == {
+        environment_seed(5, b, evaluation=True) for b in (0, 1)
+    }
     sampler.close()
 
 

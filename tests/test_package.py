@@ -71,12 +71,16 @@ aiosampler.TrajInfo, aiosampler.ConfigError, aiosampler.environment_seed
 print("torch" in sys.modules)
 aiosampler.AsyncSerialSampler
 import torch
-print(torch.cuda.is_initialized(), threading.active_count(), before == (dict(os.environ), signal.getsignal(signal.SIGINT)))
+after = dict(os.environ), signal.getsignal(signal.SIGINT)
+print(torch.cuda.is_initialized(), threading.active_count(), before == after)
 """
     assert run(code) == ["False", "False", "1", "False", "False", "1", "True"]
 
 
-@pytest.mark.parametrize("module", ["collectors.collector", "processes.child", "processes.process", "memory.arena", "signals.counter"])
+@pytest.mark.parametrize(
+    "module",
+    ["collectors.collector", "processes.child", "processes.process", "memory.arena", "signals.counter"],
+)
 def test_what_workers_without_an_agent_need_loads_no_torch(module):
     assert run(f"import sys, aiosampler.{module}; print('torch' in sys.modules)") == ["False"]
 

@@ -209,7 +209,12 @@ async def test_cancelled_calls_lose_no_batch(kind, same_generators):
 
 async def test_calls_of_several_tasks_are_served_in_order(kind):
     async with small(kind, eval_n_envs=1, eval_max_steps=20) as sampler:
-        calls = [sampler.obtain_samples(), sampler.evaluate_agent(), sampler.obtain_samples(), sampler.evaluate_agent()]
+        calls = [
+            sampler.obtain_samples(),
+            sampler.evaluate_agent(),
+            sampler.obtain_samples(),
+            sampler.evaluate_agent(),
+        ]
         first, infos, second, _ = await asyncio.gather(*calls)
         assert (first.itr, second.itr) == (0, 1)
         assert all(isinstance(info, TrajInfo) for info in infos)
@@ -328,7 +333,11 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
         ("NoSuchEnv-v0", EnvironmentFailed, "NoSuchEnv"),
         (lambda: 1 / 0, EnvironmentFailed, "ZeroDivisionError"),
         (lambda: 17, EnvironmentFailed, "must return a Gymnasium environment, got 17"),
-        (lambda: FaultyEnv("shape", 1, 0), EnvironmentFailed, r"observation does not fit: expected int64\[3\], got int64\[4\]"),
+        (
+            lambda: FaultyEnv("shape", 1, 0),
+            EnvironmentFailed,
+            r"observation does not fit: expected int64\[3\], got int64\[4\]",
+        ),
         (lambda: FaultyEnv("reset", 0, 0), EnvironmentFailed, "no way back"),
     ],
     ids=["id", "raises", "returns", "misfit", "reset"],
@@ -365,7 +374,7 @@ async def test_the_exception_in_the_body_is_the_one_that_is_seen(kind):
 
 
 async def test_the_users_process_is_left_as_it_was(kind):
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002 - it is about them
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
     before = (
         random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),
         asyncio.get_event_loop_policy() if not hasattr(asyncio, "_get_event_loop_policy") else None,

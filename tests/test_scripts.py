@@ -90,7 +90,9 @@ asyncio.run(kernel())
 
 
 def start(code, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
     for line in process.stdout:
         if line.startswith("pids"):
             return process, [psutil.Process(int(pid)) for pid in line.split()[1:]]
@@ -99,7 +101,7 @@ def start(code, tmp_path):
 
 def assert_gone(processes, before):
     deadline = time.monotonic() + 5
-    gone, alive = psutil.wait_procs(processes, timeout=5)
+    _, alive = psutil.wait_procs(processes, timeout=5)
     alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     assert not alive, f"alive {time.monotonic() - deadline + 5:.1f} s after the end of the user's process"
     assert set(os.listdir("/dev/shm")) <= before
@@ -140,7 +142,10 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
         script("os._exit(0)"),
         script("raise RuntimeError('on purpose')"),
         script("sys.exit(3)"),
-        script().replace("async with sampler:", "await sampler.async_initialize(); await sampler.initialize()\n    if True:"),
+        script().replace(
+            "async with sampler:",
+            "await sampler.async_initialize(); await sampler.initialize()\n    if True:",
+        ),
     ],
     ids=["exit", "raise", "sys-exit", "forgotten"],
 )

@@ -47,7 +47,7 @@ def test_spaces_without_a_fixed_shape_are_refused_in_a_sentence(space):
 
 @pytest.mark.parametrize(("T", "B"), [(0, 1), (1, 0), (2.5, 1), (True, 1), (1, "4")])
 def test_a_batch_has_whole_dimensions_of_at_least_one(T, B):
-    with pytest.raises(ConfigError, match="batch_[TB] must be an integer of at least 1, got"):
+    with pytest.raises(ConfigError, match=r"batch_[TB] must be an integer of at least 1, got"):
         BatchSpec(T=T, B=B)
 
 
@@ -60,7 +60,11 @@ def test_seeds_differ_by_stream_and_environment_and_nothing_else():
 @pytest.mark.parametrize(
     ("spec", "value", "words"),
     [
-        (ArraySpec((2,), np.dtype("f4")), np.zeros((2, 1), "f4"), r"expected float32\[2\], got float32\[2, 1\]"),
+        (
+            ArraySpec((2,), np.dtype("f4")),
+            np.zeros((2, 1), "f4"),
+            r"expected float32\[2\], got float32\[2, 1\]",
+        ),
         (ArraySpec((2,), np.dtype("f4")), np.zeros(1, "f4"), "expected"),
         (ArraySpec((2,), np.dtype("f4")), 1.0, "expected"),
         (ArraySpec((2,), np.dtype("u1")), np.zeros(2), r"expected uint8\[2\], got float64\[2\]"),

@@ -73,13 +73,15 @@ class NestedEnv(CountingEnv):
             room=spaces.Discrete(100, start=-10),
         )
         self.action_space = spaces.Dict(
-            arm=spaces.Box(-1, 1, (2,), np.float32), gear=spaces.Discrete(3), grip=spaces.MultiDiscrete([2, 3])
+            arm=spaces.Box(-1, 1, (2,), np.float32),
+            gear=spaces.Discrete(3),
+            grip=spaces.MultiDiscrete([2, 3]),
         )
 
     def step(self, action):
-        assert self.action_space.contains(
-            {**action, "gear": np.int64(action["gear"])}
-        ), f"not an action of the space: {action}"
+        assert self.action_space.contains({**action, "gear": np.int64(action["gear"])}), (
+            f"not an action of the space: {action}"
+        )
         return super().step(float(action["arm"].sum()))
 
     def _observe(self):
@@ -145,7 +147,9 @@ class LookingAgent(Agent):
 
     def _look(self, inputs):
         observation = inputs.observation["pose"][0] if self.nested else inputs.observation
-        previous = inputs.prev_action["arm"][:, 0] if self.nested else inputs.prev_action.reshape(len(observation), -1)[:, 0]
+        previous = (
+            inputs.prev_action["arm"][:, 0] if self.nested else inputs.prev_action.reshape(len(observation), -1)[:, 0]
+        )
         return observation.double().sum(-1) + previous.double() + inputs.prev_reward.double()
 
     def step(self, inputs, state):
@@ -174,7 +178,10 @@ class AgeAgent(LookingAgent):
     recurrent = True
 
     def initial_state(self, batch_size):
-        return {"age": torch.zeros(batch_size), "memory": (torch.full((batch_size, 2), 0.5, dtype=torch.float64),)}
+        return {
+            "age": torch.zeros(batch_size),
+            "memory": (torch.full((batch_size, 2), 0.5, dtype=torch.float64),),
+        }
 
     def step(self, inputs, state):
         step = super().step(inputs, state)

@@ -82,7 +82,9 @@ class Agent:
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
         """Estimate the values ``[B]`` of the states that `inputs` show; needed for ``bootstrap_value=True``."""
-        raise NotImplementedError(f"{type(self).__name__} has no value(inputs, state), which bootstrap_value=True needs")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no value(inputs, state), which bootstrap_value=True needs"
+        )
 
     def initial_state(self, batch_size: int) -> Tree:
         """The recurrent state ``[batch_size, ...]`` at the start of an episode, None if the agent is not recurrent."""

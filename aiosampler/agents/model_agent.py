@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 from torch import nn
 
 from aiosampler.agents.base import Agent, AgentInputs
 from aiosampler.errors import ConfigError
-from aiosampler.specs.arrays import Spaces
-from aiosampler.specs.trees import Tree
+
+if TYPE_CHECKING:
+    from aiosampler.specs.arrays import Spaces
+    from aiosampler.specs.trees import Tree
 
 ModelFn = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 

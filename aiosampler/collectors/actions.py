@@ -33,7 +33,7 @@ def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
     so pass in what nobody writes to again: an environment may keep its action.
     """
     if isinstance(space, spaces.Discrete):
-        return lambda action: action.tolist()  # type: ignore[no-any-return] # of an array of integers
+        return lambda action: action.tolist()
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return _split_tree
     return list

@@ -17,9 +17,8 @@ finish                                                      done; blanks of envi
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 
 from aiosampler.collectors.actions import ActionSource
@@ -31,6 +30,9 @@ from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, seed_sequence
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 _PER_ENVIRONMENT = ("initial_state", "bootstrap_value", "final_count", "final_t", "final_observation")
 

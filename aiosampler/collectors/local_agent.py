@@ -128,9 +128,7 @@ class LocalAgent:
             if slots[0]["bootstrap_value"] is None
             else Recorder("value", [slot["bootstrap_value"] for slot in slots])
         )
-        self._prev_action = [
-            list(zip(*map(list, tree_leaves(slot["prev_action"])), strict=True)) for slot in slots
-        ]
+        self._prev_action = [list(zip(*map(list, tree_leaves(slot["prev_action"])), strict=True)) for slot in slots]
         self._inputs = [agent_inputs(slot) for slot in slots]
         self._initial = agent.initial_state(slots[0]["reward"].shape[1])
         self._state = tree_map(torch.clone, self._initial)

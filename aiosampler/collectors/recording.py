@@ -45,9 +45,7 @@ class LeafWriter:
     def _castable(self, value: np.ndarray[Any, Any]) -> bool:
         return np.can_cast(value.dtype, self.dtype, "same_kind") or (
             # Python integers arrive as int64; an unsigned space takes them where they fit
-            value.dtype.kind in "iu"
-            and self.dtype.kind in "iu"
-            and bool((value == value.astype(self.dtype)).all())
+            value.dtype.kind in "iu" and self.dtype.kind in "iu" and bool((value == value.astype(self.dtype)).all())
         )
 
 

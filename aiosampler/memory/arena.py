@@ -76,9 +76,8 @@ def available_memory() -> int | None:
     """Bytes that can be had without swapping, the container's limit heeded; None where it cannot be told."""
     available: list[int] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                available.append(int(line.split()[1]) * 1024)
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available.extend(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     with contextlib.suppress(OSError, ValueError):  # "max" means no limit
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         available.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))

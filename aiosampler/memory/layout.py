@@ -1,6 +1,5 @@
 """Where each array lies in the arena: a pure function of the specs, so that every process finds the same views."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +55,7 @@ def plan(dense: Tree, sparse: Tree) -> Layout:
         end += -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
         return placed
 
-    put: Callable[[Tree], Tree] = lambda specs: tree_map(place, specs)  # noqa: E731 - two calls, one counter
-    arrays = {"dense": put(dense)}
+    arrays = {"dense": tree_map(place, dense)}
     end = dense_bytes = -(-end // PAGE) * PAGE
-    arrays["sparse"] = put(sparse)
+    arrays["sparse"] = tree_map(place, sparse)
     return Layout(arrays, dense_bytes, max(end, PAGE))

@@ -36,6 +36,4 @@ def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, n_workers: i
 def slot_arrays(arrays: Tree) -> list[dict[str, Any]]:
     """The arrays of each slot, final observations among them."""
     finals = arrays["sparse"]["final_observation"]
-    return [
-        {**slot, "final_observation": final} for slot, final in zip(arrays["dense"]["slots"], finals, strict=True)
-    ]
+    return [{**slot, "final_observation": final} for slot, final in zip(arrays["dense"]["slots"], finals, strict=True)]

@@ -118,5 +118,5 @@ class Channel:
 
 
 def _frame(message: Any) -> bytes:
-    body = cloudpickle.dumps(message)
+    body: bytes = cloudpickle.dumps(message)
     return len(body).to_bytes(_HEADER, "little") + body

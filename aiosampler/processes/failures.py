@@ -37,7 +37,9 @@ def describe(exc: Exception, process: str, rank: int | None = None, *, starting:
             error = AgentError(f"{exc} (in the {process} process)", process=process, rank=rank)
         case _:
             cause = exc
-            error = WorkerError(f"the {process} process failed: {type(exc).__name__}: {exc}", process=process, rank=rank)
+            error = WorkerError(
+                f"the {process} process failed: {type(exc).__name__}: {exc}", process=process, rank=rank
+            )
     text = "".join(traceback.format_exception(cause))
     error.add_note(f"Traceback in the {process} process:\n{text}")
     return error

@@ -57,7 +57,7 @@ class LocalRunner:
         phase: Told what is being done.
     """
 
-    def __init__(  # noqa: PLR0913 - what the process knows when it starts
+    def __init__(
         self,
         *,
         cargo: Cargo,
@@ -86,7 +86,10 @@ class LocalRunner:
         job, share = self._job, self._share
         with torch.inference_mode():
             call_agent(
-                "collector_initialize()", self._agent.collector_initialize, job.batch.B, list(share.environments)
+                "collector_initialize()",
+                self._agent.collector_initialize,
+                job.batch.B,
+                list(share.environments),
             )
             self._collector = self._make_collector(
                 share.environments,
@@ -129,9 +132,7 @@ class LocalRunner:
             done = 0
             while done < self._job.eval_steps_each and not self._evaluator.idle:
                 T = min(self._eval_rows, self._job.eval_steps_each - done)
-                finished += [
-                    episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)
-                ]
+                finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
                 done += T
         return finished
 

@@ -120,7 +120,13 @@ def _try_environment(env: gym.Env[Any, Any], job: Job, observation_specs: Tree) 
         if leaf.dtype.kind not in "biuf":
             raise ConfigError(f"env_info_keys: info{path} is {leaf!r}, which is no number and no array of numbers")
     observation = tree_map(lambda array: array[0, 0].copy(), arrays)
-    return observation, action, reward, (terminated, truncated), {key: found[key] for key in job.env_info_keys}
+    return (
+        observation,
+        action,
+        reward,
+        (terminated, truncated),
+        {key: found[key] for key in job.env_info_keys},
+    )
 
 
 def _try_agent(agent: Agent, job: Job, observation: Tree, action_specs: Tree) -> tuple[Tree, Tree, Tree]:
@@ -164,7 +170,7 @@ def _one(tree: Tree, what: str, B: int) -> Tree:
         if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
             shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
             raise AgentFault(
-                f"the agent returned {what}{path} that is no tensor with one row for each of {B} environments: {shape!r}"
+                f"the agent returned {what}{path} that has not one row for each of {B} environments: {shape!r}"
             )
     try:
         return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)

@@ -50,7 +50,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         initargs: Its arguments.
     """
 
-    def __init__(  # noqa: PLR0913 - the parameters of the class it replaces
+    def __init__(
         self,
         *,
         target: Callable[..., Coroutine[Any, Any, None]],
@@ -142,8 +142,15 @@ def _body(popen: Any, process_obj: process.BaseProcess) -> memoryview:
     return body.getbuffer()
 
 
+def _close_all(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 class _SpawnPopen(popen_spawn_posix.Popen):
     """Spawns an interpreter; without a resource tracker, since nothing that it would track is ever made."""
+
+    _fds: list[int]
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         body = _body(self, process_obj)
@@ -159,7 +166,7 @@ class _SpawnPopen(popen_spawn_posix.Popen):
             child_input, body_end = pipe()
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_input)
             self.pid = util.spawnv_passfds(
-                spawn.get_executable(), command, [*self._fds, child_input, child_sentinel]
+                os.fsencode(spawn.get_executable()), command, [*self._fds, child_input, child_sentinel]
             )
             self.sentinel = sentinel
             with open(body_end, "wb", closefd=False) as stream:
@@ -168,16 +175,18 @@ class _SpawnPopen(popen_spawn_posix.Popen):
         os.close(child_input)
         os.close(child_sentinel)
         # The child takes the end of its input for the end of this process, so it stays open until then.
-        self.finalizer = util.Finalize(self, util.close_fds, (sentinel, body_end))
+        self.finalizer = util.Finalize(self, _close_all, (sentinel, body_end))
 
 
 class _ForkServerPopen(popen_forkserver.Popen):
     """Has a server of our own fork; the one of multiprocessing may be asked to import ``__main__``."""
 
+    _fds: list[int]
+
     def _launch(self, process_obj: process.BaseProcess) -> None:
         body = _body(self, process_obj)
         self.sentinel, body_end = _fork_server().connect_to_new_process(self._fds)
-        self.finalizer = util.Finalize(self, util.close_fds, (os.dup(body_end), self.sentinel))
+        self.finalizer = util.Finalize(self, _close_all, (os.dup(body_end), self.sentinel))
         with open(body_end, "wb") as stream:
             stream.write(body)
         self.pid = forkserver.read_signed(self.sentinel)

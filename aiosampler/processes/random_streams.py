@@ -39,7 +39,7 @@ class RandomStreams:
 def seed_generators(seed: int) -> None:
     """Seed the global generators of this process."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - environments and agents may use the global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 

@@ -1,4 +1,4 @@
-"""A process of the sampler as its parent holds it: the process, its control channel, and what it was last seen doing."""
+"""A process of the sampler as its parent holds it: the process, its control channel, what it was last seen doing."""
 
 import asyncio
 import contextlib

@@ -212,9 +212,7 @@ class AsyncSamplerMixin:
                 self._initialize_agent(probed)
                 parameters = parameter_specs(self.agent.model)
                 n_workers, n_readers = self._shares()
-                layout = plan_arena(
-                    self._config.batch, probed.specs, store_specs(parameters, n_readers), n_workers
-                )
+                layout = plan_arena(self._config.batch, probed.specs, store_specs(parameters, n_readers), n_workers)
                 arena.grow(layout.total_bytes, layout.dense_bytes)
                 arrays = layout.views(arena.map(layout.total_bytes))
             finally:

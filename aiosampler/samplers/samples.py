@@ -179,9 +179,7 @@ class Samples:
             values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
             return type(part)(
                 **{
-                    name: value.clone()
-                    if isinstance(value, FinalObservations)
-                    else tree_map(torch.clone, value)
+                    name: value.clone() if isinstance(value, FinalObservations) else tree_map(torch.clone, value)
                     for name, value in values.items()
                 }
             )
@@ -197,9 +195,7 @@ class Samples:
 
 def samples_view(arrays: dict[str, Tree]) -> Samples:
     """The samples of a slot, without the facts of any batch."""
-    tensors = {
-        key: tree_map(torch.from_numpy, value) for key, value in arrays.items() if not key.startswith("final_")
-    }
+    tensors = {key: tree_map(torch.from_numpy, value) for key, value in arrays.items() if not key.startswith("final_")}
     T = arrays["reward"].shape[0]
 
     def head(tree: Tree) -> Tree:

@@ -12,6 +12,7 @@ take       read the counter, set it to 0   read all bytes there are
 """
 
 import asyncio
+import contextlib
 import os
 import select
 from collections.abc import Callable
@@ -49,10 +50,8 @@ class Signal:
         if self._read == self._write:
             os.write(self._write, _POST)
         else:
-            try:
+            with contextlib.suppress(BlockingIOError):  # 64 KiB of posts are waiting: the reader will wake in any case
                 os.write(self._write, b"\0")
-            except BlockingIOError:  # 64 KiB of posts are waiting: the reader will wake in any case
-                pass
 
     def take(self) -> int:
         """The posts since the last time, 0 if there are none; never blocks."""

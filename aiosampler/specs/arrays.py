@@ -98,8 +98,8 @@ def _(space: spaces.Dict) -> Tree:
     return {key: space_specs(child) for key, child in space.spaces.items()}
 
 
-@space_specs.register
-def _(space: spaces.Tuple) -> Tree:
+@space_specs.register(spaces.Tuple)
+def _(space: Any) -> Tree:
     if not space.spaces:
         raise ConfigError("an empty Tuple space has nothing to record")
     return tuple(space_specs(child) for child in space.spaces)

@@ -47,7 +47,9 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.env_fn, str) and not callable(self.env_fn):
-            raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {self.env_fn!r}")
+            raise TypeError(
+                f"env_fn must be a Gymnasium id or a callable that makes an environment, got {self.env_fn!r}"
+            )
         BatchSpec(T=self.batch_T, B=self.batch_B)
         for name in ("env_kwargs", "eval_env_kwargs", "traj_info_kwargs"):
             _mapping(name, getattr(self, name))
@@ -97,7 +99,9 @@ class SamplerConfig:
                     raise ConfigError(f"{name}={getattr(self, name)!r} would be ignored: eval_n_envs is 0")
             return
         if self.eval_max_steps is None:
-            raise ConfigError(f"eval_n_envs={self.eval_n_envs} needs eval_max_steps, the most steps an evaluation takes")
+            raise ConfigError(
+                f"eval_n_envs={self.eval_n_envs} needs eval_max_steps, the most steps an evaluation takes"
+            )
         _integer("eval_max_steps", self.eval_max_steps, self.eval_n_envs)
         if self.eval_max_trajectories is not None:
             _integer("eval_max_trajectories", self.eval_max_trajectories, 1)
