@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aiosampler.affinity import Affinity, usable_cpus
+    from aiosampler.affinity import Affinity, make_affinity, usable_cpus
     from aiosampler.agents.base import Agent, AgentInputs, AgentStep
     from aiosampler.agents.categorical import CategoricalPgAgent
     from aiosampler.agents.dqn import DqnAgent
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         WorkerTimeout,
     )
     from aiosampler.samplers.base import AsyncSamplerMixin
+    from aiosampler.samplers.cpu import AsyncCpuSampler
+    from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
     from aiosampler.samplers.samples import AgentSamples, EnvSamples, FinalObservations, Samples, SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler
     from aiosampler.specs.arrays import Spaces
@@ -41,6 +43,8 @@ _MODULES = {
     "AgentSamples": "samplers.samples",
     "AgentStep": "agents.base",
     "ArenaError": "errors",
+    "AsyncCpuSampler": "samplers.cpu",
+    "AsyncParallelSamplerMixin": "samplers.parallel",
     "AsyncSamplerMixin": "samplers.base",
     "AsyncSerialSampler": "samplers.serial",
     "BatchSpec": "specs.batch",
@@ -63,6 +67,7 @@ _MODULES = {
     "WorkerError": "errors",
     "WorkerTimeout": "errors",
     "environment_seed": "specs.seeding",
+    "make_affinity": "affinity",
     "usable_cpus": "affinity",
 }
 
@@ -74,6 +79,8 @@ __all__ = [
     "AgentSamples",
     "AgentStep",
     "ArenaError",
+    "AsyncCpuSampler",
+    "AsyncParallelSamplerMixin",
     "AsyncSamplerMixin",
     "AsyncSerialSampler",
     "BatchSpec",
@@ -96,6 +103,7 @@ __all__ = [
     "WorkerError",
     "WorkerTimeout",
     "environment_seed",
+    "make_affinity",
     "usable_cpus",
 ]
 

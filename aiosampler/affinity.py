@@ -29,26 +29,72 @@ def usable_cpu_count() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affinity:
-    """Placement of a sampler's processes.
+    """Placement of a sampler's processes. `make_affinity` builds one for this machine.
 
     Attributes:
         cpus: CPUs of the sampler process; None leaves it those of the user's process.
+        workers: CPUs of each worker; None leaves them those of the sampler process.
         torch_threads: Threads that torch may use in the sampler process.
     """
 
     cpus: Sequence[int] | None = None
+    workers: Sequence[Sequence[int]] | None = None
     torch_threads: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.torch_threads, bool) or not isinstance(self.torch_threads, int) or self.torch_threads < 1:
             raise ConfigError(f"torch_threads must be an integer of at least 1, got {self.torch_threads!r}")
-        if self.cpus is None:
-            return
-        if not hasattr(os, "sched_setaffinity"):
-            raise ConfigError("affinity.cpus cannot be honoured: this system does not let a process choose its CPUs")
-        missing = sorted(set(self.cpus) - set(usable_cpus()))
-        if missing or not self.cpus:
-            raise ConfigError(
-                f"affinity.cpus must be some of the CPUs that this process may use, {list(usable_cpus())}, "
-                f"got {list(self.cpus)}"
-            )
+        if self.cpus is not None:
+            _check_cpus("affinity.cpus", self.cpus)
+        for rank, cpus in enumerate(self.workers or ()):
+            _check_cpus(f"affinity.workers[{rank}]", cpus)
+        if self.workers is not None and not self.workers:
+            raise ConfigError("affinity.workers must have a set of CPUs for each worker, got none")
+
+
+def make_affinity(
+    n_workers: int | None = None,
+    *,
+    n_gpus: int = 0,
+    alternating: bool = False,
+    cpus: Sequence[int] | None = None,
+    torch_threads: int = 1,
+) -> Affinity:
+    """Place workers one to a CPU, as far as there are CPUs.
+
+    With GPUs, each has an action server that wants a CPU of its own; it gets one where that leaves at least twice as
+    many for the workers. Alternating groups take turns, so each CPU gets one worker of each group.
+
+    Args:
+        n_workers: How many there will be; by default one for each CPU of the workers, or two if they alternate.
+        n_gpus: How many devices infer.
+        alternating: Whether the workers form two groups.
+        cpus: To use, by default all that this process may use.
+        torch_threads: Threads that torch may use in the sampler process.
+
+    Raises:
+        ConfigError: A count that is not possible, or CPUs that this process may not use.
+    """
+    usable = usable_cpus() if cpus is None else tuple(cpus)
+    _check_cpus("cpus", usable)
+    for name, count, least in (("n_workers", n_workers, 1), ("n_gpus", n_gpus, 0)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < least):
+            raise ConfigError(f"{name} must be an integer of at least {least}, got {count!r}")
+    servers = usable[:n_gpus] if len(usable) >= 3 * n_gpus else ()
+    stepping = usable[len(servers) :]
+    groups = 2 if alternating else 1
+    if n_workers is None:
+        n_workers = groups * len(stepping)
+    if n_workers % groups:
+        raise ConfigError(f"n_workers must be even for two groups, got {n_workers}")
+    each_group = [(stepping[i % len(stepping)],) for i in range(n_workers // groups)]
+    return Affinity(cpus=servers or None, workers=each_group * groups, torch_threads=torch_threads)
+
+
+def _check_cpus(name: str, cpus: Sequence[int]) -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        raise ConfigError(f"{name} cannot be honoured: this system does not let a process choose its CPUs")
+    if not cpus or set(cpus) - set(usable_cpus()):
+        raise ConfigError(
+            f"{name} must be some of the CPUs that this process may use, {list(usable_cpus())}, got {list(cpus)}"
+        )

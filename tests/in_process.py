@@ -6,9 +6,9 @@ import numpy as np
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.processes.arena_map import plan_arena, slot_arrays
-from aiosampler.processes.cargo import Cargo
-from aiosampler.processes.local import LocalRunner, Share
-from aiosampler.processes.messages import Job, Start
+from aiosampler.processes.cargo import Cargo, unpack
+from aiosampler.processes.local import LocalRunner
+from aiosampler.processes.messages import Job, Share, Start
 from aiosampler.processes.probe import probe
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
@@ -28,7 +28,6 @@ class InProcess:
         parameters = parameter_specs(agent.model)
         layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters, 1), 1)
         arrays = layout.views(bytearray(layout.total_bytes))
-        arrays["dense"]["parameters"]["reading"][:] = -1
         self.arrays, self.slots = arrays, slot_arrays(arrays)
         self.runner = LocalRunner(
             cargo=cargo,
@@ -51,11 +50,14 @@ class InProcess:
             samples_view(slot),
             slot,
             facts,
-            [episode.info for episode in sorted(finished, key=lambda e: e[:2])],
+            self._infos(sorted(finished, key=lambda e: e[:2])),
         )
 
     def evaluate(self):
-        return [episode.info for episode in self.runner.evaluate(self.itr)]
+        return self._infos(self.runner.evaluate(self.itr))
+
+    def _infos(self, finished):
+        return [unpack(episode.info, self.config.traj_info_cls) for episode in finished]
 
     def close(self):
         self.runner.close()

@@ -2,7 +2,6 @@ import multiprocessing
 import os
 import signal
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,7 +110,7 @@ def test_a_reader_never_sees_half_a_version_while_another_process_publishes_and_
         assert started.wait(30)
         reader = ParameterStore(views, parameter_specs(net), reader=0)
         reader.bind(bound)
-        for _ in range(1000):
+        for _ in range(300):
             last = reader.adopt()
             seen.add(last)
             values = {float(tensor.min()) for tensor in bound.state_dict().values()}
@@ -131,9 +130,11 @@ def test_a_reader_that_died_while_it_copied_does_not_stop_the_writer(arena, died
     writer = ParameterStore(views, parameter_specs(net))
     for version in range(died_reading + 1):
         writer.publish(net, version=version)
-    views["reading"][0] = views["latest"][0]
+    views["reading"][0] = 1 + views["latest"][0]
     for version in range(10, 20):
         net.fill(version)
         writer.publish(net, version=version)
     assert ParameterStore(views, parameter_specs(net), reader=0).adopt() == 19
-    assert np.frombuffer(views["adopted"][:4].tobytes(), np.float32)[0] == 19
+    bound = Net()
+    ParameterStore(views, parameter_specs(net), reader=0).bind(bound)
+    assert (bound.layers[0].weight == 19).all()

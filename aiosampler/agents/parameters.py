@@ -8,7 +8,7 @@ others able to go on: a half-written buffer never becomes the latest, and a read
 field              writer    meaning
 =================  ========  ===================================================================
 latest             user      index of the newest complete buffer
-reading[r]         reader r  index of the buffer that reader r is copying from, -1 for none
+reading[r]         reader r  1 + index of the buffer that reader r is copying from, 0 for none
 begun[i]           user      number of writes to buffer i that have begun
 ended[i]           user      number of writes to buffer i that are complete
 version[i]         user      policy version in buffer i
@@ -102,9 +102,6 @@ class ParameterStore:
         self._adopted: Any = arrays["adopted"]
         self._tensors = [self._views(buffer) for buffer in arrays["buffers"]]
         self._barrier = threading.Lock()
-        if reader is None:
-            for index in range(len(self._reading)):
-                self._reading[index] = -1
 
     def publish(self, module: nn.Module | None, version: int | None = None) -> int:
         """Copy the parameters and buffers of `module` and make them the latest version.
@@ -122,7 +119,7 @@ class ParameterStore:
         sources = self._checked(module)
         if version is None:
             version = self._version[self._latest[0]] + 1
-        taken = {self._latest[0], *self._reading}
+        taken = {self._latest[0], *(named - 1 for named in self._reading)}
         index = next(i for i in range(len(self._tensors)) if i not in taken)
         self._begun[index] += 1
         self._fence()
@@ -142,7 +139,7 @@ class ParameterStore:
         assert self._reader is not None, "the publishing process adopts nothing"
         while True:
             index = self._latest[0]
-            self._reading[self._reader] = index
+            self._reading[self._reader] = 1 + index
             self._fence()  # or the writer could take the buffer, not yet having seen the name
             complete = self._ended[index]
             if self._latest[0] != index or self._begun[index] != complete:
@@ -151,7 +148,7 @@ class ParameterStore:
             np.copyto(self._adopted, self._buffers[index])
             self._fence()
             if self._begun[index] == complete:
-                self._reading[self._reader] = -1
+                self._reading[self._reader] = 0
                 return version
 
     def bind(self, module: nn.Module) -> None:

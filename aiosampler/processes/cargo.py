@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.collectors.environments import blame, make_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import gymnasium as gym
 
     from aiosampler.agents.base import Agent
@@ -43,10 +46,9 @@ class Cargo:
                 kwargs = self.load("env_kwargs") or {}
             return make_environment(self.load("env_fn"), dict(kwargs))
 
-    def traj_info_factory(self) -> Any:
+    def traj_info_factory(self, kind: type[TrajInfo]) -> Callable[[], TrajInfo]:
         """A function that makes the trajectory info of a new episode."""
-        cls, kwargs = self.load("traj_info_cls"), dict(self.load("traj_info_kwargs") or {})
-        return lambda: cls(**kwargs)
+        return functools.partial(kind, **(self.load("traj_info_kwargs") or {}))
 
 
 def pack(info: TrajInfo, kind: type[TrajInfo]) -> Any:

@@ -19,6 +19,25 @@ _THREAD_VARIABLES = (
 )
 GRACE_S = 2.0  # for a process whose parent is gone
 
+#: Descriptors of this process's ends of control channels. A forked child gets copies of them and must close them: as
+#: long as it holds one, the process at the other end would not notice that this one is gone.
+_own_ends: set[int] = set()
+
+
+def keep_from_forks(descriptor: int) -> None:
+    """Have forked children close `descriptor`."""
+    _own_ends.add(descriptor)
+
+
+def forget(descriptor: int) -> None:
+    """`descriptor` is closed."""
+    _own_ends.discard(descriptor)
+
+
+def kept_from_forks() -> tuple[int, ...]:
+    """What a forked child must close."""
+    return tuple(_own_ends)
+
 
 def isolate(threads: int, foreign: tuple[int, ...]) -> None:
     """Set up this process before its event loop starts.
@@ -34,6 +53,7 @@ def isolate(threads: int, foreign: tuple[int, ...]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for descriptor in foreign:
         os.close(descriptor)
+    _own_ends.clear()
 
 
 def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from aiosampler.collectors.environments import blame
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
 from aiosampler.processes.arena_map import ABORT, ABORT_EVALUATION, slot_arrays
+from aiosampler.processes.cargo import Cargo, pack
 from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
 from aiosampler.specs.batch import BatchSpec, slot_specs, sparse_specs
@@ -25,23 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.collectors.collector import FinishedEpisode
-    from aiosampler.processes.cargo import Cargo
-    from aiosampler.processes.messages import Probed, Start
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Which environments a process has.
-
-    Attributes:
-        rank: Of the process among those that act.
-        environments: Global indices.
-        evaluation: Global indices of the evaluation environments.
-    """
-
-    rank: int
-    environments: range
-    evaluation: range
+    from aiosampler.processes.messages import Probed, Share, Start
 
 
 class LocalRunner:
@@ -80,6 +64,8 @@ class LocalRunner:
         self._random = RandomStreams(self._job.seed, share.rank)
         self.policy_version = 0
         self._quota = Quota(None)
+        self._kind = cargo.load("traj_info_cls")
+        self._traj_info = cargo.traj_info_factory(self._kind)
 
     def start(self) -> None:
         """Build all environments and reset them."""
@@ -117,13 +103,13 @@ class LocalRunner:
         self.policy_version = call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
 
     def collect(self, itr: int, slot: int) -> list[FinishedEpisode]:
-        """Fill this share of a slot."""
+        """Fill this share of a slot; return the episodes that ended, their infos packed."""
         with torch.inference_mode():
             call_agent("sample_mode()", self._agent.sample_mode, itr)
-            return self._collector.collect(slot, self._job.batch.T)
+            return self._pack(self._collector.collect(slot, self._job.batch.T))
 
     def evaluate(self, itr: int) -> list[FinishedEpisode]:
-        """Run new episodes until every quota is met, or the steps are used up."""
+        """Run new episodes until every quota is met, or the steps are used up; return them, their infos packed."""
         finished: list[FinishedEpisode] = []
         with torch.inference_mode(), self._random.evaluation():
             call_agent("eval_mode()", self._agent.eval_mode, itr)
@@ -134,11 +120,14 @@ class LocalRunner:
                 T = min(self._eval_rows, self._job.eval_steps_each - done)
                 finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
                 done += T
-        return finished
+        return self._pack(finished)
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""
         self._closing.close()
+
+    def _pack(self, finished: list[FinishedEpisode]) -> list[FinishedEpisode]:
+        return [episode._replace(info=pack(episode.info, self._kind)) for episode in finished]
 
     def _make_collector(
         self, environments: range, slots: list[dict[str, Any]], rule: Any, *, evaluation: bool
@@ -161,7 +150,7 @@ class LocalRunner:
             specs=self._start.specs,
             actions=LocalAgent(self._agent, self._probed.spaces.action, ours),
             rule=rule,
-            traj_info=self._cargo.traj_info_factory(),
+            traj_info=self._traj_info,
             cells=dense["progress"][self._share.rank],
             abort=dense["control"][abort : abort + 1],
             evaluation=evaluation,

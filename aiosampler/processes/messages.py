@@ -1,5 +1,6 @@
-"""The messages between the user's process and the sampler process."""
+"""The messages between the user's process and the sampler process, and between that and its workers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,25 @@ class Job:
     eval_steps_each: int
     eval_max_trajectories: int | None
     overlap: bool
+    n_workers: int
+    start_method: str
+    step_timeout: float | None
+    start_timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which environments a process has.
+
+    Attributes:
+        rank: Of the process among those that act.
+        environments: Global indices.
+        evaluation: Global indices of the evaluation environments.
+    """
+
+    rank: int
+    environments: range
+    evaluation: range
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,17 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """To a worker: map the arena, build a share of the environments, reset; answered by `Started`."""
+
+    job: Job
+    probed: Probed
+    start: Start
+    share: Share
+    cpus: Sequence[int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Ready to collect."""
 
@@ -72,6 +103,13 @@ class Collect:
 
     itr: int
     slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """From a worker: its columns of a slot are full, or its evaluation has ended."""
+
+    episodes: list[Any]  # of FinishedEpisode, their infos packed
 
 
 @dataclass(frozen=True, slots=True)

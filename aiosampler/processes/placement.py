@@ -1,14 +1,13 @@
 """Putting a process of ours on its CPUs, and torch in it on its threads."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 
-from aiosampler.affinity import Affinity
 
-
-def place(affinity: Affinity | None) -> None:
-    """Apply an affinity to this process; None means one thread on the CPUs that the process has."""
-    torch.set_num_threads(1 if affinity is None else affinity.torch_threads)
-    if affinity is not None and affinity.cpus is not None:
-        os.sched_setaffinity(0, affinity.cpus)
+def place(cpus: Sequence[int] | None, torch_threads: int) -> None:
+    """Put this process on `cpus`, None for those that it has, and give torch its threads."""
+    torch.set_num_threads(torch_threads)
+    if cpus is not None:
+        os.sched_setaffinity(0, cpus)

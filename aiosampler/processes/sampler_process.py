@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiosampler.processes import messages
-from aiosampler.processes.channel import Channel, ChannelClosed
-from aiosampler.processes.child import end_with_parent
+from aiosampler.processes.service import Line, run_service
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """What one kind of sampler does inside the sampler process."""
+    """What one kind of sampler does inside the sampler process.
+
+    A module with a class `Engine` is named by `Probe.engine`; see `serial_engine` for its arguments.
+    """
 
     async def start(self) -> None:
         """Start workers, build environments, reset them."""
@@ -50,86 +51,65 @@ async def sampler_main(sock: socket.socket, arena: Arena) -> None:
         sock: This end of the control channel.
         arena: The shared memory, which has no size yet.
     """
-    os.set_inheritable(sock.fileno(), False)
-    channel = Channel(sock)
-    server = _Server(channel, arena)
-    end_with_parent(sock, server.abort)
-    with contextlib.suppress(ChannelClosed):
-        await server.run()
-    channel.close()
+    await run_service(sock, "sampler", None, _Sampler(arena))
 
 
-class _Server:
-    def __init__(self, channel: Channel, arena: Arena) -> None:
-        self._channel, self._arena = channel, arena
+class _Sampler:
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
         self._control: Any = None
         self._engine: Engine | None = None
+        self.starting = True
 
     def abort(self) -> None:
-        """End what is being collected at its next step; called from any thread."""
         if self._control is not None:
             self._control[:] = 1
 
-    async def run(self) -> None:
-        """Serve until told to close, or until something fails."""
-        self._phase("importing torch and the packages of env_fn and agent")
-        from aiosampler.processes.failures import describe
+    async def run(self, line: Line) -> None:
+        if await self._start(line):
+            self.starting = False
+            await self._serve(line)
 
-        failure: Exception | None = None
-        starting = True
-        try:
-            await self._start()
-            starting = False
-            await self._serve()
-        except ChannelClosed:
-            pass  # the user's process is gone
-        except Exception as exc:
-            failure = exc
-        try:
-            if self._engine is not None:
-                await self._engine.aclose()
-        except Exception as exc:
-            failure = failure or exc
-        if failure is not None:
-            self._channel.send_now(messages.Failure(describe(failure, "sampler", starting=starting)))
+    async def aclose(self) -> None:
+        if self._engine is not None:
+            await self._engine.aclose()
+        self._arena.close()
 
-    async def _start(self) -> None:
+    async def _start(self, line: Line) -> bool:
         from aiosampler.processes.cargo import Cargo
         from aiosampler.processes.placement import place
         from aiosampler.processes.probe import probe
 
-        request = await self._receive()
+        request = await line.receive()
         if request is None:
-            return
-        job = request.job
-        cargo = Cargo(job)
-        place(None)
-        probed = probe(cargo, self._phase)
-        self._channel.send_now(probed)
-        start = await self._receive()
+            return False
+        cargo = Cargo(request.job)
+        place(None, 1)
+        probed = probe(cargo, line.phase)
+        line.send(probed)
+        start = await line.receive()
         if start is None:
-            return
-        self._phase("mapping the shared memory")
-        place(start.affinity)
+            return False
+        line.phase("mapping the shared memory")
+        place(start.affinity.cpus, start.affinity.torch_threads)
         arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
-        self._arena.close()
         self._control = arrays["dense"]["control"]
-        self._kind = cargo.load("traj_info_cls")
-        self._overlap, self._steps = job.overlap, job.batch.T * job.batch.B
+        self._overlap, self._steps = cargo.job.overlap, cargo.job.batch.T * cargo.job.batch.B
         self._engine = engine = importlib.import_module(request.engine).Engine(
-            cargo=cargo, probed=probed, start=start, arrays=arrays, phase=self._phase
+            cargo=cargo, probed=probed, start=start, arena=self._arena, arrays=arrays, phase=line.phase
         )
         await engine.start()
-        self._channel.send_now(messages.Started())
+        line.send(messages.Started())
+        return True
 
-    async def _serve(self) -> None:
+    async def _serve(self, line: Line) -> None:
         from aiosampler.collectors.collector import Aborted
-        from aiosampler.processes.cargo import pack
 
         ahead: messages.Batch | None = None
         engine = self._engine
-        while engine is not None:
-            request = await self._receive()
+        assert engine is not None
+        while True:
+            request = await line.receive()
             # What was aborted is not wanted: the request to close is on its way, or the caller of an evaluation left.
             match request:
                 case messages.Collect(itr, slot):
@@ -137,36 +117,25 @@ class _Server:
                         batch = ahead or await self._collect(engine.adopt(), itr, slot)
                         ahead = None
                         version = engine.adopt() if self._overlap else 0
-                        self._channel.send_now(batch)
+                        line.send(batch)
                         if self._overlap:
                             ahead = await self._collect(version, itr + 1, 1 - slot)
                 case messages.Evaluate(itr):
-                    infos = []
+                    infos: list[Any] = []
                     with contextlib.suppress(Aborted):
                         engine.adopt()
-                        finished = await engine.evaluate(itr)
-                        infos = [pack(episode.info, self._kind) for episode in sorted(finished, key=_place)]
-                    self._channel.send_now(messages.Evaluated(infos))
+                        infos = _infos(await engine.evaluate(itr))
+                    line.send(messages.Evaluated(infos))
                 case _:
                     return
 
     async def _collect(self, version: int, itr: int, slot: int) -> messages.Batch:
-        from aiosampler.processes.cargo import pack
-
         assert self._engine is not None
         began = time.perf_counter()
         finished = await self._engine.collect(itr, slot)
-        infos = [pack(episode.info, self._kind) for episode in sorted(finished, key=_place)]
-        return messages.Batch(itr, slot, version, infos, self._steps, time.perf_counter() - began)
-
-    async def _receive(self) -> Any:
-        """The next request; None to close."""
-        request = await self._channel.receive()
-        return None if isinstance(request, messages.Close) else request
-
-    def _phase(self, name: str) -> None:
-        self._channel.send_now(messages.Phase(name))
+        return messages.Batch(itr, slot, version, _infos(finished), self._steps, time.perf_counter() - began)
 
 
-def _place(episode: FinishedEpisode) -> tuple[int, int]:
-    return episode.t, episode.b
+def _infos(finished: list[FinishedEpisode]) -> list[Any]:
+    """The packed infos in the order in which their episodes ended."""
+    return [episode.info for episode in sorted(finished, key=lambda episode: episode[:2])]

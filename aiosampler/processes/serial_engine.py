@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiosampler.processes.local import LocalRunner, Share
+from aiosampler.processes.local import LocalRunner
+from aiosampler.processes.messages import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.memory.arena import Arena
     from aiosampler.processes.cargo import Cargo
     from aiosampler.processes.messages import Probed, Start
     from aiosampler.specs.trees import Tree
@@ -19,8 +21,9 @@ class Engine:
     """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do."""
 
     def __init__(
-        self, *, cargo: Cargo, probed: Probed, start: Start, arrays: Tree, phase: Callable[[str], None]
+        self, *, cargo: Cargo, probed: Probed, start: Start, arena: Arena, arrays: Tree, phase: Callable[[str], None]
     ) -> None:
+        arena.close()  # there are no workers to pass it on to
         job = cargo.job
         share = Share(0, range(job.batch.B), range(job.eval_n_envs))
         self._runner = LocalRunner(

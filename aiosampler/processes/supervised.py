@@ -11,13 +11,9 @@ from typing import Any
 from aiosampler.collectors.progress import NOWHERE, Place
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.processes.channel import Channel, ChannelClosed
-from aiosampler.processes.child import isolate
+from aiosampler.processes.child import forget, isolate, keep_from_forks, kept_from_forks
 from aiosampler.processes.messages import Failure, Phase
 from aiosampler.processes.process import Process
-
-#: Descriptors of the parent's ends of all control channels of this process. A forked child gets copies of them and
-#: must close them: as long as it holds one, the process at the other end would not notice that its parent is gone.
-_parent_ends: set[int] = set()
 
 
 class Supervised:
@@ -28,6 +24,7 @@ class Supervised:
         args: Further arguments.
         name: Of the process.
         start_method: See `Process`.
+        rank: Of the worker.
         threads: How many threads numerical libraries may start in it.
     """
 
@@ -38,14 +35,15 @@ class Supervised:
         *,
         name: str,
         start_method: str,
+        rank: int | None = None,
         threads: int = 1,
     ) -> None:
-        self.name, self.phase = name, "starting the interpreter"
+        self.name, self.rank, self.phase = name, rank, "starting the interpreter"
         self._stopping = False
         self._socket, child_end = socket.socketpair()
         self._descriptor = self._socket.fileno()
-        _parent_ends.add(self._descriptor)
-        foreign = tuple(_parent_ends) if start_method == "fork" else ()
+        keep_from_forks(self._descriptor)
+        foreign = kept_from_forks() if start_method == "fork" else ()
         self._process = Process(
             target=target,
             args=(child_end, *args),
@@ -142,7 +140,7 @@ class Supervised:
 
     def _close_socket(self) -> None:
         self._channel.close()
-        _parent_ends.discard(self._descriptor)
+        forget(self._descriptor)
 
     async def _watch(self) -> None:
         """End the channel when the process has ended, should somebody else hold its end of the socket."""
@@ -154,6 +152,7 @@ class Supervised:
         return WorkerTimeout(
             f"the {self.name} process {what}",
             process=self.name,
+            rank=self.rank,
             env_index=place and place.env_index,
             evaluation=place is not None and place.evaluation,
         )
@@ -166,6 +165,7 @@ class Supervised:
         error = WorkerDied(
             f"the {self.name} process ended unexpectedly by {exit_reason(exitcode)}, {doing}",
             process=self.name,
+            rank=self.rank,
             env_index=place and place.env_index,
             evaluation=place is not None and place.evaluation,
         )

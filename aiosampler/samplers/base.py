@@ -102,6 +102,8 @@ class AsyncSamplerMixin:
 
     #: Module of the engine that runs in the sampler process.
     _engine: str
+    #: Seconds that the sampler process is given to report which of its processes is late.
+    _start_margin = 0.0
 
     def __init__(  # noqa: PLR0913 - the public signature of all samplers
         self,
@@ -183,6 +185,14 @@ class AsyncSamplerMixin:
         """
         raise NotImplementedError
 
+    def _check_affinity(self, affinity: Affinity | None) -> None:
+        """Refuse an affinity that this kind of sampler cannot honour.
+
+        Raises:
+            ConfigError: It names what there is not.
+        """
+        raise NotImplementedError
+
     # Starting
 
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
@@ -244,7 +254,7 @@ class AsyncSamplerMixin:
         assert self._process is not None
         assert self._store is not None
         if affinity is not None:
-            self._check_placement(None, affinity, "cpu", 0)
+            self._check_affinity(affinity)
             self._start = messages.Start(self._start.layout, self._start.specs, self._start.parameters, affinity)
         self._state = _State.STARTING
         async with self._closed_on_failure():
@@ -453,8 +463,7 @@ class AsyncSamplerMixin:
         if process is None:
             raise SamplerClosed("the sampler was closed while this call was waiting")
         try:
-            timeout = self._config.step_timeout
-            return await process.receive(timeout, functools.partial(read_place, self._progress[0]))
+            return await self._receive_answer(process)
         except SamplerError:
             if self._closing is not None:
                 raise SamplerClosed("the sampler was closed while this call was waiting") from None
@@ -464,7 +473,14 @@ class AsyncSamplerMixin:
 
     async def _receive_start(self) -> Any:
         assert self._process is not None
-        return await self._process.receive(self._config.start_timeout)
+        timeout = self._config.start_timeout
+        message = await self._process.receive(timeout and timeout + self._start_margin)
+        self._process.phase = "ready"
+        return message
+
+    async def _receive_answer(self, process: Supervised) -> Any:
+        """Wait for an answer, and for what else this kind of sampler has to watch from here."""
+        return await process.receive(self._config.step_timeout, functools.partial(read_place, self._progress[0]))
 
     def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         expected = self._expected or (0, 0)
@@ -508,6 +524,10 @@ class AsyncSamplerMixin:
             eval_steps_each=config.eval_steps_each,
             eval_max_trajectories=config.eval_max_trajectories,
             overlap=config.overlap,
+            n_workers=self._shares()[0],
+            start_method=config.start_method,
+            step_timeout=config.step_timeout,
+            start_timeout=config.start_timeout,
         )
 
     def _initialize_agent(self, probed: messages.Probed) -> None:

@@ -32,5 +32,14 @@ class AsyncSerialSampler(AsyncSamplerMixin):
                     f"{name}={value!r} would be ignored by AsyncSerialSampler, which has no workers and keeps the "
                     "agent on the CPU; leave it out"
                 )
-        if affinity is not None and not isinstance(affinity, Affinity):
+        self._check_affinity(affinity)
+
+    def _check_affinity(self, affinity: Affinity | None) -> None:
+        if affinity is None:
+            return
+        if not isinstance(affinity, Affinity):
             raise TypeError(f"affinity must be an Affinity, got {affinity!r}")
+        if affinity.workers is not None:
+            raise ConfigError(
+                "affinity.workers would be ignored by AsyncSerialSampler, which has no workers; leave it out"
+            )

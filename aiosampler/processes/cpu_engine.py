@@ -1,0 +1,92 @@
+"""The engine of the CPU sampler: workers that step their share of the environments with an agent of their own.
+
+For each batch one message goes to each worker, and one comes back. The parameters are adopted here, between batches,
+into memory that the workers' models are views of: all of a batch is chosen by one version, which nobody copies.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.agents.parameters import ParameterStore
+from aiosampler.collectors.collector import Aborted
+from aiosampler.collectors.rules import split_evenly
+from aiosampler.processes.arena_map import ABORT
+from aiosampler.processes.messages import Collect, Evaluate, Share, Work
+from aiosampler.processes.worker_process import worker_main
+from aiosampler.processes.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.memory.arena import Arena
+    from aiosampler.processes.cargo import Cargo
+    from aiosampler.processes.messages import Probed, Start
+    from aiosampler.specs.trees import Tree
+
+
+def shares(B: int, eval_B: int, n_workers: int) -> list[Share]:
+    """Split the environments over the workers: contiguous, as evenly as possible, the remainder to the first."""
+
+    def ranges(total: int) -> list[range]:
+        return [range(*ends) for ends in pairwise(accumulate(split_evenly(total, n_workers), initial=0))]
+
+    return [Share(*share) for share in zip(range(n_workers), ranges(B), ranges(eval_B), strict=True)]
+
+
+class Engine:
+    """Has workers collect."""
+
+    def __init__(
+        self, *, cargo: Cargo, probed: Probed, start: Start, arena: Arena, arrays: Tree, phase: Callable[[str], None]
+    ) -> None:
+        self._job, self._arena, self._phase = cargo.job, arena, phase
+        self._probed, self._start = probed, start
+        self._control, self._progress = arrays["dense"]["control"], arrays["dense"]["progress"]
+        self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
+        self._shares = shares(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)
+        self._evaluators = [share.rank for share in self._shares if share.evaluation]
+        self._workers: Workers | None = None
+
+    async def start(self) -> None:
+        """Start the workers, all at once."""
+        job = self._job
+        self._phase(f"starting {job.n_workers} workers")
+        cpus = self._start.affinity.workers
+        self._workers = Workers(
+            worker_main, (self._arena,), n=job.n_workers, start_method=job.start_method, progress=self._progress
+        )
+        self._arena.close()
+        self._store.adopt()  # the workers' models are views of what is adopted
+        work = [Work(job, self._probed, self._start, share, cpus and cpus[share.rank]) for share in self._shares]
+        await self._workers.start(work, job.start_timeout)
+
+    def adopt(self) -> int:
+        """Take over the newest parameters, for all workers at once; they are idle now."""
+        return self._store.adopt()
+
+    async def collect(self, itr: int, slot: int) -> list[FinishedEpisode]:
+        """Have each worker fill its columns of a slot."""
+        finished = await self._ask(Collect(itr, slot))
+        if self._control[ABORT]:
+            raise Aborted
+        return finished
+
+    async def evaluate(self, itr: int) -> list[FinishedEpisode]:
+        """Have the workers that have evaluation environments run their quotas."""
+        return await self._ask(Evaluate(itr), self._evaluators)
+
+    async def aclose(self) -> None:
+        """Have the workers close their environments, and end them."""
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            self._control[:] = 1
+            for report in await workers.stop():
+                raise report
+
+    async def _ask(self, message: Any, ranks: list[int] | None = None) -> list[FinishedEpisode]:
+        assert self._workers is not None
+        answers = await self._workers.ask(message, self._job.step_timeout, ranks)
+        return list(chain.from_iterable(answer.episodes for answer in answers))

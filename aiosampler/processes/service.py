@@ -1,0 +1,91 @@
+"""The life of a process of a sampler: start, serve requests, close the environments, report what went wrong."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiosampler.processes.channel import Channel, ChannelClosed
+from aiosampler.processes.child import end_with_parent, keep_from_forks
+from aiosampler.processes.messages import Close, Failure, Phase
+
+if TYPE_CHECKING:
+    import socket
+
+
+class Line:
+    """The channel to the parent, as a service sees it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def receive(self) -> Any:
+        """The next request; None to close.
+
+        Raises:
+            ChannelClosed: The parent is gone.
+        """
+        request = await self._channel.receive()
+        return None if isinstance(request, Close) else request
+
+    def send(self, message: Any) -> None:
+        """Answer."""
+        self._channel.send_now(message)
+
+    def phase(self, name: str) -> None:
+        """Tell what is being done on the way to being ready."""
+        self._channel.send_now(Phase(name))
+
+
+class Service(Protocol):
+    """What one kind of process does."""
+
+    starting: bool
+    """Whether `env_fn` is still being tried out, so that its failures are about the argument."""
+
+    async def run(self, line: Line) -> None:
+        """Start, and serve until told to close."""
+
+    async def aclose(self) -> None:
+        """Close whatever was opened; called once, after `run`."""
+
+    def abort(self) -> None:
+        """End what is being collected at its next step; called from any thread."""
+
+
+async def run_service(sock: socket.socket, name: str, rank: int | None, service: Service) -> None:
+    """Run a service to its end.
+
+    Args:
+        sock: This end of the control channel.
+        name: Of the process.
+        rank: Of the worker.
+        service: What it does.
+    """
+    os.set_inheritable(sock.fileno(), False)
+    keep_from_forks(sock.fileno())
+    channel = Channel(sock)
+    end_with_parent(sock, service.abort)
+    line = Line(channel)
+    failure: Exception | None = None
+    try:
+        line.phase("importing torch and the packages of env_fn and agent")
+        await service.run(line)
+    except ChannelClosed:
+        pass  # the parent is gone
+    except Exception as exc:
+        failure = exc
+    starting = service.starting
+    try:
+        await service.aclose()
+    except Exception as exc:
+        failure = failure or exc
+    try:
+        if failure is not None:
+            from aiosampler.processes.failures import describe
+
+            channel.send_now(Failure(describe(failure, name, rank, starting=starting)))
+    except ChannelClosed:
+        pass
+    finally:
+        channel.close()

@@ -1,0 +1,94 @@
+"""The workers of a sampler, as the process that started them holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.progress import read_place
+from aiosampler.processes.messages import Close
+from aiosampler.processes.supervised import Supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from aiosampler.errors import SamplerError
+
+CLOSE_GRACE_S = 4.0  # for a worker to close its environments; less than the user's process grants the sampler process
+
+
+async def all_or_first_error(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Await all; when one raises, cancel the others and raise just that."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+class Workers:
+    """Starts worker processes and talks to them.
+
+    Args:
+        target: Coroutine function that runs in each; called with its channel, `args` and its rank.
+        args: Further arguments.
+        n: How many.
+        start_method: See `Process`.
+        progress: Progress cells of the workers.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., Coroutine[Any, Any, None]],
+        args: tuple[Any, ...],
+        *,
+        n: int,
+        start_method: str,
+        progress: Any,
+    ) -> None:
+        self._workers: list[Supervised] = []
+        self._places = [functools.partial(read_place, progress[rank]) for rank in range(n)]
+        for rank in range(n):
+            self._workers.append(
+                Supervised(target, (*args, rank), name=f"worker-{rank}", start_method=start_method, rank=rank)
+            )
+
+    async def start(self, work: Sequence[Any], timeout: float | None) -> None:
+        """Send each worker its work, and wait until all have answered.
+
+        Raises:
+            SamplerError: One failed, died, or is not ready in `timeout` seconds; the error names its phase.
+        """
+
+        async def start(worker: Supervised, message: Any) -> None:
+            await worker.send(message)
+            await worker.receive(timeout)
+            worker.phase = "waiting for work"
+
+        await all_or_first_error(map(start, self._workers, work))
+
+    async def ask(self, message: Any, timeout: float | None, ranks: Iterable[int] | None = None) -> list[Any]:
+        """Send `message` to the workers, and gather their answers.
+
+        Args:
+            message: What to send.
+            timeout: Seconds that a worker may stay at one place.
+            ranks: Whom to ask, all by default.
+
+        Raises:
+            SamplerError: The first failure.
+        """
+        asked = range(len(self._workers)) if ranks is None else ranks
+        for rank in asked:
+            await self._workers[rank].send(message)
+        return await all_or_first_error(self._workers[rank].receive(timeout, self._places[rank]) for rank in asked)
+
+    async def stop(self) -> list[SamplerError]:
+        """Close the workers' environments and end them, all at once; return what they had to report last."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            await worker.send(Close())
+        reports = await asyncio.gather(*(worker.stop(CLOSE_GRACE_S) for worker in workers))
+        return [report for report in reports if report is not None]

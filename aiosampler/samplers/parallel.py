@@ -1,0 +1,58 @@
+"""What the samplers with worker processes share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.affinity import Affinity, usable_cpu_count
+from aiosampler.errors import ConfigError
+from aiosampler.samplers.base import AsyncSamplerMixin
+
+if TYPE_CHECKING:
+    from aiosampler.processes.supervised import Supervised
+
+
+class AsyncParallelSamplerMixin(AsyncSamplerMixin):
+    """Splits the environments over worker processes.
+
+    Worker w has a contiguous share of the B environments, as even as possible, the remainder to the first workers; it
+    writes its columns of a batch in place. `n_workers` is by default the number of CPUs that this process may use (its
+    CPU mask and its container's quota), and no more than there are environments.
+    """
+
+    _start_margin = 3.0
+
+    def _check_placement(
+        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
+    ) -> None:
+        if max_worker_restarts != 0:
+            raise ConfigError(
+                f"max_worker_restarts={max_worker_restarts!r}: workers cannot be replaced yet; leave it out"
+            )
+        if affinity is not None and not isinstance(affinity, Affinity):
+            raise TypeError(f"affinity must be an Affinity, got {affinity!r}")
+        B = self._config.batch_B
+        if n_workers is None:
+            placed = None if affinity is None else affinity.workers
+            self._n_workers = len(placed) if placed else min(B, usable_cpu_count())
+        elif isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1:
+            raise ConfigError(f"n_workers must be an integer of at least 1, got {n_workers!r}")
+        else:
+            self._n_workers = n_workers
+        if self._n_workers > B:
+            raise ConfigError(
+                f"n_workers={self._n_workers} is more than the batch_B={B} environments there are to share"
+            )
+        self._check_affinity(affinity)
+
+    def _check_affinity(self, affinity: Affinity | None) -> None:
+        if affinity is not None and affinity.workers is not None and len(affinity.workers) != self._n_workers:
+            raise ConfigError(
+                f"affinity.workers has {len(affinity.workers)} sets of CPUs, but there are n_workers={self._n_workers}"
+            )
+
+    async def _receive_answer(self, process: Supervised) -> Any:
+        return await process.receive()  # the sampler process watches the workers, and reports what is stuck
+
+    def _shares(self) -> tuple[int, int]:
+        return self._n_workers, 1
