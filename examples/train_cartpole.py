@@ -1,7 +1,5 @@
 """Double DQN on CartPole: this process trains on one batch while the sampler's process collects the next.
 
-python examples/train_cartpole.py --seed 0
-
 Ctrl-C ends the training early: the best policy so far is evaluated, and the learning curve drawn, all the same.
 """
 
@@ -11,12 +9,10 @@ import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from aiosampler import AsyncSerialSampler, DqnAgent
@@ -41,9 +37,7 @@ class Args:
     eval_every: int = 20  # batches
 
 
-def q_network(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> nn.Module:
-    assert isinstance(observation_space, gym.spaces.Box)
-    assert isinstance(action_space, gym.spaces.Discrete)
+def q_network(observation_space: Any, action_space: Any) -> nn.Module:
     layers = [nn.Linear(observation_space.shape[0], 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(128, int(action_space.n)))
 
@@ -53,16 +47,14 @@ class Replay:
 
     def __init__(self, size: int) -> None:
         self.size, self.added = size, 0
-        observation, scalar = torch.zeros(size, 4), torch.zeros(size)
-        self.columns = (observation, scalar.long(), scalar, observation.clone(), scalar.bool())
+        vectors, scalars = torch.zeros(2, size, 4), torch.zeros(size)
+        self.columns = (vectors[0], scalars.long(), scalars, vectors[1], scalars.bool())
 
-    def add(self, *batch: torch.Tensor) -> None:
-        """Copy tensors [T, B, ...], the oldest transitions making room."""
-        n = batch[0].shape[0] * batch[0].shape[1]
-        rows = torch.arange(self.added, self.added + n) % self.size
+    def add(self, *batch: torch.Tensor) -> None:  # [T, B, ...]
+        rows = torch.arange(self.added, self.added + batch[0].shape[:2].numel()) % self.size
         for column, values in zip(self.columns, batch, strict=True):
             column[rows] = values.flatten(0, 1)
-        self.added += n
+        self.added += len(rows)
 
     def draw(self, n: int) -> list[torch.Tensor]:
         rows = torch.randint(min(self.added, self.size), (n,))
@@ -71,7 +63,10 @@ class Replay:
 
 def learn(online: nn.Module, target: nn.Module, optimizer: torch.optim.Optimizer, replay: Replay, args: Args) -> None:
     observation, action, reward, next_observation, terminated = replay.draw(args.update_size)
-    with torch.no_grad():  # the online network chooses the next action, the target network says what it is worth
+    with torch.no_grad():
+        for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
+            slow.lerp_(fast, args.tau)
+        # The online network chooses the next action, and the target network says what it is worth.
         next_action = online(next_observation).argmax(-1, keepdim=True)
         next_q = target(next_observation).gather(-1, next_action).squeeze(-1)
         # A truncated episode would have gone on, so only termination cuts the future off. The rewards are scaled so
@@ -79,26 +74,22 @@ def learn(online: nn.Module, target: nn.Module, optimizer: torch.optim.Optimizer
         goal = (1 - args.discount) * reward + args.discount * next_q * ~terminated
     q = online(observation).gather(-1, action[:, None]).squeeze(-1)
     optimizer.zero_grad()
-    F.huber_loss(q, goal).backward()
+    torch.autograd.backward(nn.functional.huber_loss(q, goal))
     nn.utils.clip_grad_norm_(online.parameters(), 10.0)
     optimizer.step()
-    with torch.no_grad():
-        for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
-            slow.lerp_(fast, args.tau)
 
 
 def draw_curve(path: str, episodes: list[tuple[int, float]], evaluations: list[tuple[int, float]]) -> None:
-    axes = Figure(figsize=(8, 5), layout="constrained").subplots()
+    axes = (figure := Figure(figsize=(8, 5), layout="constrained")).subplots()
     if episodes:
         steps, returns = np.array(episodes).T
         n = min(50, len(returns))
         axes.plot(steps, returns, ".", color="tab:blue", alpha=0.15, label="training episodes")
         axes.plot(steps[n - 1 :], np.convolve(returns, np.ones(n) / n, "valid"), label=f"mean of {n} episodes")
-    if evaluations:
-        axes.plot(*np.array(evaluations).T, "o-", label="evaluation")
+    axes.plot(*np.array(evaluations).reshape(-1, 2).T, "o-", label="evaluation")
     axes.set(title="Asynchronous double DQN on CartPole-v1", xlabel="environment steps", ylabel="return")
     axes.legend()
-    axes.figure.savefig(path)
+    figure.savefig(path)
 
 
 async def main(args: Args) -> None:
@@ -118,18 +109,16 @@ async def main(args: Args) -> None:
         overlap=True,  # collect the next batch while this process trains
     ) as sampler:
         online = best = sampler.agent.model
-        target = copy.deepcopy(online)
+        target, version = copy.deepcopy(online), 0
         optimizer = torch.optim.Adam(online.parameters(), lr=args.learning_rate)
         replay = Replay(args.replay_size)
-        version = 0
         progress = tqdm(total=args.steps, unit=" steps")
         try:
             async for samples in sampler:
                 env, action = samples.env, samples.agent.action
                 replay.add(env.observation, action, env.reward, env.next_observation(), env.terminated)
                 episodes += [(replay.added, info.Return) for info in samples.traj_infos]
-                recent = np.mean([episode[1] for episode in episodes[-50:]] or [0.0])
-                lag = version - samples.policy_version
+                recent, lag = np.array(episodes[-50:] or [(0, 0)])[:, 1].mean(), version - samples.policy_version
                 progress.set_postfix_str(f"return {recent:.0f}, policy lag {lag}", refresh=False)
                 progress.update(samples.stats.env_steps)
                 if replay.added >= args.learn_starts:
@@ -144,9 +133,8 @@ async def main(args: Args) -> None:
                 if replay.added >= args.steps or (evaluations and evaluations[-1][1] >= 500):
                     break
         except asyncio.CancelledError:  # Ctrl-C: asyncio cancels this task; go on with what was learned so far
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
+            if task := asyncio.current_task():
+                task.uncancel()
         progress.close()
         sampler.publish(best)
         returns = [info.Return for info in await sampler.evaluate_agent()]
@@ -155,7 +143,7 @@ async def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     for field in fields(Args):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help=" ")
+        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     asyncio.run(main(Args(**vars(parser.parse_args()))))

@@ -21,12 +21,13 @@ def anyio_backend(request):
 
 def our_children():
     """Descendants of this process, without the helper processes that multiprocessing keeps for its own."""
-    helpers = ("resource_tracker", "multiprocessing.forkserver")
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
             line = " ".join(child.cmdline())
-            if child.status() != psutil.STATUS_ZOMBIE and not any(helper in line for helper in helpers):
+            # What a fork server forks has its command line, but is its child
+            is_server = "multiprocessing.forkserver" in line and line != " ".join(child.parent().cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE and not is_server and "resource_tracker" not in line:
                 found.append(child)
         except psutil.NoSuchProcess:
             pass

@@ -5,13 +5,17 @@ many of pickle. Reading never holds half a message across an `await`, so a recei
 """
 
 import asyncio
+import contextlib
 import pickle
 import select
 import socket
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HEADER = 8
 _CHUNK = 1 << 18
@@ -32,6 +36,7 @@ class Channel:
         self._waiter: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
         self._ended = False
+        self.on_end: Callable[[], object] | None = None  # called when the other end sends no more
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self.read)
 
@@ -108,8 +113,15 @@ class Channel:
         if not self._ended:
             self._ended = True
             self._loop.remove_reader(self._sock.fileno())
+            if self.on_end is not None:
+                self.on_end()
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
+
+    def send_no_more(self) -> None:
+        """Let the other end find the end of data, and go on receiving."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Leave the loop and close the socket, which the other end sees as the end of data."""

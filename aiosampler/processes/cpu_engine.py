@@ -56,11 +56,19 @@ class Engine:
         self._phase(f"starting {job.n_workers} workers")
         cpus = self._start.affinity.workers
         self._workers = Workers(
-            worker_main, (self._arena,), n=job.n_workers, start_method=job.start_method, progress=self._progress
+            worker_main,
+            (self._arena,),
+            n=job.n_workers,
+            start_method=job.start_method,
+            progress=self._progress,
+            on_phase=self._phase,
         )
         self._arena.close()
         self._store.adopt()  # the workers' models are views of what is adopted
-        work = [Work(job, self._probed, self._start, share, cpus and cpus[share.rank]) for share in self._shares]
+        work = [
+            Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
+            for share in self._shares
+        ]
         await self._workers.start(work, job.start_timeout)
 
     def adopt(self) -> int:

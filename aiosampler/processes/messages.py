@@ -139,11 +139,6 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
-    """Close the environments and end."""
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """The sampler process cannot go on, and ends."""
 

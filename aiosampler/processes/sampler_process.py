@@ -66,73 +66,64 @@ class _Sampler:
             self._control[:] = 1
 
     async def run(self, line: Line) -> None:
-        if await self._start(line):
-            self.starting = False
-            await self._serve(line)
+        engine = await self._start(line)
+        self.starting = False
+        await self._serve(line, engine)
 
     async def aclose(self) -> None:
         if self._engine is not None:
             await self._engine.aclose()
         self._arena.close()
 
-    async def _start(self, line: Line) -> bool:
+    async def _start(self, line: Line) -> Engine:
         from aiosampler.processes.cargo import Cargo
         from aiosampler.processes.placement import place
         from aiosampler.processes.probe import probe
 
-        request = await line.receive()
-        if request is None:
-            return False
+        request: messages.Probe = await line.receive()
         cargo = Cargo(request.job)
         place(None, 1)
         probed = probe(cargo, line.phase)
         line.send(probed)
-        start = await line.receive()
-        if start is None:
-            return False
+        start: messages.Start = await line.receive()
         line.phase("mapping the shared memory")
         place(start.affinity.cpus, start.affinity.torch_threads)
         arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
         self._control = arrays["dense"]["control"]
         self._overlap, self._steps = cargo.job.overlap, cargo.job.batch.T * cargo.job.batch.B
-        self._engine = engine = importlib.import_module(request.engine).Engine(
+        engine: Engine = importlib.import_module(request.engine).Engine(
             cargo=cargo, probed=probed, start=start, arena=self._arena, arrays=arrays, phase=line.phase
         )
+        self._engine = engine
         await engine.start()
         line.send(messages.Started())
-        return True
+        return engine
 
-    async def _serve(self, line: Line) -> None:
+    async def _serve(self, line: Line, engine: Engine) -> None:
         from aiosampler.collectors.collector import Aborted
 
         ahead: messages.Batch | None = None
-        engine = self._engine
-        assert engine is not None
         while True:
-            request = await line.receive()
-            # What was aborted is not wanted: the request to close is on its way, or the caller of an evaluation left.
-            match request:
+            # What was aborted is not wanted: this process is to end, or the caller of an evaluation left.
+            match await line.receive():
                 case messages.Collect(itr, slot):
                     with contextlib.suppress(Aborted):
-                        batch = ahead or await self._collect(engine.adopt(), itr, slot)
+                        batch = ahead or await self._collect(engine, engine.adopt(), itr, slot)
                         ahead = None
                         version = engine.adopt() if self._overlap else 0
                         line.send(batch)
                         if self._overlap:
-                            ahead = await self._collect(version, itr + 1, 1 - slot)
+                            ahead = await self._collect(engine, version, itr + 1, 1 - slot)
                 case messages.Evaluate(itr):
                     infos: list[Any] = []
                     with contextlib.suppress(Aborted):
                         engine.adopt()
                         infos = _infos(await engine.evaluate(itr))
                     line.send(messages.Evaluated(infos))
-                case _:
-                    return
 
-    async def _collect(self, version: int, itr: int, slot: int) -> messages.Batch:
-        assert self._engine is not None
+    async def _collect(self, engine: Engine, version: int, itr: int, slot: int) -> messages.Batch:
         began = time.perf_counter()
-        finished = await self._engine.collect(itr, slot)
+        finished = await engine.collect(itr, slot)
         return messages.Batch(itr, slot, version, _infos(finished), self._steps, time.perf_counter() - began)
 
 

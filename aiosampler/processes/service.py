@@ -1,13 +1,17 @@
-"""The life of a process of a sampler: start, serve requests, close the environments, report what went wrong."""
+"""The life of a process of a sampler: start, serve requests, close the environments, report what went wrong.
+
+A parent that wants the process to end sends no more: the end of data is the request to close, and cannot be missed.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiosampler.processes.channel import Channel, ChannelClosed
 from aiosampler.processes.child import end_with_parent, keep_from_forks
-from aiosampler.processes.messages import Close, Failure, Phase
+from aiosampler.processes.messages import Failure, Phase
 
 if TYPE_CHECKING:
     import socket
@@ -20,16 +24,19 @@ class Line:
         self._channel = channel
 
     async def receive(self) -> Any:
-        """The next request; None to close.
+        """The next request.
+
+        Raises:
+            ChannelClosed: There will be none: the parent wants this process to end, or is gone.
+        """
+        return await self._channel.receive()
+
+    def send(self, message: Any) -> None:
+        """Answer.
 
         Raises:
             ChannelClosed: The parent is gone.
         """
-        request = await self._channel.receive()
-        return None if isinstance(request, Close) else request
-
-    def send(self, message: Any) -> None:
-        """Answer."""
         self._channel.send_now(message)
 
     def phase(self, name: str) -> None:
@@ -44,7 +51,7 @@ class Service(Protocol):
     """Whether `env_fn` is still being tried out, so that its failures are about the argument."""
 
     async def run(self, line: Line) -> None:
-        """Start, and serve until told to close."""
+        """Start, and serve; cancelled when the process is to end."""
 
     async def aclose(self) -> None:
         """Close whatever was opened; called once, after `run`."""
@@ -70,9 +77,11 @@ async def run_service(sock: socket.socket, name: str, rank: int | None, service:
     failure: Exception | None = None
     try:
         line.phase("importing torch and the packages of env_fn and agent")
-        await service.run(line)
-    except ChannelClosed:
-        pass  # the parent is gone
+        running = asyncio.ensure_future(service.run(line))  # owned: awaited here
+        channel.on_end = running.cancel
+        await running
+    except (ChannelClosed, asyncio.CancelledError):
+        pass  # told to end, or the parent is gone
     except Exception as exc:
         failure = exc
     starting = service.starting

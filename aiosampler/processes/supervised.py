@@ -26,6 +26,7 @@ class Supervised:
         start_method: See `Process`.
         rank: Of the worker.
         threads: How many threads numerical libraries may start in it.
+        on_phase: Told the phases of its start.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Supervised:
         start_method: str,
         rank: int | None = None,
         threads: int = 1,
+        on_phase: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
-        self._stopping = False
+        self._on_phase = on_phase
+        self._stopping = self._hopeless = False
         self._socket, child_end = socket.socketpair()
         self._descriptor = self._socket.fileno()
         keep_from_forks(self._descriptor)
@@ -78,8 +81,7 @@ class Supervised:
         """The next message of the child, other than the phases it names; cancelling loses none.
 
         Args:
-            timeout: Without `place`, seconds until the message must be there; with it, seconds that the child may
-                stay at one place.
+            timeout: Seconds that the child may stay at one place; without `place`, in one phase of its start.
             place: Reads where the child is.
 
         Raises:
@@ -96,7 +98,7 @@ class Supervised:
                     message = await self._channel.receive()
             except TimeoutError:
                 if place is None:
-                    raise self._too_late(f"did not get ready in {timeout} s: it is still {self.phase}") from None
+                    raise self._too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
                 now = place()
                 if now != seen or now.at == NOWHERE:
                     seen, since = now, loop.time()
@@ -110,6 +112,8 @@ class Supervised:
             match message:
                 case Phase(name):
                     self.phase = name
+                    if self._on_phase is not None:
+                        self._on_phase(f"{self.name}: {name}")
                 case Failure(error):
                     raise error
                 case _:
@@ -118,9 +122,13 @@ class Supervised:
     async def stop(self, grace: float) -> SamplerError | None:
         """End the child within `grace` seconds and a few more; return what it had to report last.
 
-        All that the child sent is read meanwhile, so it never waits for a reader.
+        All that the child sends is read meanwhile, so it never waits for a reader. A child that was found stuck is
+        given no time.
         """
         self._stopping = True
+        self._channel.send_no_more()
+        if self._hopeless:
+            self._process.kill()
         await self._process.stop(grace)
         self._watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -149,6 +157,7 @@ class Supervised:
         self._channel.end()
 
     def _too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
+        self._hopeless = True
         return WorkerTimeout(
             f"the {self.name} process {what}",
             process=self.name,

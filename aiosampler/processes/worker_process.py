@@ -41,10 +41,7 @@ class _Worker:
     async def run(self, line: Line) -> None:
         from aiosampler.collectors.collector import Aborted
 
-        request = await line.receive()
-        if request is None:
-            return
-        runner = self._start(request, line)
+        runner = self._start(await line.receive(), line)
         while True:
             request = await line.receive()
             finished: list[Any] = []
@@ -54,8 +51,6 @@ class _Worker:
                         finished = runner.collect(itr, slot)
                     case messages.Evaluate(itr):
                         finished = runner.evaluate(itr)
-                    case _:
-                        return
             line.send(messages.Finished(finished))
 
     async def aclose(self) -> None:

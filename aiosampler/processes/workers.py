@@ -7,7 +7,6 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.progress import read_place
-from aiosampler.processes.messages import Close
 from aiosampler.processes.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ class Workers:
         n: How many.
         start_method: See `Process`.
         progress: Progress cells of the workers.
+        on_phase: Told the phases of their starts.
     """
 
     def __init__(
@@ -47,19 +47,27 @@ class Workers:
         n: int,
         start_method: str,
         progress: Any,
+        on_phase: Callable[[str], None],
     ) -> None:
         self._workers: list[Supervised] = []
         self._places = [functools.partial(read_place, progress[rank]) for rank in range(n)]
         for rank in range(n):
             self._workers.append(
-                Supervised(target, (*args, rank), name=f"worker-{rank}", start_method=start_method, rank=rank)
+                Supervised(
+                    target,
+                    (*args, rank),
+                    name=f"worker-{rank}",
+                    start_method=start_method,
+                    rank=rank,
+                    on_phase=on_phase,
+                )
             )
 
     async def start(self, work: Sequence[Any], timeout: float | None) -> None:
         """Send each worker its work, and wait until all have answered.
 
         Raises:
-            SamplerError: One failed, died, or is not ready in `timeout` seconds; the error names its phase.
+            SamplerError: One failed, died, or stays in one phase for `timeout` seconds; the error names it.
         """
 
         async def start(worker: Supervised, message: Any) -> None:
@@ -88,7 +96,5 @@ class Workers:
     async def stop(self) -> list[SamplerError]:
         """Close the workers' environments and end them, all at once; return what they had to report last."""
         workers, self._workers = self._workers, []
-        for worker in workers:
-            await worker.send(Close())
         reports = await asyncio.gather(*(worker.stop(CLOSE_GRACE_S) for worker in workers))
         return [report for report in reports if report is not None]

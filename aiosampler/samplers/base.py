@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from aiosampler.samplers.samples import Samples
     from aiosampler.specs.trees import Tree
 
-CLOSE_GRACE_S = 5.0  # for environments to close
+CLOSE_GRACE_S = 6.0  # for environments to close, those of workers among them
+PROBE_GRACE_S = 0.5
 
 
 class _State(Enum):
@@ -90,7 +91,7 @@ class AsyncSamplerMixin:
         start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
         step_timeout: Seconds that a step or a reset of one environment may take; None is no limit.
         max_worker_restarts: How many workers may be replaced; for the parallel samplers.
-        start_timeout: Seconds that each half of the start may take; None is no limit.
+        start_timeout: Seconds that one phase of the start may take, such as building an environment; None is no limit.
 
     Attributes:
         seed: The seed in use.
@@ -407,17 +408,15 @@ class AsyncSamplerMixin:
 
     async def _close(self) -> None:
         running = self._state is _State.RUNNING
-        failed = self._state is _State.CLOSED
+        # While it is tried out, an environment has no say: its constructor may take long, or never return.
+        grace = CLOSE_GRACE_S if self._control is not None else PROBE_GRACE_S
         self._state = _State.CLOSED
         process, self._process = self._process, None
         if process is None:
             return
-        if running:
+        if self._control is not None:
             self._control[:] = 1
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await process.send(messages.Close())
-        report = await process.stop(0.0 if failed else CLOSE_GRACE_S)
+        report = await process.stop(grace)
         self._let_go()
         if report is not None and running:
             raise report

@@ -1,0 +1,275 @@
+"""What worker processes add: shares of the environments, one policy version, and failures that name the worker."""
+
+import asyncio
+import functools
+import itertools
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+
+from aiosampler import (
+    Affinity,
+    AsyncCpuSampler,
+    CategoricalPgAgent,
+    ConfigError,
+    WorkerDied,
+    WorkerError,
+    WorkerTimeout,
+    environment_seed,
+    make_affinity,
+    usable_cpus,
+)
+from aiosampler.processes.cpu_engine import shares
+from tests.conftest import our_children, until
+from tests.in_process import InProcess
+from tests.test_arguments import TellingEnv
+from tests.test_sampler import _model, assert_same, small
+from tests.worlds import AgeAgent, CountingEnv, DetailedTrajInfo, LookingAgent, NestedEnv, NoisyAgent
+
+pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}  # both loops are tried for all samplers in test_sampler
+
+
+cpu = functools.partial(small, AsyncCpuSampler)
+
+
+def test_environments_are_split_evenly_and_the_remainder_goes_to_the_first():
+    split = shares(7, 2, 3)
+    assert [share.environments for share in split] == [range(3), range(3, 5), range(5, 7)]
+    assert [len(share.evaluation) for share in split] == [1, 1, 0]
+    for B, W in itertools.product(range(1, 12), range(1, 12)):
+        assert [b for share in shares(B, 0, W) for b in share.environments] == list(range(B))
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
+@pytest.mark.parametrize(
+    ("env_fn", "agent"), [(CountingEnv, AgeAgent), (NestedEnv, LookingAgent)], ids=["recurrent", "nested"]
+)
+async def test_batches_are_the_serial_ones_bit_for_bit(n_workers, mid_batch_reset, env_fn, agent):
+    arguments = {
+        "agent": agent(), "batch_T": 6, "batch_B": 5, "seed": 3, "bootstrap_value": True, "eval_n_envs": 4,
+        "eval_max_steps": 400, "eval_max_trajectories": 10, "mid_batch_reset": mid_batch_reset,
+        "env_info_keys": ("doubled", "lengths"), "traj_info_kwargs": {"discount": 0.9}, "max_decorrelation_steps": 9,
+    }  # fmt: skip
+    if env_fn is CountingEnv:
+        arguments["traj_info_cls"], arguments["traj_info_kwargs"] = DetailedTrajInfo, {"label": "x"}
+    expected = InProcess(env_fn, **arguments)
+    async with AsyncCpuSampler(env_fn, **arguments, n_workers=n_workers, start_method="fork") as sampler:
+        for itr in range(7):
+            assert_same(await sampler.obtain_samples(), expected.collect())
+            if itr in (2, 3):
+                infos = await sampler.evaluate_agent()
+                assert len(infos) == 10
+                assert sorted(map(repr, infos)) == sorted(map(repr, expected.evaluate()))
+    expected.close()
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+async def test_a_stochastic_agent_repeats_itself_for_each_number_of_workers(n_workers):
+    async def actions():
+        async with cpu(agent=NoisyAgent(), n_workers=n_workers) as sampler:
+            return torch.stack([(await sampler.obtain_samples()).agent.action.clone() for _ in range(4)])
+
+    first = await actions()
+    assert torch.equal(first, await actions())
+    assert len({tuple(column) for column in first.flatten(0, 1).T.tolist()}) == 3  # workers draw different noise
+
+
+async def test_one_policy_version_for_a_whole_batch_under_constant_publishing():
+    agent = CategoricalPgAgent(_model)
+    async with cpu(agent=agent, batch_T=40, batch_B=6, n_workers=3) as sampler:
+        stop = threading.Event()
+
+        def publish():
+            version = 0
+            while not stop.is_set():
+                version += 1
+                with torch.no_grad():
+                    agent.model.value.bias.fill_(float(version))
+                assert sampler.publish() == version
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
+            versions = []
+            for _ in range(40):
+                samples = await sampler.obtain_samples()
+                versions.append(samples.policy_version)
+                assert (samples.agent.agent_info["value"] == samples.policy_version).all()
+        finally:
+            stop.set()
+            await asyncio.to_thread(thread.join)
+        assert versions == sorted(versions)
+        assert len(set(versions)) > 10
+
+
+class Placed(CountingEnv):
+    """Fails where and when it is told, in the environment with a given seed."""
+
+    def __init__(self, b, moment, what):
+        super().__init__(longest=50, shortest=50)
+        self._b, self._moment, self._what = b, moment, what
+        self._mine = False
+        self._n = 0
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None and seed == environment_seed(5, self._b):
+            self._mine = True
+            self._maybe("reset")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self._n += 1
+        if self._n == 20:
+            self._maybe("step")
+        return super().step(action)
+
+    def _maybe(self, moment):
+        if self._mine and moment == self._moment:
+            match self._what:
+                case "raise":
+                    raise ValueError("on purpose")
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "hang":
+                    threading.Event().wait()
+
+
+@pytest.mark.parametrize(("moment", "what", "error", "words"), [
+    ("step", "raise", WorkerError, "environment 2 failed in the worker-1 process while taking step .*: on purpose"),
+    ("step", "kill", WorkerDied, r"worker-1 process ended .* by SIGKILL \(out of memory\?\), with environment 2"),
+    ("step", "hang", WorkerTimeout, r"worker-1 process is stuck in environment 2 for more than 0\.5 s"),
+    ("reset", "raise", WorkerError, "environment 2 failed in the worker-1 process while resetting: ValueError"),
+    ("reset", "kill", WorkerDied, "worker-1 process ended .* by SIGKILL.*while it was resetting the environments"),
+    ("reset", "hang", WorkerTimeout, "worker-1 process did not get on in 2.0 s: it is still resetting the env"),
+])  # fmt: skip
+async def test_a_failure_names_worker_and_environment(moment, what, error, words):
+    sampler = cpu(
+        functools.partial(Placed, 2, moment, what), n_workers=2, step_timeout=0.5 if moment == "step" else None,
+        start_timeout=2.0,
+    )  # fmt: skip
+    with pytest.raises(error, match=words) as caught:
+        async with sampler:
+            while True:
+                await sampler.obtain_samples()
+    assert caught.value.rank == 1
+    assert caught.value.process == "worker-1"
+    if moment == "step":
+        assert caught.value.env_index == 2
+    if error is WorkerError:
+        assert "Traceback in the worker-1 process" in caught.value.__notes__[0]
+    assert our_children() == []
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
+async def test_a_killed_worker_is_reported_at_once(name):
+    async with cpu(functools.partial(CountingEnv, 300, 300), batch_T=3 * 10**5, n_workers=3) as sampler:
+        task = asyncio.create_task(sampler.obtain_samples())
+        await until(lambda: all(sampler._progress[:, 0] > 100))
+        workers = psutil.Process(sampler._process.pid).children()
+        assert len(workers) == 3
+        began = time.monotonic()
+        workers[1].send_signal(getattr(signal, name))
+        with pytest.raises(WorkerDied, match=f"worker-. process ended unexpectedly by {name}"):
+            await task
+        assert time.monotonic() - began < 5  # far below any deadline: it is noticed, not waited for
+
+
+async def test_a_worker_killed_between_batches():
+    async with cpu(n_workers=2, overlap=False) as sampler:
+        await sampler.obtain_samples()
+        psutil.Process(sampler._process.pid).children()[0].kill()
+        with pytest.raises(WorkerDied, match=r"worker-.*SIGKILL"):
+            await sampler.obtain_samples()
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+async def test_workers_end_when_the_sampler_process_is_killed(start_method):
+    async with cpu(functools.partial(CountingEnv, 300, 300), n_workers=2, start_method=start_method) as sampler:
+        await sampler.obtain_samples()
+        children = our_children()
+        assert len(children) >= 3
+        psutil.Process(sampler._process.pid).kill()
+        with pytest.raises(WorkerDied, match="the sampler process ended unexpectedly by SIGKILL"):
+            while True:
+                await sampler.obtain_samples()
+        await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"n_workers": 4}, ConfigError, "n_workers=4 is more than the batch_B=3 environments"),
+        ({"n_workers": 0}, ConfigError, "n_workers must be an integer of at least 1, got 0"),
+        ({"n_workers": 1.5}, ConfigError, "n_workers must be an integer"),
+        ({"device": "cuda"}, ConfigError, "device='cuda' would be ignored by AsyncCpuSampler"),
+        ({"n_workers": 2, "affinity": Affinity(workers=[[0]])}, ConfigError, "1 sets of CPUs, but there are n_workers=2"),
+        ({"affinity": 3}, TypeError, "affinity must be an Affinity, got 3"),
+        ({"max_worker_restarts": 1}, ConfigError, "max_worker_restarts=1"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_arguments_that_do_not_fit(arguments, error, words):
+    with pytest.raises(error, match=words):
+        cpu(**arguments)
+
+
+def test_the_number_of_workers_defaults_to_the_usable_cpus_or_the_affinity():
+    assert cpu(batch_B=100)._n_workers == len(usable_cpus())
+    assert cpu(batch_B=1)._n_workers == 1
+    assert cpu(affinity=make_affinity(3))._n_workers == 3
+
+
+async def test_workers_keep_to_their_cpus_and_one_thread():
+    keys = ("cpu", "cpus", "threads", "omp")
+    affinity = make_affinity(3, torch_threads=2)
+    async with cpu(TellingEnv, env_info_keys=keys, affinity=affinity, start_method="spawn") as sampler:
+        info = (await sampler.obtain_samples()).env.env_info
+        placed = [cpus[0] for cpus in affinity.workers]
+        assert info["cpu"][0].tolist() == placed
+        assert [info[key][0].tolist() for key in keys[1:]] == [[1] * 3] * 3
+
+
+def test_affinities_for_gpus_and_alternating_groups():
+    cpus = usable_cpus()
+    assert make_affinity().workers == [(c,) for c in cpus]
+    assert make_affinity(alternating=True).workers == [(c,) for c in cpus] * 2
+    pairs = make_affinity(6, alternating=True).workers
+    assert pairs[:3] == pairs[3:]
+    with pytest.raises(ConfigError, match="n_workers must be even for two groups, got 3"):
+        make_affinity(3, alternating=True)
+    with pytest.raises(ConfigError, match="n_workers must be an integer of at least 1, got 0"):
+        make_affinity(0)
+    with pytest.raises(ConfigError, match=r"cpus must be some of the CPUs that this process may use.*\[999\]"):
+        make_affinity(cpus=[999])
+
+
+def test_a_gpu_gets_a_cpu_where_there_are_enough(monkeypatch):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: tuple(range(8)))
+    affinity = make_affinity(n_gpus=2)
+    assert affinity.cpus == (0, 1)
+    assert affinity.workers == [(c,) for c in range(2, 8)]
+    assert make_affinity(n_gpus=4).cpus is None
+
+
+def test_the_quota_of_a_container_counts(monkeypatch, tmp_path):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr("aiosampler.affinity.Path", lambda name: quota)
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: tuple(range(8)))
+    from aiosampler.affinity import usable_cpu_count
+
+    for text, count in (("250000 100000", 3), ("max 100000", 8), ("50000 100000", 1), ("9900000 100000", 8)):
+        quota.write_text(text)
+        assert usable_cpu_count() == count
+    quota.unlink()
+    assert usable_cpu_count() == 8
