@@ -103,6 +103,11 @@ class ParameterStore:
         self._tensors = [self._views(buffer) for buffer in arrays["buffers"]]
         self._barrier = threading.Lock()
 
+    @property
+    def version(self) -> int:
+        """The newest complete version."""
+        return self._version[self._latest[0]]
+
     def publish(self, module: nn.Module | None, version: int | None = None) -> int:
         """Copy the parameters and buffers of `module` and make them the latest version.
 
@@ -118,7 +123,7 @@ class ParameterStore:
         """
         sources = self._checked(module)
         if version is None:
-            version = self._version[self._latest[0]] + 1
+            version = self.version + 1
         taken = {self._latest[0], *(named - 1 for named in self._reading)}
         index = next(i for i in range(len(self._tensors)) if i not in taken)
         self._begun[index] += 1

@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from aiosampler.specs.config import SamplerConfig, pickle_cargo
 from aiosampler.specs.seeding import Stream, stream_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
     import gymnasium as gym
@@ -238,7 +238,6 @@ class AsyncSamplerMixin:
             self._require(_State.PROBING, "")
             self._state = _State.PROBED
             return (self._views[0], self._views[1]), probed.examples
-        raise AssertionError  # the context manager only ever raises or passes on
 
     async def initialize(self, affinity: Affinity | None = None) -> None:
         """Second half of the start: build all environments, reset them, and be ready to collect.
@@ -265,7 +264,7 @@ class AsyncSamplerMixin:
             self._require(_State.STARTING, "")
             self._state = _State.RUNNING
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> Self:
         await self.async_initialize()
         await self.initialize()
         return self
@@ -320,7 +319,7 @@ class AsyncSamplerMixin:
                 self._views[facts.slot], self._slots[facts.slot], facts, self._unpack(facts.traj_infos)
             )
 
-    def __aiter__(self) -> Any:
+    def __aiter__(self) -> AsyncIterator[Samples]:
         return self
 
     async def __anext__(self) -> Samples:
@@ -382,6 +381,13 @@ class AsyncSamplerMixin:
             raise self._not_running()
         return self._store.publish(self.agent.model if module is None else module)
 
+    @property
+    def policy_version(self) -> int:
+        """The version that was published last: 0 for the parameters that the sampler started with."""
+        if self._store is None:
+            raise self._not_running()
+        return self._store.version
+
     # Closing
 
     async def aclose(self) -> None:
@@ -429,7 +435,7 @@ class AsyncSamplerMixin:
         self._control = self._progress = None
 
     @contextlib.asynccontextmanager
-    async def _closed_on_failure(self) -> Any:
+    async def _closed_on_failure(self) -> AsyncIterator[None]:
         """A sampler that failed, or whose start was cancelled, is closed before anyone hears of it."""
         try:
             yield

@@ -1,0 +1,145 @@
+"""How fast samplers are, as a share of what the same machine could do at best, measured in the same run.
+
+    python examples/benchmark.py --env cartpole --B 16 --workers 2
+
+The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
++ (time of the agent's step on n environments)): nothing recorded, nobody waited for. Windows of the ceiling's two times
+and of the samplers alternate, so that a machine that changes its speed changes it for both; medians are shown.
+"""
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from aiosampler import AgentInputs, AsyncCpuSampler, AsyncSerialSampler, CategoricalPgAgent, Spaces
+
+
+def make_pong() -> "gym.Env[Any, Any]":
+    import ale_py  # the extra `atari`
+    import cv2
+
+    cv2.setNumThreads(0)
+    gym.register_envs(ale_py)
+    env = gym.make("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.0, disable_env_checker=True)
+    env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84, grayscale_obs=True)
+    return gym.wrappers.FrameStackObservation(env, 4)
+
+
+def make_cartpole() -> "gym.Env[Any, Any]":
+    return gym.make("CartPole-v1", disable_env_checker=True)
+
+
+class Policy(nn.Module):
+    """Logits and value: the Nature CNN for images, two layers of 64 otherwise."""
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        super().__init__()
+        assert isinstance(observation_space, gym.spaces.Box)
+        assert isinstance(action_space, gym.spaces.Discrete)
+        self.images = len(observation_space.shape) == 3
+        if self.images:
+            convolutions = (nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3))
+            self.trunk = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(3136, 512), nn.ReLU())
+        else:
+            width = observation_space.shape[0]
+            self.trunk = nn.Sequential(nn.Linear(width, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
+        hidden = 512 if self.images else 64
+        self.logits, self.value = nn.Linear(hidden, int(action_space.n)), nn.Linear(hidden, 1)
+
+    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.trunk(observation.float().mul_(1 / 255) if self.images else observation)
+        return self.logits(hidden), self.value(hidden).squeeze(-1)
+
+
+def seconds_per_call(call: Callable[[], object], seconds: float) -> float:
+    calls, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        call()
+        calls += 1
+    return elapsed / calls
+
+
+class Ceiling:
+    """Measures the best possible rate of a number of workers."""
+
+    def __init__(self, env_fn: Callable[[], "gym.Env[Any, Any]"], n: int) -> None:
+        self.env, self.n = env_fn(), n
+        self.env.reset(seed=0)
+        self.agent = CategoricalPgAgent(Policy)
+        self.agent.initialize(Spaces(self.env.observation_space, self.env.action_space))
+        self.agent.sample_mode(0)
+        self.actions = np.random.default_rng(0).integers(0, self.env.action_space.n, 64).tolist()  # type: ignore[attr-defined] # Discrete
+        observation = torch.from_numpy(np.stack([self.env.reset()[0]] * n))
+        self.inputs = AgentInputs(observation, torch.zeros(n, dtype=torch.int64), torch.zeros(n))
+
+    def step_environment(self) -> None:
+        for action in self.actions:
+            _, _, terminated, truncated, _ = self.env.step(action)
+            if terminated or truncated:
+                self.env.reset()
+
+    def step_agent(self) -> None:
+        with torch.inference_mode():
+            self.agent.step(self.inputs, None)
+
+    def measure(self, workers: int, seconds: float) -> tuple[float, float, float]:
+        env = seconds_per_call(self.step_environment, seconds / 2) / len(self.actions)
+        agent = seconds_per_call(self.step_agent, seconds / 2)
+        return workers * self.n / (self.n * env + agent), env, agent
+
+
+async def rate(sampler: Any, seconds: float) -> float:
+    await sampler.obtain_samples()  # what was collected while something else was measured
+    await sampler.obtain_samples()
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        steps += (await sampler.obtain_samples()).stats.env_steps
+    return steps / (time.perf_counter() - began)
+
+
+async def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    env_fn = {"cartpole": make_cartpole, "pong": make_pong}[args.env]
+    kinds: dict[str, tuple[Any, int, dict[str, Any]]] = {
+        "serial": (AsyncSerialSampler, 1, {}),
+        "cpu": (AsyncCpuSampler, args.workers, {"n_workers": args.workers}),
+    }
+    for name in args.samplers.split(","):
+        kind, workers, options = kinds[name]
+        ceiling = Ceiling(env_fn, args.B // workers)
+        agent = CategoricalPgAgent(Policy)
+        rates: list[tuple[float, float, float, float]] = []
+        async with kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options) as sampler:
+            await rate(sampler, args.seconds)
+            await asyncio.sleep(0.2)
+            for _ in range(args.windows):
+                await asyncio.sleep(0.2)  # until the batch ahead is complete, and the cores are free
+                best, env, forward = ceiling.measure(workers, args.seconds)
+                rates.append((await rate(sampler, args.seconds), best, env, forward))
+        got, best, env, forward = (statistics.median(column) for column in zip(*rates, strict=True))
+        share = statistics.median(row[0] / row[1] for row in rates)
+        print(
+            f"{args.env} {name:7} T={args.T} B={args.B} W={workers}: {got:9,.0f} steps/s, "
+            f"ceiling {best:9,.0f} (env {env * 1e6:.2f} us, agent {forward * 1e6:.1f} us), share {share:.1%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", choices=["cartpole", "pong"], default="cartpole")
+    parser.add_argument("--samplers", default="serial,cpu")
+    parser.add_argument("--B", type=int, default=16)
+    parser.add_argument("--T", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    asyncio.run(main(parser.parse_args()))
