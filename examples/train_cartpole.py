@@ -108,8 +108,9 @@ async def main(args: Args) -> None:
         eval_max_steps=100 * 500,
         overlap=True,  # collect the next batch while this process trains
     ) as sampler:
-        online = best = sampler.agent.model
-        target, version = copy.deepcopy(online), 0
+        online = sampler.agent.model
+        assert online is not None
+        target, best = copy.deepcopy(online), online
         optimizer = torch.optim.Adam(online.parameters(), lr=args.learning_rate)
         replay = Replay(args.replay_size)
         progress = tqdm(total=args.steps, unit=" steps")
@@ -118,13 +119,14 @@ async def main(args: Args) -> None:
                 env, action = samples.env, samples.agent.action
                 replay.add(env.observation, action, env.reward, env.next_observation(), env.terminated)
                 episodes += [(replay.added, info.Return) for info in samples.traj_infos]
-                recent, lag = np.array(episodes[-50:] or [(0, 0)])[:, 1].mean(), version - samples.policy_version
+                recent = np.array(episodes[-50:] or [(0, 0)])[:, 1].mean()
+                lag = sampler.policy_version - samples.policy_version
                 progress.set_postfix_str(f"return {recent:.0f}, policy lag {lag}", refresh=False)
                 progress.update(samples.stats.env_steps)
                 if replay.added >= args.learn_starts:
                     for _ in range(args.updates):
                         learn(online, target, optimizer, replay, args)
-                    version = sampler.publish(online)
+                    sampler.publish(online)
                 if samples.itr % args.eval_every == args.eval_every - 1:
                     result = float(np.mean([info.Return for info in await sampler.evaluate_agent()]))
                     evaluations.append((replay.added, result))
