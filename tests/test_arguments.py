@@ -123,6 +123,7 @@ class TellingEnv(CountingEnv):
         return result
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_processes_keep_to_their_cpus_and_threads():
     keys = ("cpu", "cpus", "threads", "omp")
     cpu = usable_cpus()[-1]

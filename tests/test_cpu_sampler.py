@@ -173,7 +173,7 @@ async def test_a_failure_names_worker_and_environment(moment, what, error, words
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
 async def test_a_killed_worker_is_reported_at_once(name):
-    async with cpu(functools.partial(CountingEnv, 300, 300), batch_T=3 * 10**5, n_workers=3) as sampler:
+    async with cpu(functools.partial(CountingEnv, 300, 300), batch_T=3 * 10**4, n_workers=3) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
         await until(lambda: all(sampler._progress[:, 0] > 100))
         workers = psutil.Process(sampler._process.pid).children()

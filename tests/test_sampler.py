@@ -35,15 +35,27 @@ from tests.worlds import AgeAgent, CountingEnv, DetailedTrajInfo, FaultyEnv, Loo
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
+#: Each kind of sampler, and whether the user's loop is uvloop's. The loop is the same code in all of them.
 KINDS = [
-    pytest.param(AsyncSerialSampler, id="serial"),
-    pytest.param(functools.partial(AsyncCpuSampler, n_workers=2), id="cpu"),
+    pytest.param((AsyncSerialSampler, False), id="serial-asyncio"),
+    pytest.param((AsyncSerialSampler, True), id="serial-uvloop"),
+    pytest.param((functools.partial(AsyncCpuSampler, n_workers=2), False), id="cpu"),
 ]
 
 
 @pytest.fixture(params=KINDS)
-def kind(request):
+def kind_and_loop(request):
     return request.param
+
+
+@pytest.fixture
+def kind(kind_and_loop):
+    return kind_and_loop[0]
+
+
+@pytest.fixture
+def anyio_backend(kind_and_loop):
+    return "asyncio", {"use_uvloop": kind_and_loop[1]}
 
 
 def small(kind, env_fn=CountingEnv, **arguments):
@@ -434,7 +446,9 @@ async def test_cancelling_the_start_leaves_nothing_behind(kind):
         assert our_children() == []
 
 
-async def test_closing_while_a_call_waits(kind):
+async def test_closing_while_a_call_waits(kind, monkeypatch):
+    monkeypatch.setattr("aiosampler.samplers.base.CLOSE_GRACE_S", 1.0)
+    monkeypatch.setattr("aiosampler.processes.workers.CLOSE_GRACE_S", 0.5)  # a forked sampler process has it too
     async with small(kind, lambda: FaultyEnv("hang", at_step=2, at_episode=5), batch_T=10**4) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
         await until(lambda: sampler._progress[0, 0] > 8)

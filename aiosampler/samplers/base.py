@@ -219,7 +219,7 @@ class AsyncSamplerMixin:
                     sampler_main, (arena,), name="sampler", start_method=self._config.start_method
                 )
                 await self._process.send(messages.Probe(self._job(), self._engine))
-                probed = await self._receive_start()
+                probed = await self._receive_start(self._config.start_timeout)
                 self._initialize_agent(probed)
                 parameters = parameter_specs(self.agent.model)
                 n_workers, n_readers = self._shares()
@@ -260,7 +260,8 @@ class AsyncSamplerMixin:
         async with self._closed_on_failure():
             self._store.publish(self.agent.model, version=0)
             await self._process.send(self._start)
-            await self._receive_start()
+            timeout = self._config.start_timeout
+            await self._receive_start(timeout and timeout + self._start_margin)
             self._require(_State.STARTING, "")
             self._state = _State.RUNNING
 
@@ -476,10 +477,9 @@ class AsyncSamplerMixin:
             await self.aclose()
             raise
 
-    async def _receive_start(self) -> Any:
+    async def _receive_start(self, timeout: float | None) -> Any:
         assert self._process is not None
-        timeout = self._config.start_timeout
-        message = await self._process.receive(timeout and timeout + self._start_margin)
+        message = await self._process.receive(timeout)
         self._process.phase = "ready"
         return message
 
