@@ -6,7 +6,8 @@ import numpy as np
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.processes.arena_map import plan_arena, slot_arrays
-from aiosampler.processes.cargo import Cargo, unpack
+from aiosampler.processes.cargo import Cargo
+from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.local import LocalRunner
 from aiosampler.processes.messages import Job, Share, Start
 from aiosampler.processes.probe import probe
@@ -50,14 +51,14 @@ class InProcess:
             samples_view(slot),
             slot,
             facts,
-            self._infos(sorted(finished, key=lambda e: e[:2])),
+            self._infos(finished),
         )
 
     def evaluate(self):
         return self._infos(self.runner.evaluate(self.itr))
 
     def _infos(self, finished):
-        return [unpack(episode.info, self.config.traj_info_cls) for episode in finished]
+        return unpack_episodes([finished], self.config.traj_info_cls)
 
     def close(self):
         self.runner.close()

@@ -306,10 +306,11 @@ class Collector:
             if arrays["bootstrap_value"] is not None:
                 arrays["bootstrap_value"][i] = 0
         np.logical_or(arrays["terminated"], arrays["truncated"], out=arrays["done"])
-        for i in range(self._n):
-            if i not in self._waits_from:
-                with self._blame("counting a TrajInfo", i):
-                    self._count(i, T)
+        try:
+            for i, *_ in self._active:
+                self._count(i, T)
+        except Exception as exc:
+            raise EnvironmentFault("counting in a TrajInfo", self._first + i, self._evaluation) from exc
         self._keep(slot, T)
 
     def _reset(self, i: int, row: Any, seed: int | None = None) -> None:

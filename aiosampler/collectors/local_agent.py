@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from aiosampler.collectors.environments import AgentFault
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import gymnasium as gym
 
@@ -40,70 +41,59 @@ class Recorder:
 
     Args:
         what: Name for messages, such as ``action``.
-        arrays: One tree of arrays ``[T, n, ...]`` or ``[n, ...]`` for each slot.
+        tree: Of arrays, in the structure that is expected.
     """
 
-    def __init__(self, what: str, arrays: Sequence[Tree]) -> None:
-        self._what, self._structure = what, tree_structure(arrays[0])
-        self._paths = [what + path for path, _ in tree_items(arrays[0])]
-        self._whole = [tree_leaves(tree) for tree in arrays]
-        # [slot][t] -> the row of each leaf: views that are made once
-        self._rows = [list(zip(*map(list, leaves), strict=True)) for leaves in self._whole]
-        # Most agents return one tensor, or a dict of tensors; trees of trees take longer.
-        tree = arrays[0]
-        flat = isinstance(tree, dict) and not any(isinstance(leaf, dict | tuple) for leaf in tree.values())
-        self._keys = tree.keys() if flat else None
-        self._empty = not self._paths
+    def __init__(self, what: str, tree: Tree) -> None:
+        self._what, self._structure = what, tree_structure(tree)
+        self._paths = [what + path for path, _ in tree_items(tree)]
+        # Most agents return one tensor, or a dict of tensors; the paths of those are short.
+        flat = isinstance(tree, dict) and not any(
+            leaf is None or isinstance(leaf, dict | tuple) for leaf in tree.values()
+        )
+        self._keys = tuple(tree) if flat else None
+        self._single = self._structure == "*"
 
-    def write_row(self, slot: int, t: int, tree: Tree) -> list[np.ndarray[Any, Any]]:
-        """Write a tree of tensors ``[n, ...]`` into row t; return its arrays.
+    def write(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> list[np.ndarray[Any, Any]]:
+        """Write a tree of tensors into `targets`, the leaves of a tree of arrays; return its own arrays.
 
         Raises:
             AgentFault: Structure, shape or dtype do not fit.
         """
-        if self._empty and tree is None:
-            return []
-        return self._write(self._rows[slot][t], tree)
-
-    def write(self, slot: int, tree: Tree) -> None:
-        """Write a tree of tensors ``[n, ...]`` into whole arrays.
-
-        Raises:
-            AgentFault: Structure, shape or dtype do not fit.
-        """
-        self._write(self._whole[slot], tree)
-
-    def _write(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> list[np.ndarray[Any, Any]]:
-        written = []
-        for index, (target, leaf) in enumerate(zip(targets, self._leaves(tree), strict=True)):
-            array = leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
-            if array.shape != target.shape:
-                raise AgentFault(
-                    f"the agent returned {self._paths[index]} with the shape {list(array.shape)}, "
-                    f"expected {list(target.shape)}, one row for each environment"
-                )
-            if array.dtype is not target.dtype and array.dtype != target.dtype:
-                if not np.can_cast(array.dtype, target.dtype, "same_kind"):
-                    raise AgentFault(
-                        f"the agent returned {self._paths[index]} with the dtype {array.dtype}, expected {target.dtype}"
-                    )
-                array = array.astype(target.dtype)
+        if self._single:
+            leaves = [tree]
+        elif self._keys is not None and type(tree) is dict and len(tree) == len(self._keys):
+            leaves = [tree.get(key) for key in self._keys]
+        else:
+            leaves = self._leaves(tree)
+        written: list[np.ndarray[Any, Any]] = []
+        for target, leaf in zip(targets, leaves, strict=True):
+            array = leaf.numpy() if type(leaf) is torch.Tensor else None
+            if array is None or array.shape != target.shape or array.dtype is not target.dtype:
+                array = self._converted(tree, len(written), target)
             target[...] = array
             written.append(array)
         return written
 
     def _leaves(self, tree: Tree) -> list[Any]:
-        if self._structure == "*" and type(tree) is torch.Tensor:
-            return [tree]
-        if self._keys is not None and type(tree) is dict and tree.keys() == self._keys:
-            leaves = [tree[key] for key in self._keys]
-            if not any(isinstance(leaf, dict | tuple) for leaf in leaves):
-                return leaves
         if tree_structure(tree) != self._structure:
             raise AgentFault(
                 f"the agent returned {self._what} with the structure {tree_structure(tree)}, expected {self._structure}"
             )
         return tree_leaves(tree)
+
+    def _converted(self, tree: Tree, index: int, target: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The leaf of a tree as an array that fits `target`, if it can be had."""
+        leaf, path = self._leaves(tree)[index], self._paths[index]
+        array = leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+        if array.shape != target.shape:
+            raise AgentFault(
+                f"the agent returned {path} with the shape {list(array.shape)}, "
+                f"expected {list(target.shape)}, one row for each environment"
+            )
+        if not np.can_cast(array.dtype, target.dtype, "same_kind"):
+            raise AgentFault(f"the agent returned {path} with the dtype {array.dtype}, expected {target.dtype}")
+        return array.astype(target.dtype)
 
 
 class LocalAgent:
@@ -120,16 +110,16 @@ class LocalAgent:
         self._split = action_splitter(action_space)
         self._action_structure = slots[0]["action"]
         self._single = not isinstance(self._action_structure, dict | tuple)
-        self._action = Recorder("action", [slot["action"] for slot in slots])
-        self._agent_info = Recorder("agent_info", [slot["agent_info"] for slot in slots])
-        self._initial_state = Recorder("state", [slot["initial_state"] for slot in slots])
-        self._value = (
-            None
-            if slots[0]["bootstrap_value"] is None
-            else Recorder("value", [slot["bootstrap_value"] for slot in slots])
-        )
-        self._prev_action = [list(zip(*map(list, tree_leaves(slot["prev_action"])), strict=True)) for slot in slots]
+        self._action = Recorder("action", slots[0]["action"])
+        self._agent_info = Recorder("agent_info", slots[0]["agent_info"])
+        self._initial_state = Recorder("state", slots[0]["initial_state"])
+        self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._inputs = [agent_inputs(slot) for slot in slots]
+        # [slot][t]: the views that step t writes to
+        self._rows = [
+            list(zip(_rows(slot["action"]), _rows(slot["prev_action"], 1), _rows(slot["agent_info"]), strict=False))
+            for slot in slots
+        ]
         self._initial = agent.initial_state(slots[0]["reward"].shape[1])
         self._state = tree_map(torch.clone, self._initial)
         self._slot = 0
@@ -137,7 +127,7 @@ class LocalAgent:
     def begin(self, slot: int) -> None:
         """Record the recurrent state that the batch begins with."""
         self._slot = slot
-        self._initial_state.write(slot, self._state)
+        self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._state)
 
     def act(self, t: int) -> Sequence[Any]:
         """Step the agent."""
@@ -145,10 +135,11 @@ class LocalAgent:
             action, agent_info, self._state = self._agent.step(self._inputs[self._slot][t], self._state)
         except Exception as exc:
             raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
-        leaves = self._action.write_row(self._slot, t, action)
-        for row, leaf in zip(self._prev_action[self._slot][t + 1], leaves, strict=True):
+        action_rows, next_rows, info_rows = self._rows[self._slot][t]
+        leaves = self._action.write(action_rows, action)
+        for row, leaf in zip(next_rows, leaves, strict=True):
             row[...] = leaf
-        self._agent_info.write_row(self._slot, t, agent_info)
+        self._agent_info.write(info_rows, agent_info)
         if self._single:
             return self._split(leaves[0])
         remaining = iter(leaves)
@@ -164,9 +155,16 @@ class LocalAgent:
 
     def finish(self, T: int) -> None:
         """Record the values of what follows the batch, if asked for."""
-        if self._value is not None:
+        target = self._slots[self._slot]["bootstrap_value"]
+        if target is not None:
             value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], self._state)
-            self._value.write(self._slot, value)
+            self._value.write((target,), value)
+
+
+def _rows(tree: Tree, first: int = 0) -> Iterable[tuple[Any, ...]]:
+    """Rows of the leaves of a tree of arrays ``[T, n, ...]`` from the `first` on, as views made once."""
+    leaves = [leaf[first:] for leaf in tree_leaves(tree)]
+    return zip(*leaves, strict=True) if leaves else itertools.repeat(())
 
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:

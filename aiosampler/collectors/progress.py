@@ -9,6 +9,8 @@ branch     collector  1 while `at` counts evaluation environments
 =========  =========  ==================================================================
 """
 
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,3 +48,28 @@ class Place(NamedTuple):
 def read_place(cells: Any) -> Place:
     """Read the cells of one worker, a row of the array that `progress_specs` describes."""
     return Place(int(cells[TICK]), int(cells[AT]), bool(cells[BRANCH]))
+
+
+class Watch:
+    """Finds processes that stay at one place for too long.
+
+    Args:
+        limit: Seconds that a process may stay.
+        places: Read where each of them is.
+    """
+
+    def __init__(self, limit: float, places: Sequence[Callable[[], Place]]) -> None:
+        self._limit, self._places = limit, places
+        self.interval = limit / 4
+        now = time.monotonic()
+        self._seen = [(read(), now) for read in places]
+
+    def stuck(self) -> Iterator[tuple[int, Place]]:
+        """Look again; yield index and place of the processes that have not moved for as long as they may."""
+        now = time.monotonic()
+        for index, read in enumerate(self._places):
+            place, (seen, since) = read(), self._seen[index]
+            if place != seen or place.at == NOWHERE:
+                self._seen[index] = place, now
+            elif now - since >= self._limit:
+                yield index, place

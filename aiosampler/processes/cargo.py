@@ -49,17 +49,3 @@ class Cargo:
     def traj_info_factory(self, kind: type[TrajInfo]) -> Callable[[], TrajInfo]:
         """A function that makes the trajectory info of a new episode."""
         return functools.partial(kind, **(self.load("traj_info_kwargs") or {}))
-
-
-def pack(info: TrajInfo, kind: type[TrajInfo]) -> Any:
-    """A trajectory info as it travels: the attributes alone, since the other side has the class."""
-    return (vars(info),) if type(info) is kind else info
-
-
-def unpack(packed: Any, kind: type[TrajInfo]) -> Any:
-    """What was packed."""
-    if not isinstance(packed, tuple):
-        return packed
-    info = kind.__new__(kind)
-    vars(info).update(packed[0])
-    return info

@@ -37,6 +37,7 @@ class Channel:
         self._sending = asyncio.Lock()
         self._ended = False
         self.on_end: Callable[[], object] | None = None  # called when the other end sends no more
+        self.on_change: Callable[[], object] | None = None  # called when there is a message, or no more
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self.read)
 
@@ -46,15 +47,25 @@ class Channel:
         Raises:
             ChannelClosed: There will be no more.
         """
-        while not self._messages:
-            if self._ended:
-                raise ChannelClosed
+        while (message := self.receive_nowait()) is None:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        return pickle.loads(self._messages.popleft())  # from the process tree: the socket has no name
+        return message
+
+    def receive_nowait(self) -> Any:
+        """The next message that has arrived, None if there is none.
+
+        Raises:
+            ChannelClosed: There will be no more.
+        """
+        if self._messages:
+            return pickle.loads(self._messages.popleft())  # from the process tree: the socket has no name
+        if self._ended:
+            raise ChannelClosed
+        return None
 
     async def send(self, message: Any) -> None:
         """Send a message without blocking the loop; small ones leave before this suspends.
@@ -105,8 +116,8 @@ class Channel:
                 break
             self._messages.append(bytes(self._partial[_HEADER:end]))
             del self._partial[:end]
-        if self._waiter is not None and not self._waiter.done() and (self._messages or self._ended):
-            self._waiter.set_result(None)
+        if self._messages or self._ended:
+            self._wake()
 
     def end(self) -> None:
         """Expect no more data."""
@@ -115,13 +126,18 @@ class Channel:
             self._loop.remove_reader(self._sock.fileno())
             if self.on_end is not None:
                 self.on_end()
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            self._wake()
 
     def send_no_more(self) -> None:
         """Let the other end find the end of data, and go on receiving."""
         with contextlib.suppress(OSError):  # it is gone already
             self._sock.shutdown(socket.SHUT_WR)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self.on_change is not None:
+            self.on_change()
 
     def close(self) -> None:
         """Leave the loop and close the socket, which the other end sees as the end of data."""

@@ -6,7 +6,7 @@ into memory that the workers' models are views of: all of a batch is chosen by o
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import ParameterStore
@@ -20,7 +20,6 @@ from aiosampler.processes.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiosampler.collectors.collector import FinishedEpisode
     from aiosampler.memory.arena import Arena
     from aiosampler.processes.cargo import Cargo
     from aiosampler.processes.messages import Probed, Start
@@ -75,14 +74,14 @@ class Engine:
         """Take over the newest parameters, for all workers at once; they are idle now."""
         return self._store.adopt()
 
-    async def collect(self, itr: int, slot: int) -> list[FinishedEpisode]:
+    async def collect(self, itr: int, slot: int) -> list[bytes]:
         """Have each worker fill its columns of a slot."""
         finished = await self._ask(Collect(itr, slot))
         if self._control[ABORT]:
             raise Aborted
         return finished
 
-    async def evaluate(self, itr: int) -> list[FinishedEpisode]:
+    async def evaluate(self, itr: int) -> list[bytes]:
         """Have the workers that have evaluation environments run their quotas."""
         return await self._ask(Evaluate(itr), self._evaluators)
 
@@ -94,7 +93,7 @@ class Engine:
             for report in await workers.stop():
                 raise report
 
-    async def _ask(self, message: Any, ranks: list[int] | None = None) -> list[FinishedEpisode]:
+    async def _ask(self, message: Any, ranks: list[int] | None = None) -> list[bytes]:
         assert self._workers is not None
         answers = await self._workers.ask(message, self._job.step_timeout, ranks)
-        return list(chain.from_iterable(answer.episodes for answer in answers))
+        return [answer.episodes for answer in answers]

@@ -14,7 +14,7 @@ from aiosampler.collectors.environments import blame
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
 from aiosampler.processes.arena_map import ABORT, ABORT_EVALUATION, slot_arrays
-from aiosampler.processes.cargo import Cargo, pack
+from aiosampler.processes.episodes import pack_episodes
 from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
 from aiosampler.specs.batch import BatchSpec, slot_specs, sparse_specs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.processes.cargo import Cargo
     from aiosampler.processes.messages import Probed, Share, Start
 
 
@@ -102,14 +103,14 @@ class LocalRunner:
         """Take over the newest parameters."""
         self.policy_version = call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
 
-    def collect(self, itr: int, slot: int) -> list[FinishedEpisode]:
-        """Fill this share of a slot; return the episodes that ended, their infos packed."""
+    def collect(self, itr: int, slot: int) -> bytes:
+        """Fill this share of a slot; return the episodes that ended, packed."""
         with torch.inference_mode():
             call_agent("sample_mode()", self._agent.sample_mode, itr)
-            return self._pack(self._collector.collect(slot, self._job.batch.T))
+            return pack_episodes(self._collector.collect(slot, self._job.batch.T), self._kind)
 
-    def evaluate(self, itr: int) -> list[FinishedEpisode]:
-        """Run new episodes until every quota is met, or the steps are used up; return them, their infos packed."""
+    def evaluate(self, itr: int) -> bytes:
+        """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
         finished: list[FinishedEpisode] = []
         with torch.inference_mode(), self._random.evaluation():
             call_agent("eval_mode()", self._agent.eval_mode, itr)
@@ -120,14 +121,11 @@ class LocalRunner:
                 T = min(self._eval_rows, self._job.eval_steps_each - done)
                 finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
                 done += T
-        return self._pack(finished)
+        return pack_episodes(finished, self._kind)
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""
         self._closing.close()
-
-    def _pack(self, finished: list[FinishedEpisode]) -> list[FinishedEpisode]:
-        return [episode._replace(info=pack(episode.info, self._kind)) for episode in finished]
 
     def _make_collector(
         self, environments: range, slots: list[dict[str, Any]], rule: Any, *, evaluation: bool

@@ -109,7 +109,7 @@ class Collect:
 class Finished:
     """From a worker: its columns of a slot are full, or its evaluation has ended."""
 
-    episodes: list[Any]  # of FinishedEpisode, their infos packed
+    episodes: bytes  # packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Batch:
     itr: int
     slot: int
     policy_version: int
-    traj_infos: list[Any]  # packed
+    episodes: list[bytes]  # packed
     env_steps: int
     seconds: float
 
@@ -135,7 +135,7 @@ class Evaluate:
 class Evaluated:
     """An evaluation has ended."""
 
-    traj_infos: list[Any]  # packed
+    episodes: list[bytes]  # packed
 
 
 @dataclass(frozen=True, slots=True)

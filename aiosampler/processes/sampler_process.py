@@ -18,7 +18,6 @@ from aiosampler.processes.service import Line, run_service
 if TYPE_CHECKING:
     import socket
 
-    from aiosampler.collectors.collector import FinishedEpisode
     from aiosampler.memory.arena import Arena
 
 
@@ -34,11 +33,11 @@ class Engine(Protocol):
     def adopt(self) -> int:
         """Take over the newest parameters; return their version."""
 
-    async def collect(self, itr: int, slot: int) -> list[FinishedEpisode]:
-        """Fill a slot."""
+    async def collect(self, itr: int, slot: int) -> list[bytes]:
+        """Fill a slot; return the episodes that ended, packed."""
 
-    async def evaluate(self, itr: int) -> list[FinishedEpisode]:
-        """Evaluate."""
+    async def evaluate(self, itr: int) -> list[bytes]:
+        """Evaluate; return the episodes that ended, packed."""
 
     async def aclose(self) -> None:
         """Close the environments and end the workers; idempotent."""
@@ -115,18 +114,13 @@ class _Sampler:
                         if self._overlap:
                             ahead = await self._collect(engine, version, itr + 1, 1 - slot)
                 case messages.Evaluate(itr):
-                    infos: list[Any] = []
+                    episodes: list[bytes] = []
                     with contextlib.suppress(Aborted):
                         engine.adopt()
-                        infos = _infos(await engine.evaluate(itr))
-                    line.send(messages.Evaluated(infos))
+                        episodes = await engine.evaluate(itr)
+                    line.send(messages.Evaluated(episodes))
 
     async def _collect(self, engine: Engine, version: int, itr: int, slot: int) -> messages.Batch:
         began = time.perf_counter()
-        finished = await engine.collect(itr, slot)
-        return messages.Batch(itr, slot, version, _infos(finished), self._steps, time.perf_counter() - began)
-
-
-def _infos(finished: list[FinishedEpisode]) -> list[Any]:
-    """The packed infos in the order in which their episodes ended."""
-    return [episode.info for episode in sorted(finished, key=lambda episode: episode[:2])]
+        episodes = await engine.collect(itr, slot)
+        return messages.Batch(itr, slot, version, episodes, self._steps, time.perf_counter() - began)

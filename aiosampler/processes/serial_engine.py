@@ -10,7 +10,6 @@ from aiosampler.processes.messages import Share
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiosampler.collectors.collector import FinishedEpisode
     from aiosampler.memory.arena import Arena
     from aiosampler.processes.cargo import Cargo
     from aiosampler.processes.messages import Probed, Start
@@ -39,13 +38,13 @@ class Engine:
         self._runner.adopt()
         return self._runner.policy_version
 
-    async def collect(self, itr: int, slot: int) -> list[FinishedEpisode]:
+    async def collect(self, itr: int, slot: int) -> list[bytes]:
         """Fill a slot."""
-        return self._runner.collect(itr, slot)
+        return [self._runner.collect(itr, slot)]
 
-    async def evaluate(self, itr: int) -> list[FinishedEpisode]:
+    async def evaluate(self, itr: int) -> list[bytes]:
         """Evaluate."""
-        return self._runner.evaluate(itr)
+        return [self._runner.evaluate(itr)]
 
     async def aclose(self) -> None:
         """Close the environments."""

@@ -6,6 +6,7 @@ A parent that wants the process to end sends no more: the end of data is the req
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,6 +75,14 @@ async def run_service(sock: socket.socket, name: str, rank: int | None, service:
     channel = Channel(sock)
     end_with_parent(sock, service.abort)
     line = Line(channel)
+
+    def report(error: Exception, *, starting: bool) -> bool:
+        from aiosampler.processes.failures import describe
+
+        with contextlib.suppress(ChannelClosed):
+            channel.send_now(Failure(describe(error, name, rank, starting=starting)))
+        return True
+
     failure: Exception | None = None
     try:
         line.phase("importing torch and the packages of env_fn and agent")
@@ -84,17 +93,11 @@ async def run_service(sock: socket.socket, name: str, rank: int | None, service:
         pass  # told to end, or the parent is gone
     except Exception as exc:
         failure = exc
-    starting = service.starting
+    # What failed is told before anything is closed: an environment that failed may well hang in its close().
+    reported = failure is not None and report(failure, starting=service.starting)
     try:
         await service.aclose()
     except Exception as exc:
-        failure = failure or exc
-    try:
-        if failure is not None:
-            from aiosampler.processes.failures import describe
-
-            channel.send_now(Failure(describe(failure, name, rank, starting=starting)))
-    except ChannelClosed:
-        pass
-    finally:
-        channel.close()
+        if not reported:
+            report(exc, starting=False)
+    channel.close()

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from aiosampler.collectors.progress import NOWHERE, Place
+from aiosampler.collectors.progress import Place, Watch
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.processes.channel import Channel, ChannelClosed
 from aiosampler.processes.child import forget, isolate, keep_from_forks, kept_from_forks
@@ -89,35 +89,46 @@ class Supervised:
             WorkerTimeout: It is too late.
             SamplerError: What the child reports.
         """
-        loop = asyncio.get_running_loop()
-        seen, since = place and place(), loop.time()
+        watch = None if timeout is None or place is None else Watch(timeout, [place])
         while True:
-            patience = None if timeout is None else timeout if place is None else timeout / 4
             try:
-                async with asyncio.timeout(patience):
-                    message = await self._channel.receive()
+                async with asyncio.timeout(timeout if watch is None else watch.interval):
+                    message = self._sifted(await self._channel.receive())
+                    if message is not None:
+                        return message
             except TimeoutError:
-                if place is None:
-                    raise self._too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
-                now = place()
-                if now != seen or now.at == NOWHERE:
-                    seen, since = now, loop.time()
-                elif timeout is not None and loop.time() - since >= timeout:
-                    raise self._too_late(f"is stuck in {now} for more than {timeout} s", now) from None
-                continue
+                if watch is None:
+                    raise self.too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
+                for _, stuck in watch.stuck():
+                    raise self.too_late(f"is stuck in {stuck} for more than {timeout} s", stuck) from None
             except ChannelClosed:
-                if self._stopping:
-                    raise SamplerClosed(f"the {self.name} process was stopped") from None
-                raise await self._died(place and place()) from None
-            match message:
-                case Phase(name):
-                    self.phase = name
-                    if self._on_phase is not None:
-                        self._on_phase(f"{self.name}: {name}")
-                case Failure(error):
-                    raise error
-                case _:
-                    return message
+                raise await self.gone(place and place()) from None
+
+    def receive_nowait(self) -> Any:
+        """The next message that has arrived, None if there is none.
+
+        Raises:
+            ChannelClosed: The child is gone; `gone` tells how.
+            SamplerError: What the child reports.
+        """
+        return self._sifted(self._channel.receive_nowait())
+
+    def notify(self, on_change: Callable[[], object]) -> None:
+        """Have `on_change` called whenever there is something to receive."""
+        self._channel.on_change = on_change
+
+    def _sifted(self, message: Any) -> Any:
+        """A message that is for the caller; others are dealt with, and give None."""
+        match message:
+            case Phase(name):
+                self.phase = name
+                if self._on_phase is not None:
+                    self._on_phase(f"{self.name}: {name}")
+                return None
+            case Failure(error):
+                raise error
+            case _:
+                return message
 
     async def stop(self, grace: float) -> SamplerError | None:
         """End the child within `grace` seconds and a few more; return what it had to report last.
@@ -156,7 +167,8 @@ class Supervised:
         self._channel.read()
         self._channel.end()
 
-    def _too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
+    def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
+        """The error for a child that does not move on, and is given up."""
         self._hopeless = True
         return WorkerTimeout(
             f"the {self.name} process {what}",
@@ -166,7 +178,10 @@ class Supervised:
             evaluation=place is not None and place.evaluation,
         )
 
-    async def _died(self, place: Place | None) -> WorkerDied:
+    async def gone(self, place: Place | None) -> WorkerDied | SamplerClosed:
+        """The error for a child that sends no more."""
+        if self._stopping:
+            return SamplerClosed(f"the {self.name} process was stopped")
         # The socket closes a moment before the process has ended.
         ended = await self._process.wait(5.0)
         exitcode = self._process.exitcode if ended else None

@@ -40,11 +40,13 @@ class _Worker:
 
     async def run(self, line: Line) -> None:
         from aiosampler.collectors.collector import Aborted
+        from aiosampler.collectors.traj_info import TrajInfo
+        from aiosampler.processes.episodes import pack_episodes
 
         runner = self._start(await line.receive(), line)
         while True:
             request = await line.receive()
-            finished: list[Any] = []
+            finished = pack_episodes([], TrajInfo)
             with contextlib.suppress(Aborted):
                 match request:
                     case messages.Collect(itr, slot):

@@ -6,7 +6,8 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.collectors.progress import read_place
+from aiosampler.collectors.progress import Watch, read_place
+from aiosampler.processes.channel import ChannelClosed
 from aiosampler.processes.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Workers:
         on_phase: Callable[[str], None],
     ) -> None:
         self._workers: list[Supervised] = []
+        self._changed = asyncio.Event()
         self._places = [functools.partial(read_place, progress[rank]) for rank in range(n)]
         for rank in range(n):
             self._workers.append(
@@ -74,11 +76,12 @@ class Workers:
             await worker.send(message)
             await worker.receive(timeout)
             worker.phase = "waiting for work"
+            worker.notify(self._changed.set)
 
         await all_or_first_error(map(start, self._workers, work))
 
-    async def ask(self, message: Any, timeout: float | None, ranks: Iterable[int] | None = None) -> list[Any]:
-        """Send `message` to the workers, and gather their answers.
+    async def ask(self, message: Any, timeout: float | None, ranks: Sequence[int] | None = None) -> list[Any]:
+        """Send `message` to the workers, and gather their answers in their order.
 
         Args:
             message: What to send.
@@ -88,10 +91,37 @@ class Workers:
         Raises:
             SamplerError: The first failure.
         """
-        asked = range(len(self._workers)) if ranks is None else ranks
-        for rank in asked:
+        ranks = range(len(self._workers)) if ranks is None else ranks
+        for rank in ranks:
             await self._workers[rank].send(message)
-        return await all_or_first_error(self._workers[rank].receive(timeout, self._places[rank]) for rank in asked)
+        answers: dict[int, Any] = {}
+        watch = None if timeout is None else Watch(timeout, self._places)
+        while True:
+            self._changed.clear()
+            for rank in ranks:
+                if rank not in answers:
+                    try:
+                        answer = self._workers[rank].receive_nowait()
+                    except ChannelClosed:
+                        raise await self._workers[rank].gone(self._places[rank]()) from None
+                    if answer is not None:
+                        answers[rank] = answer
+            if len(answers) == len(ranks):
+                return [answers[rank] for rank in ranks]
+            if watch is None:
+                await self._changed.wait()
+            else:
+                await self._watched(watch, timeout)
+
+    async def _watched(self, watch: Watch, timeout: float | None) -> None:
+        """Wait for a change for a while, and see whether any worker is stuck."""
+        try:
+            async with asyncio.timeout(watch.interval):
+                await self._changed.wait()
+        except TimeoutError:
+            for rank, place in watch.stuck():
+                worker = self._workers[rank]
+                raise worker.too_late(f"is stuck in {place} for more than {timeout} s", place) from None
 
     async def stop(self) -> list[SamplerError]:
         """Close the workers' environments and end them, all at once; return what they had to report last."""

@@ -21,7 +21,7 @@ from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerErr
 from aiosampler.memory.arena import Arena
 from aiosampler.processes import messages
 from aiosampler.processes.arena_map import ABORT_EVALUATION, plan_arena, slot_arrays
-from aiosampler.processes.cargo import unpack
+from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.sampler_process import sampler_main
 from aiosampler.processes.supervised import Supervised
 from aiosampler.samplers.samples import filled_samples, samples_view
@@ -316,9 +316,7 @@ class AsyncSamplerMixin:
                 facts = self._unclaimed
                 assert facts is not None
             self._unclaimed = None
-            return filled_samples(
-                self._views[facts.slot], self._slots[facts.slot], facts, self._unpack(facts.traj_infos)
-            )
+            return filled_samples(self._views[facts.slot], self._slots[facts.slot], facts, self._unpack(facts.episodes))
 
     def __aiter__(self) -> AsyncIterator[Samples]:
         return self
@@ -361,7 +359,7 @@ class AsyncSamplerMixin:
                     self._control[ABORT_EVALUATION] = 1  # nobody wants it: let it end at its next step
                 raise
             assert isinstance(evaluated, messages.Evaluated)
-            return self._unpack(evaluated.traj_infos)
+            return self._unpack(evaluated.episodes)
 
     def publish(self, module: nn.Module | None = None) -> int:
         """Copy parameters and buffers to the sampler, which adopts the newest at the start of a batch.
@@ -508,8 +506,8 @@ class AsyncSamplerMixin:
                     "leave it out, or use overlap=False"
                 )
 
-    def _unpack(self, packed: list[Any]) -> list[TrajInfo]:
-        return [unpack(info, self._config.traj_info_cls) for info in packed]
+    def _unpack(self, episodes: list[bytes]) -> list[TrajInfo]:
+        return unpack_episodes(episodes, self._config.traj_info_cls)
 
     def _shares(self) -> tuple[int, int]:
         """How many processes tell their progress, and how many read parameters."""
