@@ -291,3 +291,34 @@ def test_a_user_who_writes_to_a_batch_does_not_change_the_next():
             for leaf in [slot] if isinstance(slot, np.ndarray) else []:
                 leaf.fill(99)
     sampler.close()
+
+
+def test_a_traj_info_sees_the_random_steps_of_decorrelation_with_their_observations():
+    sampler = InProcess(
+        CountingEnv, env_kwargs={"longest": 30, "shortest": 30}, agent=LookingAgent(), batch_T=40, batch_B=3, seed=5,
+        max_decorrelation_steps=20, traj_info_cls=DetailedTrajInfo,
+    )  # fmt: skip
+    (samples,) = gather(sampler, 1)
+    for info in samples.traj_infos:
+        assert [step[2] for step in info.steps] == list(range(30))
+
+
+class ExpandingAgent(AgeAgent):
+    """Gives all environments one and the same state, as long as they have the same age."""
+
+    def step(self, inputs, state):
+        step = super().step(inputs, state)
+        same = (step.state["age"] == step.state["age"][0]).all()
+        age = step.state["age"][:1].expand(len(step.state["age"])) if same else step.state["age"]
+        return step._replace(state={**step.state, "age": age})
+
+
+def test_a_state_that_is_expanded_is_reset_for_one_environment_only():
+    for batch in gather(InProcess(CountingEnv, agent=ExpandingAgent(), batch_T=8, batch_B=3, seed=5), 4):
+        assert torch.equal(batch.agent.agent_info["age"], batch.env.observation[..., 2].float())
+
+
+def test_integers_of_numpy_are_integers():
+    sampler = InProcess(CountingEnv, agent=LookingAgent(), batch_T=np.int64(4), batch_B=np.uint8(2), seed=np.int32(5))
+    assert sampler.collect().env.reward.shape == (4, 2)
+    sampler.close()

@@ -150,8 +150,8 @@ class Placed(CountingEnv):
     ("step", "kill", WorkerDied, r"worker-1 process ended .* by SIGKILL \(out of memory\?\), with environment 2"),
     ("step", "hang", WorkerTimeout, r"worker-1 process is stuck in environment 2 for more than 0\.5 s"),
     ("reset", "raise", WorkerError, "environment 2 failed in the worker-1 process while resetting: ValueError"),
-    ("reset", "kill", WorkerDied, "worker-1 process ended .* by SIGKILL.*while it was resetting the environments"),
-    ("reset", "hang", WorkerTimeout, "worker-1 process did not get on in 2.0 s: it is still resetting the env"),
+    ("reset", "kill", WorkerDied, "worker-1 process ended .* by SIGKILL.*while it was resetting environment 2"),
+    ("reset", "hang", WorkerTimeout, "worker-1 process did not get on in 2.0 s: it is still resetting environment 2"),
 ])  # fmt: skip
 async def test_a_failure_names_worker_and_environment(moment, what, error, words):
     sampler = cpu(

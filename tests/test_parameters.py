@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -58,6 +59,37 @@ def test_a_compiled_module_is_published_as_the_module_it_wraps(arena):
     source = Net()
     writer = ParameterStore(arrays(arena, source, 1), parameter_specs(source))
     assert writer.publish(torch.compile(source), version=4) == 4
+    assert parameter_specs(torch.compile(source)) == parameter_specs(source)
+
+
+def test_threads_that_publish_at_once_take_turns(arena):
+    nets = [Net(), Net()]
+    views = arrays(arena, nets[0], 1)
+    writer, reader = (ParameterStore(views, parameter_specs(nets[0]), r) for r in (None, 0))
+    bound = Net()
+    reader.bind(bound)
+    nets[0].fill(0)
+    writer.publish(nets[0])
+    stop = threading.Event()
+
+    def publish(net):
+        value = 0
+        while not stop.is_set():
+            value = (value + 1) % 128
+            net.fill(value)
+            writer.publish(net)
+
+    threads = [threading.Thread(target=publish, args=(net,)) for net in nets]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(300):
+            reader.adopt()
+            assert len({float(tensor.flatten()[k]) for tensor in bound.state_dict().values() for k in (0, -1)}) == 1
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_mismatches_name_the_parameter(arena):

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import os
 import random
 import signal
@@ -346,7 +347,6 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
 @pytest.mark.parametrize(
     ("env_fn", "error", "words"),
     [
-        ("NoSuchEnv-v0", EnvironmentFailed, "NoSuchEnv"),
         (lambda: 1 / 0, EnvironmentFailed, "ZeroDivisionError"),
         (lambda: 17, EnvironmentFailed, "must return a Gymnasium environment, got 17"),
         (
@@ -356,7 +356,7 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
         ),
         (lambda: FaultyEnv("reset", 0, 0), EnvironmentFailed, "no way back"),
     ],
-    ids=["id", "raises", "returns", "misfit", "reset"],
+    ids=["raises", "returns", "misfit", "reset"],
 )
 async def test_an_env_fn_that_does_not_work_is_found_at_the_start(kind, env_fn, error, words):
     with pytest.raises(error, match=words) as caught:
@@ -469,3 +469,115 @@ async def test_a_seed_that_was_drawn_is_told(kind):
     async with small(kind, seed=None) as sampler:
         samples = await sampler.obtain_samples()
         assert samples.env.observation[0, 0, 0] == environment_seed(sampler.seed, 0)
+
+
+async def test_closing_ends_an_evaluation_with_an_error_and_not_with_an_empty_answer(kind):
+    async with small(kind, eval_n_envs=1, eval_max_steps=10**9) as sampler:
+        evaluation = asyncio.create_task(sampler.evaluate_agent())
+        await until(lambda: sampler._progress[0, 0] > 50)
+        await sampler.aclose()
+        with pytest.raises(SamplerClosed):
+            await evaluation
+
+
+async def test_a_failure_that_nobody_received_is_told_by_the_next_call(kind):
+    async with small(kind, functools.partial(_OneFaulty, "raise")) as sampler:
+        with pytest.raises(WorkerError):
+            while True:
+                await sampler.obtain_samples()
+        with pytest.raises(SamplerClosed, match="closed by: environment 1 failed") as caught:
+            async for _ in sampler:
+                pass
+        assert isinstance(caught.value.__cause__, WorkerError)
+
+
+async def test_evaluating_first_with_a_step_timeout_accuses_nobody(kind):
+    slow = {"eval_n_envs": 1, "eval_max_steps": 9, "step_timeout": 0.4}
+    async with small(kind, functools.partial(_Slow, 7, 7), **slow) as sampler:
+        assert await sampler.evaluate_agent()
+
+
+class _Slow(CountingEnv):
+    def step(self, action):
+        threading.Event().wait(0.15)
+        return super().step(action)
+
+
+def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
+    async def start():
+        sampler = small(kind)
+        await sampler.async_initialize()
+        await sampler.initialize()
+        await sampler.obtain_samples()
+        return sampler
+
+    sampler = asyncio.run(start())
+
+    async def other_loop():
+        with pytest.raises(SamplerError, match="belongs to the event loop"):
+            await sampler.obtain_samples()
+        with pytest.warns(ResourceWarning, match="was not closed"):
+            await sampler.aclose()
+        await sampler.aclose()
+
+    asyncio.run(other_loop())
+
+
+async def test_a_sampler_that_is_dropped_ends_its_processes(kind):
+    sampler = small(kind)
+    await sampler.async_initialize()
+    await sampler.initialize()
+    with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031 - dropping takes two statements
+        del sampler
+        gc.collect()
+    await until(lambda: not our_children())
+
+
+async def test_a_child_that_the_user_forks_does_not_end_the_sampler(kind):
+    async with small(kind) as sampler:
+        await sampler.obtain_samples()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                sampler._process._abandoned()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)  # noqa: ASYNC222 - it ends at once
+        for _ in range(3):
+            await sampler.obtain_samples()
+
+
+async def test_publishing_is_for_running_samplers(kind):
+    sampler = small(kind, agent=CategoricalPgAgent(_model))
+    await sampler.async_initialize()
+    with torch.no_grad():
+        sampler.agent.model.value.bias.fill_(7.0)  # a checkpoint that is loaded before the start counts
+    with pytest.raises(SamplerClosed, match="not started"):
+        sampler.publish()
+    await sampler.initialize()
+    samples = await sampler.obtain_samples()
+    assert (samples.agent.agent_info["value"] == 7).all()
+    assert sampler.policy_version == 0
+    await sampler.aclose()
+
+
+class _Hooked(CategoricalPgAgent):
+    adopted = 0
+
+    def recv_shared_memory(self):
+        self.adopted = super().recv_shared_memory()
+        return self.adopted
+
+    def step(self, inputs, state):
+        step = super().step(inputs, state)
+        info = {**step.agent_info, "adopted": torch.full_like(step.action, self.adopted)}
+        return step._replace(agent_info=info)
+
+
+async def test_the_agent_is_told_which_parameters_it_has(kind):
+    async with small(kind, agent=_Hooked(_model), overlap=False) as sampler:
+        for version in range(3):
+            samples = await sampler.obtain_samples()
+            assert samples.policy_version == version
+            assert (samples.agent.agent_info["adopted"] == version).all()
+            sampler.publish()

@@ -87,6 +87,23 @@ asyncio.run(kernel())
     assert output("-c", code, cwd=tmp_path).count("main runs") == 1
 
 
+def test_an_environment_that_the_script_registers_is_found(tmp_path):
+    code = (
+        script()
+        .replace("class Info", 'gym.register("Mine-v0", entry_point=Env)\nclass Info')
+        .replace("lambda: Env()", '"Mine-v0"')
+    )
+    assert output("-c", code, cwd=tmp_path).count("pids") == 1
+
+
+def test_a_forgotten_sampler_does_not_keep_the_interpreter_from_ending_when_warnings_are_errors(tmp_path):
+    code = script().replace(
+        "async with sampler:", "await sampler.async_initialize(); await sampler.initialize()\n    if 1:"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, timeout=30, cwd=tmp_path)
+    assert b"was not closed" in done.stderr
+
+
 def start(code, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path

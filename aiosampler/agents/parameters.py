@@ -32,8 +32,6 @@ from aiosampler.memory.layout import ALIGNMENT
 from aiosampler.specs.arrays import ArraySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import nn
 
     from aiosampler.specs.trees import Tree
@@ -52,6 +50,7 @@ class ParameterSpec:
 
 def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """All parameters and buffers of `module` by name."""
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
@@ -78,6 +77,7 @@ def store_specs(parameters: tuple[ParameterSpec, ...], n_readers: int) -> Tree:
         "version": ArraySpec((n_buffers,), int64),
         "buffers": ArraySpec((n_buffers, nbytes), uint8),
         "adopted": ArraySpec((nbytes,), uint8),
+        "adopted_version": ArraySpec((1,), int64),
     }
 
 
@@ -87,7 +87,7 @@ class ParameterStore:
     Args:
         arrays: Views of the arena, in the structure of `store_specs`.
         parameters: Specs of the tensors.
-        reader: Index of this reader, None in the process that publishes.
+        reader: Index of this reader; None in the process that publishes, and where another process adopts.
     """
 
     def __init__(self, arrays: Tree, parameters: tuple[ParameterSpec, ...], reader: int | None = None) -> None:
@@ -99,9 +99,11 @@ class ParameterStore:
         self._ended = memoryview(arrays["ended"])
         self._version = memoryview(arrays["version"])
         self._buffers: Any = arrays["buffers"]
+        self._adopted_version = memoryview(arrays["adopted_version"])
         self._adopted: Any = arrays["adopted"]
         self._tensors = [self._views(buffer) for buffer in arrays["buffers"]]
         self._barrier = threading.Lock()
+        self._publishing = threading.Lock()  # between threads of this process; no other process ever waits for it
 
     @property
     def version(self) -> int:
@@ -112,7 +114,7 @@ class ParameterStore:
         """Copy the parameters and buffers of `module` and make them the latest version.
 
         Args:
-            module: Source; on any device. Its tensors may be a superset of no other set than the agent's own.
+            module: Source, on any device, with the tensors of the agent's model, no more and no fewer.
             version: Number to give it, one more than the last by default.
 
         Returns:
@@ -122,6 +124,10 @@ class ParameterStore:
             ConfigError: A name, shape or dtype is not that of the agent's model.
         """
         sources = self._checked(module)
+        with self._publishing:
+            return self._publish(sources, version)
+
+    def _publish(self, sources: list[torch.Tensor], version: int | None) -> int:
         if version is None:
             version = self.version + 1
         taken = {self._latest[0], *(named - 1 for named in self._reading)}
@@ -140,8 +146,12 @@ class ParameterStore:
         return version
 
     def adopt(self) -> int:
-        """Copy the newest complete version to the adopted parameters; return its number."""
-        assert self._reader is not None, "the publishing process adopts nothing"
+        """Copy the newest complete version to the adopted parameters; return its number.
+
+        Where another process adopts for this one, copy nothing and return the number of what it adopted.
+        """
+        if self._reader is None:
+            return self._adopted_version[0]
         while True:
             index = self._latest[0]
             self._reading[self._reader] = 1 + index
@@ -154,6 +164,7 @@ class ParameterStore:
             self._fence()
             if self._begun[index] == complete:
                 self._reading[self._reader] = 0
+                self._adopted_version[0] = version
                 return version
 
     def bind(self, module: nn.Module) -> None:
@@ -168,12 +179,11 @@ class ParameterStore:
         flat = torch.from_numpy(buffer)
         return [flat[p.offset : p.offset + p.nbytes].view(p.dtype).view(p.shape) for p in self._parameters]
 
-    def _checked(self, module: nn.Module | None) -> Iterable[torch.Tensor]:
+    def _checked(self, module: nn.Module | None) -> list[torch.Tensor]:
         if module is None:
             if self._parameters:
                 raise ConfigError("publish() needs a module: the agent has no model in this process")
             return []
-        module = getattr(module, "_orig_mod", module)  # what torch.compile wrapped
         tensors = named_tensors(module)
         for p in self._parameters:
             tensor = tensors.pop(p.name, None)
@@ -192,6 +202,9 @@ class ParameterStore:
         return [named[p.name] for p in self._parameters]
 
     def _fence(self) -> None:
-        """A full memory barrier: what stands before is visible to other processors before what follows."""
+        """Keep what stands before from being seen after what follows, by an atomic operation.
+
+        It orders both ways on x86. A reader relies on the numbers around a buffer, not on this alone.
+        """
         with self._barrier:
             pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from aiosampler.agents.base import Agent, AgentInputs, AgentStep
 from aiosampler.specs.trees import tree_map
 
 if TYPE_CHECKING:
+    import gymnasium as gym
+
     from aiosampler.specs.arrays import Spaces
     from aiosampler.specs.trees import Tree
 
@@ -22,11 +24,15 @@ class RandomAgent(Agent):
     def initialize(self, spaces: Spaces) -> None:
         """Remember the action space."""
         self._space = spaces.action
+        self._batched: dict[int, gym.Space[Any]] = {}
 
     def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
         """Draw an action for each environment."""
         # Seeded by torch, whose generator the sampler keeps apart for training and evaluation.
-        space = batch_space(self._space, inputs.prev_reward.shape[0])
+        n = inputs.prev_reward.shape[0]
+        if n not in self._batched:
+            self._batched[n] = batch_space(self._space, n)
+        space = self._batched[n]
         space.seed(int(torch.randint(2**31, ()).item()))
         return AgentStep(tree_map(lambda leaf: torch.from_numpy(np.asarray(leaf)), space.sample()), None, None)
 

@@ -16,6 +16,7 @@ finish                                                      done; blanks of envi
 ==========================================================  ====================================================
 """
 
+from array import array as CArray
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,12 +109,17 @@ class Collector:
         self._environments, self._seeds, self._first = environments, seeds, first
         self._actions, self._rule, self._traj_info = actions, rule, traj_info
         self._cells, self._abort, self._evaluation = memoryview(cells), memoryview(abort), evaluation
-        self._writer = make_writer(specs.observation, "observation")
+        self._writer = writer = make_writer(specs.observation, "observation")
+        # What a single array must be to be written without a closer look
+        self._shape: Any = writer.shape if isinstance(writer, LeafWriter) else None
+        self._dtype: Any = writer.dtype if isinstance(writer, LeafWriter) else None
         self._info_writer = make_writer(specs.env_info, "info", partial=True) if specs.env_info else None
         self._slots = [_Slot(arrays, self._writer, self._info_writer) for arrays in slots]
         self._carry = [np.zeros_like(array[0]) for array in self._slots[0].carried]
         rows, self._n = slots[0]["reward"].shape
-        self._rewards = [0.0] * self._n
+        # Takes numbers alone, and NumPy reads it as it is
+        self._rewards = CArray("d", bytes(8 * self._n))
+        self._rewards_view = np.frombuffer(self._rewards)
         self._history = np.zeros((rows, self._n))  # rewards in double precision, for the trajectory infos
         self._history_rows = list(self._history)
         self._traj_infos = [traj_info() for _ in environments]
@@ -125,49 +131,60 @@ class Collector:
         self._started = False
         self._finished: list[FinishedEpisode] = []
 
-    def start(self, decorrelation_steps: int = 0, seed: int = 0) -> None:
+    def start(self, phase: Callable[[str], None], decorrelation_steps: int = 0, seed: int = 0) -> None:
         """Reset all environments, and take up to `decorrelation_steps` random steps in each.
 
         The number of steps and the actions depend on `seed` and the environment's index alone.
         """
-        self.restart(None)
+        self.restart(None, phase)
         slot = self._slots[0]
         for i in range(self._n if decorrelation_steps else 0):
-            rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i))
-            env = self._environments[i]
-            env.action_space.seed(int(rng.integers(2**31)))
-            for _ in range(rng.integers(decorrelation_steps)):
-                action = env.action_space.sample()
-                with self._blame("taking a random step", i):
-                    observation, reward, terminated, truncated, info = env.step(action)
-                    self._traj_infos[i].step(None, action, float(reward), terminated, truncated, None, info)
-                if terminated or truncated:
-                    self._traj_infos[i] = self._traj_info()
-                    self._reset(i, slot.observation[0])
-                    self._null(slot, 0, i)
-                else:
-                    with self._blame("recording", i):
-                        self._writer.write(slot.observation[0], i, observation)
-                        slot.prev_reward[0][i] = reward
-                        self._write_prev_action(slot, i, action)
+            phase(f"taking random steps in environment {self._first + i}")
+            self._decorrelate(slot, i, decorrelation_steps, seed)
+        self._cells[AT] = NOWHERE
         self._keep(slot, 0)
 
-    def restart(self, starts: Callable[[int], bool] | None) -> None:
+    def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
         """Begin new episodes everywhere, or, where `starts` says no, wait. The first time, environments are seeded."""
         slot = self._slots[0]
+        self._cells[BRANCH] = self._evaluation
         for array in slot.carried:
             array[0] = 0
         self._waits_from.clear()
         for i in range(self._n):
             self._traj_infos[i] = self._traj_info()
             if starts is None or starts(i):
+                if phase is not None:
+                    phase(f"resetting environment {self._first + i}")
                 self._reset(i, slot.observation[0], None if self._started else self._seeds[i])
             else:
                 self._waits_from[i] = 0
         self._started = True
         self._actions.ended(range(self._n))
         self._activate()
+        self._cells[AT] = NOWHERE
         self._keep(slot, 0)
+
+    def _decorrelate(self, slot: _Slot, i: int, most: int, seed: int) -> None:
+        rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i))
+        env = self._environments[i]
+        env.action_space.seed(int(rng.integers(2**31)))
+        for _ in range(rng.integers(most)):
+            action = env.action_space.sample()
+            before = tree_map(lambda array: array[0, i].copy(), slot.arrays["observation"])
+            with self._blame("taking a random step", i):
+                observation, reward, terminated, truncated, info = env.step(action)
+            with self._blame("counting a random step in a TrajInfo", i):
+                self._traj_infos[i].step(before, action, float(reward), terminated, truncated, None, info)
+            if terminated or truncated:
+                self._traj_infos[i] = self._traj_info()
+                self._reset(i, slot.observation[0])
+                self._null(slot, 0, i)
+            else:
+                with self._blame("recording", i):
+                    self._writer.write(slot.observation[0], i, observation)
+                    slot.prev_reward[0][i] = reward
+                    self._write_prev_action(slot, i, action)
 
     def collect(self, index: int, T: int) -> list[FinishedEpisode]:
         """Fill T rows of slot `index`; return the episodes that ended, ordered by step and environment.
@@ -205,18 +222,16 @@ class Collector:
 
     def _step(self, slot: _Slot, t: int, actions: Sequence[Any]) -> None:
         row, rewards, cells = slot.observation[t + 1], self._rewards, self._cells
-        writer = self._writer
-        write, array = writer.write, np.ndarray
-        shape, dtype = (writer.shape, writer.dtype) if isinstance(writer, LeafWriter) else (None, None)
+        write, ndarray, shape, dtype = self._writer.write, np.ndarray, self._shape, self._dtype
         infos = None if slot.env_info is None else slot.env_info[t]
         each_step = self._each_step
         ended = []
-        i = -1
+        i, reward = -1, 0.0
         try:
             for i, b, step in self._active:
                 cells[AT] = b
                 observation, reward, terminated, truncated, info = step(actions[i])
-                if type(observation) is array and observation.dtype is dtype and observation.shape == shape:
+                if type(observation) is ndarray and observation.dtype is dtype and observation.shape == shape:
                     row[i] = observation
                 else:
                     write(row, i, observation)
@@ -228,16 +243,13 @@ class Collector:
                 if terminated or truncated:
                     ended.append((i, observation, terminated, truncated))
         except Exception as exc:
-            raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from exc
-        exact = self._history_rows[t]
-        try:
-            exact[:] = rewards
-        except (TypeError, ValueError):
-            i, reward = self._bad_reward()
-            fault = EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation)
-            raise fault from TypeError(f"the reward must be a number, got {reward!r}")
-        slot.reward[t][:] = exact
-        slot.prev_reward[t + 1][:] = exact
+            cause: Exception = exc
+            if type(exc) is TypeError and "real number" in str(exc):  # from the line that takes the reward
+                cause = TypeError(f"the reward must be a number, got {reward!r}")
+            raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from cause
+        self._history_rows[t][:] = self._rewards_view
+        slot.reward[t][:] = self._rewards_view
+        slot.prev_reward[t + 1][:] = slot.reward[t]
         if each_step is not None:
             self._count_step(slot, t, each_step)
         if ended:
@@ -268,7 +280,8 @@ class Collector:
                 self._rewards[i] = 0.0
                 for observations in tree_leaves(arrays["observation"]):
                     observations[t + 1 :, i] = 0
-                self._activate()
+        if self._waits_from:
+            self._activate()
         self._actions.ended([i for i, *_ in ended])
 
     def _begin(self, slot: _Slot) -> None:
@@ -291,6 +304,8 @@ class Collector:
             self._activate()
         for i in self._waits_from:
             self._waits_from[i] = 0
+            for observations in tree_leaves(arrays["observation"]):
+                observations[:, i] = 0
 
     def _finish(self, slot: _Slot, T: int) -> None:
         arrays = slot.arrays
@@ -301,8 +316,6 @@ class Collector:
             for array in slot.prev_action:
                 array[start:, i] = 0
             arrays["prev_reward"][start:, i] = 0
-            for observations in tree_leaves(arrays["observation"]):
-                observations[start:, i] = 0
             if arrays["bootstrap_value"] is not None:
                 arrays["bootstrap_value"][i] = 0
         np.logical_or(arrays["terminated"], arrays["truncated"], out=arrays["done"])
@@ -365,12 +378,6 @@ class Collector:
         self._active = [
             (i, self._first + i, env.step) for i, env in enumerate(self._environments) if i not in self._waits_from
         ]
-
-    def _bad_reward(self) -> tuple[int, Any]:
-        for i, reward in enumerate(self._rewards):
-            if np.shape(reward) != () or not np.issubdtype(np.asarray(reward).dtype, np.number):
-                return i, reward
-        raise AssertionError("numbers make a row of rewards")
 
     def _blame(self, doing: str, i: int) -> Any:
         return blame(doing, self._first + i, self._evaluation)

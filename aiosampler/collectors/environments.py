@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from aiosampler.errors import ProcessFailure
 
-EnvFn = str | Callable[..., "gym.Env[Any, Any]"]
+EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
 
 
 class EnvironmentFault(Exception):
@@ -37,10 +38,10 @@ def blame(doing: str, env_index: int | None, evaluation: bool = False) -> Iterat
 def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> "gym.Env[Any, Any]":
     """Build one environment.
 
-    By id it is made without Gymnasium's passive checker, which doubles the time of a cheap step; what the environment
-    gives is checked where it is recorded. ``env_kwargs={"disable_env_checker": False}`` brings the checker back.
+    What is registered is made without Gymnasium's passive checker, which doubles the time of a cheap step. What the
+    environment gives is checked where it is recorded. ``env_kwargs={"disable_env_checker": False}`` brings it back.
     """
-    if isinstance(env_fn, str):
+    if isinstance(env_fn, EnvSpec):
         return gym.make(env_fn, **{"disable_env_checker": True, **env_kwargs})
     env = env_fn(**env_kwargs)
     if not (hasattr(env, "step") and hasattr(env, "reset") and hasattr(env, "observation_space")):

@@ -149,9 +149,14 @@ class LocalAgent:
         """Put the recurrent state of these environments back to the initial one."""
         if self._state is None:
             return
-        for leaf, initial in zip(tree_leaves(self._state), tree_leaves(self._initial), strict=True):
-            for i in environments:
-                leaf[i] = initial[i]
+        index = list(environments)
+
+        def reset(leaf: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+            leaf = leaf.clone()  # it is the agent's: it may be expanded, or be a buffer of the model
+            leaf[index] = initial[index]
+            return leaf
+
+        self._state = tree_map(reset, self._state, self._initial)
 
     def finish(self, T: int) -> None:
         """Record the values of what follows the batch, if asked for."""

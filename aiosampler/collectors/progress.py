@@ -10,7 +10,7 @@ branch     collector  1 while `at` counts evaluation environments
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,21 +55,25 @@ class Watch:
 
     Args:
         limit: Seconds that a process may stay.
-        places: Read where each of them is.
+        places: Read where each of them is, by rank.
     """
 
-    def __init__(self, limit: float, places: Sequence[Callable[[], Place]]) -> None:
-        self._limit, self._places = limit, places
+    def __init__(self, limit: float, places: Mapping[int, Callable[[], Place]]) -> None:
+        self._limit, self._places = limit, dict(places)
         self.interval = limit / 4
         now = time.monotonic()
-        self._seen = [(read(), now) for read in places]
+        self._seen = {rank: (read(), now) for rank, read in places.items()}
+
+    def forget(self, rank: int) -> None:
+        """Stop watching a process: it has answered."""
+        del self._places[rank]
 
     def stuck(self) -> Iterator[tuple[int, Place]]:
-        """Look again; yield index and place of the processes that have not moved for as long as they may."""
+        """Look again; yield rank and place of the processes that have not moved for as long as they may."""
         now = time.monotonic()
-        for index, read in enumerate(self._places):
-            place, (seen, since) = read(), self._seen[index]
+        for rank, read in self._places.items():
+            place, (seen, since) = read(), self._seen[rank]
             if place != seen or place.at == NOWHERE:
-                self._seen[index] = place, now
+                self._seen[rank] = place, now
             elif now - since >= self._limit:
-                yield index, place
+                yield rank, place

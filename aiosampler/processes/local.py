@@ -96,8 +96,7 @@ class LocalRunner:
                 specs["final_observation"] = sparse_specs(batch, self._start.specs)
                 slot = tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs)
                 self._evaluator = self._make_collector(share.evaluation, [slot], self._quota, evaluation=True)
-            self._phase("resetting the environments")
-            self._collector.start(job.max_decorrelation_steps, job.seed)
+            self._collector.start(self._phase, job.max_decorrelation_steps, job.seed)
 
     def adopt(self) -> None:
         """Take over the newest parameters."""

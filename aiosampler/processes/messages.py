@@ -120,7 +120,6 @@ class Batch:
     slot: int
     policy_version: int
     episodes: list[bytes]  # packed
-    env_steps: int
     seconds: float
 
 

@@ -134,7 +134,7 @@ def _try_agent(agent: Agent, job: Job, observation: Tree, action_specs: Tree) ->
     B = job.batch.B
 
     def repeat(leaf: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(leaf)).expand(B, *np.shape(leaf))
+        return torch.from_numpy(np.asarray(leaf)).expand(B, *np.shape(leaf)).contiguous()
 
     nulls = tree_map(lambda spec: torch.from_numpy(np.zeros((B, *spec.shape), spec.dtype)), action_specs)
     inputs = AgentInputs(tree_map(repeat, observation), nulls, torch.zeros(B))

@@ -96,20 +96,25 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
                 await self.wait()
 
     def release(self) -> None:
-        """Stop watching, and free what the ended process leaves in this one."""
-        if self._exit_descriptor >= 0:
-            self._loop.remove_reader(self._exit_descriptor)
-            if self._exit_descriptor != self.aio_process.sentinel:
-                os.close(self._exit_descriptor)
-            self._exit_descriptor = -1
-            self.aio_process.join()
-            self.aio_process.close()
+        """Free what the ended process leaves in this one."""
+        self.aio_process.join()
+        self.aio_process.close()
+
+    def forsake(self) -> None:
+        """Wait for a killed process without the event loop, which is closed."""
+        self._close_exit_descriptor()
+        self.aio_process.join()
 
     def _on_exit(self) -> None:
         assert self._ended is not None
         self._loop.remove_reader(self._exit_descriptor)
+        self._close_exit_descriptor()
         self.aio_process.join()  # returns at once: it has ended; takes its exit code
         self._ended.set()
+
+    def _close_exit_descriptor(self) -> None:
+        if self._exit_descriptor != self.aio_process.sentinel:
+            os.close(self._exit_descriptor)
 
 
 def _exit_descriptor(aio_process: process.BaseProcess) -> int:

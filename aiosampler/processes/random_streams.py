@@ -36,6 +36,17 @@ class RandomStreams:
             _set_state(training)
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators for the block, and put them back: for the user's process."""
+    before = _state()
+    seed_generators(seed)
+    try:
+        yield
+    finally:
+        _set_state(before)
+
+
 def seed_generators(seed: int) -> None:
     """Seed the global generators of this process."""
     random.seed(seed)

@@ -89,7 +89,7 @@ class _Sampler:
         place(start.affinity.cpus, start.affinity.torch_threads)
         arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
         self._control = arrays["dense"]["control"]
-        self._overlap, self._steps = cargo.job.overlap, cargo.job.batch.T * cargo.job.batch.B
+        self._overlap = cargo.job.overlap
         engine: Engine = importlib.import_module(request.engine).Engine(
             cargo=cargo, probed=probed, start=start, arena=self._arena, arrays=arrays, phase=line.phase
         )
@@ -123,4 +123,4 @@ class _Sampler:
     async def _collect(self, engine: Engine, version: int, itr: int, slot: int) -> messages.Batch:
         began = time.perf_counter()
         episodes = await engine.collect(itr, slot)
-        return messages.Batch(itr, slot, version, episodes, self._steps, time.perf_counter() - began)
+        return messages.Batch(itr, slot, version, episodes, time.perf_counter() - began)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import warnings
 import weakref
@@ -64,8 +65,9 @@ class Supervised:
         finally:
             child_end.close()
         # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
-        self._abandoned = weakref.finalize(self, _abandon, self._socket, self._process, name)
-        self._watching = asyncio.create_task(self._watch(), name=f"watch-{name}")  # owned: cancelled in stop()
+        self._abandoned = weakref.finalize(self, _abandon, os.getpid(), self._process, name)
+        # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
+        self._watching = asyncio.create_task(_watch(self._process, self._channel), name=f"watch-{name}")
 
     @property
     def pid(self) -> int | None:
@@ -89,7 +91,7 @@ class Supervised:
             WorkerTimeout: It is too late.
             SamplerError: What the child reports.
         """
-        watch = None if timeout is None or place is None else Watch(timeout, [place])
+        watch = None if timeout is None or place is None else Watch(timeout, {0: place})
         while True:
             try:
                 async with asyncio.timeout(timeout if watch is None else watch.interval):
@@ -157,15 +159,16 @@ class Supervised:
         self._process.release()
         return last
 
+    def abandon(self) -> None:
+        """Kill the child, where its event loop is closed and can wait for nothing any more."""
+        self._abandoned()
+        self._socket.close()
+        forget(self._descriptor)
+        self._process.forsake()
+
     def _close_socket(self) -> None:
         self._channel.close()
         forget(self._descriptor)
-
-    async def _watch(self) -> None:
-        """End the channel when the process has ended, should somebody else hold its end of the socket."""
-        await self._process.wait()
-        self._channel.read()
-        self._channel.end()
 
     def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
         """The error for a child that does not move on, and is given up."""
@@ -197,7 +200,15 @@ class Supervised:
         return error
 
 
-def _abandon(sock: socket.socket, process: Process, name: str) -> None:
-    warnings.warn(f"a sampler was not closed: ending its {name} process", ResourceWarning, stacklevel=2)
-    sock.close()
+async def _watch(process: Process, channel: Channel) -> None:
+    """Close the channel when the process has ended, should somebody else hold its end of the socket."""
+    await process.wait()
+    channel.read()
+    channel.close()
+
+
+def _abandon(owner: int, process: Process, name: str) -> None:
+    if os.getpid() != owner:  # a process that the user forked is ending
+        return
     process.kill()
+    warnings.warn(f"a sampler was not closed: its {name} process was killed", ResourceWarning, stacklevel=2)

@@ -48,6 +48,7 @@ class _Worker:
             request = await line.receive()
             finished = pack_episodes([], TrajInfo)
             with contextlib.suppress(Aborted):
+                runner.adopt()
                 match request:
                     case messages.Collect(itr, slot):
                         finished = runner.collect(itr, slot)

@@ -95,7 +95,7 @@ class Workers:
         for rank in ranks:
             await self._workers[rank].send(message)
         answers: dict[int, Any] = {}
-        watch = None if timeout is None else Watch(timeout, self._places)
+        watch = None if timeout is None else Watch(timeout, {rank: self._places[rank] for rank in ranks})
         while True:
             self._changed.clear()
             for rank in ranks:
@@ -106,6 +106,8 @@ class Workers:
                         raise await self._workers[rank].gone(self._places[rank]()) from None
                     if answer is not None:
                         answers[rank] = answer
+                        if watch is not None:
+                            watch.forget(rank)
             if len(answers) == len(ranks):
                 return [answers[rank] for rank in ranks]
             if watch is None:

@@ -10,7 +10,6 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 
 from aiosampler.affinity import Affinity
 from aiosampler.agents.base import Agent
@@ -22,10 +21,12 @@ from aiosampler.memory.arena import Arena
 from aiosampler.processes import messages
 from aiosampler.processes.arena_map import ABORT_EVALUATION, plan_arena, slot_arrays
 from aiosampler.processes.episodes import unpack_episodes
+from aiosampler.processes.random_streams import seeded
 from aiosampler.processes.sampler_process import sampler_main
 from aiosampler.processes.supervised import Supervised
 from aiosampler.samplers.samples import filled_samples, samples_view
-from aiosampler.specs.config import SamplerConfig, pickle_cargo
+from aiosampler.specs.batch import as_integer
+from aiosampler.specs.config import SamplerConfig, pickle_cargo, registered
 from aiosampler.specs.seeding import Stream, stream_seed
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import gymnasium as gym
+    import torch
     from torch import nn
 
     from aiosampler.samplers.samples import Samples
@@ -64,8 +66,8 @@ class AsyncSamplerMixin:
     Construction checks the arguments and starts nothing.
 
     Args:
-        env_fn: Gymnasium id, or a callable that makes an environment. It travels by cloudpickle, so a lambda or a
-            function of a notebook will do.
+        env_fn: Gymnasium id as it is registered in this process, or a callable that makes an environment. It travels by
+            cloudpickle, so a lambda or a function of a notebook will do.
         agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
         batch_T: Time steps of a batch.
         batch_B: Environments.
@@ -137,7 +139,7 @@ class AsyncSamplerMixin:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
         self._config = config = SamplerConfig(
-            env_fn=env_fn,
+            env_fn=registered(env_fn) if isinstance(env_fn, str) else env_fn,
             agent=agent,
             batch_T=batch_T,
             batch_B=batch_B,
@@ -170,6 +172,8 @@ class AsyncSamplerMixin:
         self._expected: tuple[int, int] | None = None  # itr and slot of the batch that is collected ahead
         self._process: Supervised | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None  # what closed the sampler, if nobody asked for it
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._store: ParameterStore | None = None
         self._slots: list[dict[str, Tree]] = []
         self._views: list[Samples] = []
@@ -211,6 +215,7 @@ class AsyncSamplerMixin:
             SamplerError: The environment or the agent cannot be used; the sampler is closed.
         """
         self._require(_State.NEW, "async_initialize() starts a sampler once")
+        self._loop = asyncio.get_running_loop()
         self._state = _State.PROBING
         async with self._closed_on_failure():
             arena = Arena()
@@ -322,7 +327,7 @@ class AsyncSamplerMixin:
         return self
 
     async def __anext__(self) -> Samples:
-        if self._closing is not None:
+        if self._closing is not None and self._failure is None:
             raise StopAsyncIteration
         return await self.obtain_samples()
 
@@ -376,8 +381,8 @@ class AsyncSamplerMixin:
             ConfigError: A name, shape or dtype is not that of the agent's model.
             SamplerClosed: The sampler does not run.
         """
-        if self._store is None or self._state in (_State.PROBING, _State.CLOSED):
-            raise self._not_running()
+        self._require_running()
+        assert self._store is not None
         return self._store.publish(self.agent.model if module is None else module)
 
     @property
@@ -397,6 +402,13 @@ class AsyncSamplerMixin:
         Raises:
             WorkerError: An environment's `close` raised; everything else was closed all the same.
         """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            if not self._loop.is_closed():
+                raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
+            self._state, process, self._process = _State.CLOSED, self._process, None
+            if process is not None:
+                process.abandon()
+            return
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="close-sampler")  # owned: awaited below
         cancelled: asyncio.CancelledError | None = None
@@ -423,7 +435,7 @@ class AsyncSamplerMixin:
             self._control[:] = 1
         report = await process.stop(grace)
         self._let_go()
-        if report is not None and running:
+        if report is not None and running and self._failure is None:
             raise report
 
     def _let_go(self) -> None:
@@ -438,9 +450,9 @@ class AsyncSamplerMixin:
         """A sampler that failed, or whose start was cancelled, is closed before anyone hears of it."""
         try:
             yield
-        except BaseException:
+        except BaseException as exc:
             if self._closing is None:
-                self._state = _State.CLOSED
+                self._failure = exc
                 await self.aclose()
             raise
 
@@ -449,6 +461,8 @@ class AsyncSamplerMixin:
     async def _request(self, request: Any, answer: type) -> None:
         """Send a request and note that its answer is owed; small, so it leaves at once and cannot be cancelled."""
         assert self._process is not None
+        if asyncio.get_running_loop() is not self._loop:
+            raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
         self._owed.append(answer)
         await self._process.send(request)
 
@@ -457,6 +471,7 @@ class AsyncSamplerMixin:
         answer = None
         while self._owed:
             answer = await self._receive()
+            self._require_running()  # closing ends an evaluation early, whose answer means nothing then
             self._owed.popleft()
             if isinstance(answer, messages.Batch):
                 self._unclaimed = answer
@@ -468,10 +483,10 @@ class AsyncSamplerMixin:
             raise SamplerClosed("the sampler was closed while this call was waiting")
         try:
             return await self._receive_answer(process)
-        except SamplerError:
+        except SamplerError as exc:
             if self._closing is not None:
                 raise SamplerClosed("the sampler was closed while this call was waiting") from None
-            self._state = _State.CLOSED
+            self._failure = exc
             await self.aclose()
             raise
 
@@ -492,8 +507,7 @@ class AsyncSamplerMixin:
             return expected
         itr = expected[0] if itr is None else itr
         db_idx = expected[1] if db_idx is None else db_idx
-        if isinstance(itr, bool) or not isinstance(itr, int) or itr < 0:
-            raise ConfigError(f"itr must be an integer of at least 0, got {itr!r}")
+        itr = as_integer("itr", itr, 0)
         if db_idx not in (0, 1):
             raise ConfigError(f"db_idx must be 0 or 1, got {db_idx!r}")
         return itr, db_idx
@@ -534,10 +548,9 @@ class AsyncSamplerMixin:
         )
 
     def _initialize_agent(self, probed: messages.Probed) -> None:
-        """Build the model here as it was built there, leaving the random generator of this process as it was."""
+        """Build the model here as it was built there, leaving the random generators of this process as they were."""
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(stream_seed(self.seed, Stream.AGENT_INIT))
+            with seeded(stream_seed(self.seed, Stream.AGENT_INIT)):
                 self.agent.initialize(probed.spaces)
         except ConfigError:
             raise
@@ -546,7 +559,7 @@ class AsyncSamplerMixin:
 
     def _require(self, state: _State, rule: str) -> None:
         if self._state is _State.CLOSED:
-            raise SamplerClosed("the sampler is closed")
+            raise self._not_running()
         if self._state is not state:
             raise SamplerError(rule)
 
@@ -556,5 +569,7 @@ class AsyncSamplerMixin:
 
     def _not_running(self) -> SamplerClosed:
         if self._state is _State.CLOSED:
-            return SamplerClosed("the sampler is closed")
+            closed = SamplerClosed(f"the sampler is closed{f' by: {self._failure}' if self._failure else ''}")
+            closed.__cause__ = self._failure
+            return closed
         return SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")

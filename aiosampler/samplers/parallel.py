@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.affinity import Affinity, usable_cpu_count
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.base import AsyncSamplerMixin
+from aiosampler.specs.batch import as_integer
 
 if TYPE_CHECKING:
     from aiosampler.processes.supervised import Supervised
@@ -35,10 +36,8 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
         if n_workers is None:
             placed = None if affinity is None else affinity.workers
             self._n_workers = len(placed) if placed else min(B, usable_cpu_count())
-        elif isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1:
-            raise ConfigError(f"n_workers must be an integer of at least 1, got {n_workers!r}")
         else:
-            self._n_workers = n_workers
+            self._n_workers = as_integer("n_workers", n_workers, 1)
         if self._n_workers > B:
             raise ConfigError(
                 f"n_workers={self._n_workers} is more than the batch_B={B} environments there are to share"

@@ -38,12 +38,13 @@ class FinalObservations:
     """The true last observations of the N episodes that ended in a batch, before their resets.
 
     ``final[t, b]`` is that of the episode that ended at step t of environment b. The arrays below are ordered by step,
-    then environment, and are gathered (copied) when they are first asked for.
+    then environment; they are gathered, which copies them, when one is first asked for.
     """
 
     def __init__(self, arrays: dict[str, Any]) -> None:
         self._arrays = arrays
         self._gathered: tuple[torch.Tensor, torch.Tensor, Tree] | None = None
+        self._shape: tuple[int, int] = arrays["done"].shape if arrays else (0, 0)
 
     @property
     def t(self) -> torch.Tensor:
@@ -61,23 +62,22 @@ class FinalObservations:
         return self._gather()[2]
 
     def __len__(self) -> int:
-        return int(self._arrays["final_count"].sum())
+        return len(self.t)
 
     def __getitem__(self, place: tuple[int, int]) -> Tree:
         t, b = place
-        T, B = self._arrays["done"].shape
+        T, B = self._shape
         if not (-T <= t < T and -B <= b < B):
             raise IndexError(f"[{t}, {b}] is outside of a batch of [{T}, {B}]")
-        t, b = t % T, b % B
-        count = self._arrays["final_count"][b]
-        ks = np.flatnonzero(self._arrays["final_t"][b, :count] == t)
-        if not ks.size:
+        (index,) = torch.nonzero((self.t == t % T) & (self.b == b % B), as_tuple=True)
+        if not len(index):
             raise IndexError(f"no episode ended at [{t}, {b}]: final observations are where done is True")
-        return tree_map(lambda leaf: torch.from_numpy(leaf[b, ks[0] : ks[0] + 1])[0], self._arrays["final_observation"])
+        return tree_map(lambda leaf: leaf[int(index)], self.observation)
 
     def clone(self) -> FinalObservations:
         """A copy that outlives the slot."""
-        return FinalObservations(tree_map(np.copy, self._arrays))
+        self._gather()
+        return self  # what is gathered is a copy already
 
     def _gather(self) -> tuple[torch.Tensor, torch.Tensor, Tree]:
         if self._gathered is None:

@@ -1,6 +1,8 @@
 """The specs of one batch: its leading shape, and the arrays that a slot holds."""
 
+import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,21 @@ INT32 = np.dtype(np.int32)
 BOOL = np.dtype(np.bool_)
 
 
+def as_integer(name: str, value: Any, minimum: int) -> int:
+    """`value` as a Python integer; NumPy's are taken too.
+
+    Raises:
+        ConfigError: It is none, or too small.
+    """
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None or isinstance(value, bool) or integer < minimum:
+        raise ConfigError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return integer
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
     """Leading shape of one batch: T time steps of B environments."""
@@ -22,8 +39,7 @@ class BatchSpec:
 
     def __post_init__(self) -> None:
         for name, value in (("T", self.T), ("B", self.B)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"batch_{name} must be an integer of at least 1, got {value!r}")
+            object.__setattr__(self, name, as_integer(f"batch_{name}", value, 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +55,7 @@ class StepSpecs:
 
 
 def slot_specs(batch: BatchSpec, step: StepSpecs) -> Tree:
-    """The arrays of one slot; together with `SPARSE`, all that a batch consists of.
+    """The arrays of one slot; together with `sparse_specs`, all that a batch consists of.
 
     Observations and what the agent is given beside them have T + 1 rows: row t + 1 is written when the environments
     have taken step t, and is read as the agent's input of step t + 1.

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from aiosampler.errors import ConfigError
-from aiosampler.specs.batch import BatchSpec
+from aiosampler.specs.batch import BatchSpec, as_integer
 
 START_METHODS = ("spawn", "forkserver", "fork")
 SEED_LIMIT = 2**128
@@ -24,7 +26,7 @@ class SamplerConfig:
         TypeError: A value is of the wrong type.
     """
 
-    env_fn: str | Callable[..., Any]
+    env_fn: EnvSpec | Callable[..., Any]
     agent: Any
     batch_T: int
     batch_B: int
@@ -46,21 +48,20 @@ class SamplerConfig:
     start_timeout: float | None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.env_fn, str) and not callable(self.env_fn):
+        if not isinstance(self.env_fn, EnvSpec) and not callable(self.env_fn):
             raise TypeError(
                 f"env_fn must be a Gymnasium id or a callable that makes an environment, got {self.env_fn!r}"
             )
-        BatchSpec(T=self.batch_T, B=self.batch_B)
+        self._integer("batch_T", 1)
+        self._integer("batch_B", 1)
         for name in ("env_kwargs", "eval_env_kwargs", "traj_info_kwargs"):
             _mapping(name, getattr(self, name))
-        if self.seed is not None:
-            _integer("seed", self.seed, 0)
-            if self.seed >= SEED_LIMIT:
-                raise ConfigError(f"seed must be below 2**128, got {self.seed}")
+        if self.seed is not None and self._integer("seed", 0) >= SEED_LIMIT:
+            raise ConfigError(f"seed must be below 2**128, got {self.seed}")
         for name in ("mid_batch_reset", "bootstrap_value", "overlap"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        _integer("max_decorrelation_steps", self.max_decorrelation_steps, 0)
+        self._integer("max_decorrelation_steps", 0)
         if isinstance(self.env_info_keys, str) or not all(isinstance(key, str) for key in self.env_info_keys):
             raise TypeError(f"env_info_keys must be a sequence of strings, got {self.env_info_keys!r}")
         self._check_traj_info()
@@ -80,6 +81,11 @@ class SamplerConfig:
         """Steps that each evaluation environment may take."""
         return max(1, (self.eval_max_steps or 0) // max(1, self.eval_n_envs))
 
+    def _integer(self, name: str, minimum: int) -> int:
+        integer = as_integer(name, getattr(self, name), minimum)
+        object.__setattr__(self, name, integer)
+        return integer
+
     def _check_traj_info(self) -> None:
         if not isinstance(self.traj_info_cls, type):
             raise TypeError(f"traj_info_cls must be a class, got {self.traj_info_cls!r}")
@@ -92,7 +98,7 @@ class SamplerConfig:
             raise ConfigError(f"traj_info_kwargs does not fit {self.traj_info_cls.__name__}: {exc}") from None
 
     def _check_evaluation(self) -> None:
-        _integer("eval_n_envs", self.eval_n_envs, 0)
+        self._integer("eval_n_envs", 0)
         if self.eval_n_envs == 0:
             for name in ("eval_env_kwargs", "eval_max_steps", "eval_max_trajectories"):
                 if getattr(self, name) is not None:
@@ -102,9 +108,21 @@ class SamplerConfig:
             raise ConfigError(
                 f"eval_n_envs={self.eval_n_envs} needs eval_max_steps, the most steps an evaluation takes"
             )
-        _integer("eval_max_steps", self.eval_max_steps, self.eval_n_envs)
+        self._integer("eval_max_steps", self.eval_n_envs)
         if self.eval_max_trajectories is not None:
-            _integer("eval_max_trajectories", self.eval_max_trajectories, 1)
+            self._integer("eval_max_trajectories", 1)
+
+
+def registered(env_id: str) -> EnvSpec:
+    """What an id is registered as in this process; others may not know it.
+
+    Raises:
+        ConfigError: It is not registered.
+    """
+    try:
+        return gym.spec(env_id)
+    except Exception as exc:
+        raise ConfigError(f"env_fn={env_id!r} is no registered environment: {exc}") from exc
 
 
 #: Arguments that travel by value.
@@ -125,13 +143,6 @@ def pickle_cargo(config: SamplerConfig) -> dict[str, bytes]:
         except Exception as exc:
             raise ConfigError(f"{name}={value!r} cannot be pickled for the sampler's processes: {exc}") from exc
     return cargo
-
-
-def _integer(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be an integer, got {value!r}")
-    if value < minimum:
-        raise ConfigError(f"{name} must be at least {minimum}, got {value}")
 
 
 def _seconds(name: str, value: Any) -> None:
