@@ -70,8 +70,9 @@ class _Sampler:
         await self._serve(line, engine)
 
     async def aclose(self) -> None:
-        if self._engine is not None:
-            await self._engine.aclose()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.aclose()
         self._arena.close()
 
     async def _start(self, line: Line) -> Engine:

@@ -57,8 +57,9 @@ class _Worker:
             line.send(messages.Finished(finished))
 
     async def aclose(self) -> None:
-        if self._runner is not None:
-            self._runner.close()
+        runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is
+        if runner is not None:
+            runner.close()
 
     def _start(self, work: messages.Work, line: Line) -> LocalRunner:
         from aiosampler.processes.cargo import Cargo
