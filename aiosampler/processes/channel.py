@@ -128,6 +128,11 @@ class Channel:
                 self.on_end()
             self._wake()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._sock.fileno() < 0
+
     def send_no_more(self) -> None:
         """Let the other end find the end of data, and go on receiving."""
         with contextlib.suppress(OSError):  # it is gone already

@@ -67,7 +67,9 @@ class Supervised:
         # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
         self._abandoned = weakref.finalize(self, _abandon, os.getpid(), self._process, name)
         # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
-        self._watching = asyncio.create_task(_watch(self._process, self._channel), name=f"watch-{name}")
+        self._watching = asyncio.create_task(
+            _watch(self._process, self._channel, self._descriptor), name=f"watch-{name}"
+        )
 
     @property
     def pid(self) -> int | None:
@@ -162,13 +164,14 @@ class Supervised:
     def abandon(self) -> None:
         """Kill the child, where its event loop is closed and can wait for nothing any more."""
         self._abandoned()
-        self._socket.close()
         forget(self._descriptor)
+        self._socket.close()
         self._process.forsake()
 
     def _close_socket(self) -> None:
-        self._channel.close()
-        forget(self._descriptor)
+        if not self._channel.closed:
+            forget(self._descriptor)
+            self._channel.close()
 
     def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
         """The error for a child that does not move on, and is given up."""
@@ -200,10 +203,11 @@ class Supervised:
         return error
 
 
-async def _watch(process: Process, channel: Channel) -> None:
+async def _watch(process: Process, channel: Channel, descriptor: int) -> None:
     """Close the channel when the process has ended, should somebody else hold its end of the socket."""
     await process.wait()
     channel.read()
+    forget(descriptor)  # first: its number may be another's as soon as it is closed
     channel.close()
 
 
