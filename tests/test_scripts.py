@@ -90,7 +90,10 @@ asyncio.run(kernel())
 def test_an_environment_that_the_script_registers_is_found(tmp_path):
     code = (
         script()
-        .replace("class Info", 'gym.register("Mine-v0", entry_point=lambda: Env())\nclass Info')
+        .replace(
+            "class Info",
+            'gym.register("Mine-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")\nclass Info',
+        )
         .replace("lambda: Env()", '"Mine-v0"')
     )
     assert output("-c", code, cwd=tmp_path).count("pids") == 1
