@@ -132,7 +132,6 @@ async def main(args: argparse.Namespace) -> None:
         rows: list[tuple[float, ...]] = []
         async with kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options) as sampler:
             await rate(sampler, args.seconds)
-            await asyncio.sleep(0.2)
             for _ in range(args.windows):
                 await asyncio.sleep(0.2)  # until the batch ahead is complete, and the cores are free
                 measured = ceiling.measure(workers, args.seconds)

@@ -71,24 +71,14 @@ def space_specs(space: object) -> Tree:
     )
 
 
-@space_specs.register
-def _(space: spaces.Box) -> Tree:
-    return _array_spec(space)
-
-
-@space_specs.register
-def _(space: spaces.Discrete) -> Tree:
-    return _array_spec(space)
-
-
-@space_specs.register
-def _(space: spaces.MultiDiscrete) -> Tree:
-    return _array_spec(space)
-
-
-@space_specs.register
-def _(space: spaces.MultiBinary) -> Tree:
-    return _array_spec(space)
+@space_specs.register(spaces.Box)
+@space_specs.register(spaces.Discrete)
+@space_specs.register(spaces.MultiDiscrete)
+@space_specs.register(spaces.MultiBinary)
+def _(space: Any) -> Tree:
+    if space.shape is None or space.dtype is None or space.dtype.kind not in "biuf" or space.dtype.itemsize > 8:
+        raise ConfigError(f"the space {space!r} has the dtype {space.dtype}, which no torch tensor has")
+    return ArraySpec(tuple(space.shape), np.dtype(space.dtype))
 
 
 @space_specs.register
@@ -103,9 +93,3 @@ def _(space: Any) -> Tree:
     if not space.spaces:
         raise ConfigError("an empty Tuple space has nothing to record")
     return tuple(space_specs(child) for child in space.spaces)
-
-
-def _array_spec(space: spaces.Space[Any]) -> ArraySpec:
-    if space.shape is None or space.dtype is None or space.dtype.kind not in "biuf" or space.dtype.itemsize > 8:
-        raise ConfigError(f"the space {space!r} has the dtype {space.dtype}, which no torch tensor has")
-    return ArraySpec(tuple(space.shape), np.dtype(space.dtype))
