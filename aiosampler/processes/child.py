@@ -39,15 +39,14 @@ def kept_from_forks() -> tuple[int, ...]:
     return tuple(_own_ends)
 
 
-def isolate(threads: int, foreign: tuple[int, ...]) -> None:
-    """Set up this process before its event loop starts.
+def isolate(foreign: tuple[int, ...]) -> None:
+    """Set up this process before its event loop starts; numerical libraries may start one thread in it.
 
     Args:
-        threads: How many threads numerical libraries may start.
         foreign: Descriptors that a forked process has got but must not keep, or it would pass for their owner.
     """
     for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
+        os.environ[variable] = "1"
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the user's process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,6 +14,9 @@ import cloudpickle
 from aiosampler.collectors.collector import FinishedEpisode
 from aiosampler.collectors.traj_info import TrajInfo
 
+#: What stands for a batch or an evaluation that was aborted.
+NO_EPISODES = pickle.dumps([])
+
 
 def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> bytes:
     """Pickle infos of class `kind` by their attributes alone, and whatever else `terminate` returned as it is."""

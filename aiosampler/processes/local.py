@@ -63,7 +63,6 @@ class LocalRunner:
             store.bind(self._agent.model)
         self._agent.attach(store)
         self._random = RandomStreams(self._job.seed, share.rank)
-        self.policy_version = 0
         self._quota = Quota(None)
         self._kind = cargo.load("traj_info_cls")
         self._traj_info = cargo.traj_info_factory(self._kind)
@@ -98,9 +97,10 @@ class LocalRunner:
                 self._evaluator = self._make_collector(share.evaluation, [slot], self._quota, evaluation=True)
             self._collector.start(self._phase, job.max_decorrelation_steps, job.seed)
 
-    def adopt(self) -> None:
-        """Take over the newest parameters."""
-        self.policy_version = call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
+    def adopt(self) -> int:
+        """Take over the newest parameters; return their version."""
+        version: int = call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
+        return version
 
     def collect(self, itr: int, slot: int) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""

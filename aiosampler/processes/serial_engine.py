@@ -35,8 +35,7 @@ class Engine:
 
     def adopt(self) -> int:
         """Take over the newest parameters; return their version."""
-        self._runner.adopt()
-        return self._runner.policy_version
+        return self._runner.adopt()
 
     async def collect(self, itr: int, slot: int) -> list[bytes]:
         """Fill a slot."""

@@ -26,7 +26,6 @@ class Supervised:
         name: Of the process.
         start_method: See `Process`.
         rank: Of the worker.
-        threads: How many threads numerical libraries may start in it.
         on_phase: Told the phases of its start.
     """
 
@@ -38,7 +37,6 @@ class Supervised:
         name: str,
         start_method: str,
         rank: int | None = None,
-        threads: int = 1,
         on_phase: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
@@ -54,7 +52,7 @@ class Supervised:
             name=f"aiosampler-{name}",
             start_method=start_method,
             initializer=isolate,
-            initargs=(threads, foreign),
+            initargs=(foreign,),
         )
         self._channel = Channel(self._socket)
         try:
@@ -170,8 +168,7 @@ class Supervised:
 
     def _close_socket(self) -> None:
         if not self._channel.closed:
-            forget(self._descriptor)
-            self._channel.close()
+            _close_channel(self._channel, self._descriptor)
 
     def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
         """The error for a child that does not move on, and is given up."""
@@ -207,6 +204,10 @@ async def _watch(process: Process, channel: Channel, descriptor: int) -> None:
     """Close the channel when the process has ended, should somebody else hold its end of the socket."""
     await process.wait()
     channel.read()
+    _close_channel(channel, descriptor)
+
+
+def _close_channel(channel: Channel, descriptor: int) -> None:
     forget(descriptor)  # first: its number may be another's as soon as it is closed
     channel.close()
 

@@ -40,13 +40,12 @@ class _Worker:
 
     async def run(self, line: Line) -> None:
         from aiosampler.collectors.collector import Aborted
-        from aiosampler.collectors.traj_info import TrajInfo
-        from aiosampler.processes.episodes import pack_episodes
+        from aiosampler.processes.episodes import NO_EPISODES
 
         runner = self._start(await line.receive(), line)
         while True:
             request = await line.receive()
-            finished = pack_episodes([], TrajInfo)
+            finished = NO_EPISODES
             with contextlib.suppress(Aborted):
                 runner.adopt()
                 match request:

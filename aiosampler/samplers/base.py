@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 from collections import deque
 from enum import Enum, auto
@@ -260,7 +261,7 @@ class AsyncSamplerMixin:
         assert self._store is not None
         if affinity is not None:
             self._check_affinity(affinity)
-            self._start = messages.Start(self._start.layout, self._start.specs, self._start.parameters, affinity)
+            self._start = dataclasses.replace(self._start, affinity=affinity)
         self._state = _State.STARTING
         async with self._closed_on_failure():
             self._store.publish(self.agent.model, version=0)
