@@ -28,9 +28,15 @@ if TYPE_CHECKING:
     )
     from aiosampler.samplers.base import AsyncSamplerMixin
     from aiosampler.samplers.cpu import AsyncCpuSampler
+    from aiosampler.samplers.gpu import AsyncGpuSampler, AsyncGpuSamplerBase
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
     from aiosampler.samplers.samples import AgentSamples, EnvSamples, FinalObservations, Samples, SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler
+    from aiosampler.servers.action_server import (
+        AsyncActionServer,
+        AsyncAlternatingActionServer,
+        AsyncNoOverlapAlternatingActionServer,
+    )
     from aiosampler.specs.arrays import Spaces
     from aiosampler.specs.batch import BatchSpec
     from aiosampler.specs.seeding import environment_seed
@@ -43,7 +49,12 @@ _MODULES = {
     "AgentSamples": "samplers.samples",
     "AgentStep": "agents.base",
     "ArenaError": "errors",
+    "AsyncActionServer": "servers.action_server",
+    "AsyncAlternatingActionServer": "servers.action_server",
     "AsyncCpuSampler": "samplers.cpu",
+    "AsyncGpuSampler": "samplers.gpu",
+    "AsyncGpuSamplerBase": "samplers.gpu",
+    "AsyncNoOverlapAlternatingActionServer": "servers.action_server",
     "AsyncParallelSamplerMixin": "samplers.parallel",
     "AsyncSamplerMixin": "samplers.base",
     "AsyncSerialSampler": "samplers.serial",
@@ -79,7 +90,12 @@ __all__ = [
     "AgentSamples",
     "AgentStep",
     "ArenaError",
+    "AsyncActionServer",
+    "AsyncAlternatingActionServer",
     "AsyncCpuSampler",
+    "AsyncGpuSampler",
+    "AsyncGpuSamplerBase",
+    "AsyncNoOverlapAlternatingActionServer",
     "AsyncParallelSamplerMixin",
     "AsyncSamplerMixin",
     "AsyncSerialSampler",

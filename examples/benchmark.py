@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aiosampler import AgentInputs, AsyncCpuSampler, AsyncSerialSampler, CategoricalPgAgent, Spaces
+from aiosampler import AgentInputs, AsyncCpuSampler, AsyncGpuSampler, AsyncSerialSampler, CategoricalPgAgent, Spaces
 
 
 def make_pong() -> "gym.Env[Any, Any]":
@@ -72,15 +72,15 @@ def seconds_per_call(call: Callable[[], object], seconds: float) -> float:
 class Ceiling:
     """Measures the best possible rate of a number of workers."""
 
-    def __init__(self, env_fn: Callable[[], "gym.Env[Any, Any]"], n: int) -> None:
+    def __init__(self, env_fn: Callable[[], "gym.Env[Any, Any]"], n: int, n_acting: int) -> None:
         self.env, self.n = env_fn(), n
         self.env.reset(seed=0)
         self.agent = CategoricalPgAgent(Policy)
         self.agent.initialize(Spaces(self.env.observation_space, self.env.action_space))
         self.agent.sample_mode(0)
         self.actions = np.random.default_rng(0).integers(0, self.env.action_space.n, 64).tolist()  # type: ignore[attr-defined] # Discrete
-        observation = torch.from_numpy(np.stack([self.env.reset()[0]] * n))
-        self.inputs = AgentInputs(observation, torch.zeros(n, dtype=torch.int64), torch.zeros(n))
+        observation = torch.from_numpy(np.stack([self.env.reset()[0]] * n_acting))
+        self.inputs = AgentInputs(observation, torch.zeros(n_acting, dtype=torch.int64), torch.zeros(n_acting))
 
     def step_environment(self) -> None:
         for action in self.actions:
@@ -124,10 +124,12 @@ async def main(args: argparse.Namespace) -> None:
     kinds: dict[str, tuple[Any, int, dict[str, Any]]] = {
         "serial": (AsyncSerialSampler, 1, {}),
         "cpu": (AsyncCpuSampler, args.workers, {"n_workers": args.workers}),
+        "gpu": (AsyncGpuSampler, args.workers, {"n_workers": args.workers, "device": args.device}),
     }
     for name in args.samplers.split(","):
         kind, workers, options = kinds[name]
-        ceiling = Ceiling(env_fn, args.B // workers)
+        n = args.B // workers
+        ceiling = Ceiling(env_fn, n, n if name in ("serial", "cpu") else args.B)
         agent = CategoricalPgAgent(Policy)
         rows: list[tuple[float, ...]] = []
         async with kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options) as sampler:
@@ -153,6 +155,7 @@ if __name__ == "__main__":
     parser.add_argument("--B", type=int, default=16)
     parser.add_argument("--T", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     asyncio.run(main(parser.parse_args()))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
-from aiosampler.processes.arena_map import plan_arena, slot_arrays
+from aiosampler.processes.arena_map import Crew, plan_arena, slot_arrays
 from aiosampler.processes.cargo import Cargo
 from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.local import LocalRunner
@@ -27,7 +27,7 @@ class InProcess:
         agent = cargo.agent()
         agent.initialize(self.probed.spaces)
         parameters = parameter_specs(agent.model)
-        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters, 1), 1)
+        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters, 1), Crew(1), None)
         arrays = layout.views(bytearray(layout.total_bytes))
         self.arrays, self.slots = arrays, slot_arrays(arrays)
         self.runner = LocalRunner(

@@ -10,7 +10,18 @@ import pytest
 import aiosampler
 
 ROOT = Path(aiosampler.__file__).parent
-LAYERS = ["errors", "affinity", "specs", "memory", "signals", "agents", "collectors", "processes", "samplers"]
+LAYERS = [
+    "errors",
+    "affinity",
+    "specs",
+    "memory",
+    "signals",
+    "agents",
+    "collectors",
+    "processes",
+    "servers",
+    "samplers",
+]
 
 
 def test_every_public_name_resolves_and_the_lists_agree():
@@ -79,7 +90,15 @@ print(torch.cuda.is_initialized(), threading.active_count(), before == after)
 
 @pytest.mark.parametrize(
     "module",
-    ["collectors.collector", "processes.child", "processes.process", "memory.arena", "signals.counter"],
+    [
+        "collectors.collector",
+        "processes.served",
+        "processes.worker_process",
+        "processes.child",
+        "processes.process",
+        "memory.arena",
+        "signals.counter",
+    ],
 )
 def test_what_workers_without_an_agent_need_loads_no_torch(module):
     assert run(f"import sys, aiosampler.{module}; print('torch' in sys.modules)") == ["False"]

@@ -16,6 +16,7 @@ import torch
 from aiosampler import (
     AgentError,
     AsyncCpuSampler,
+    AsyncGpuSampler,
     AsyncSerialSampler,
     CategoricalPgAgent,
     ConfigError,
@@ -41,6 +42,7 @@ KINDS = [
     pytest.param((AsyncSerialSampler, False), id="serial-asyncio"),
     pytest.param((AsyncSerialSampler, True), id="serial-uvloop"),
     pytest.param((functools.partial(AsyncCpuSampler, n_workers=2), False), id="cpu"),
+    pytest.param((functools.partial(AsyncGpuSampler, n_workers=2), False), id="gpu"),
 ]
 
 

@@ -22,8 +22,8 @@ class ActionSource(Protocol):
     def ended(self, environments: Sequence[int]) -> None:
         """These environments have been reset, or wait for it: their recurrent state is void."""
 
-    def finish(self, T: int) -> None:
-        """The batch is complete, its row T written."""
+    def finish(self, T: int, *, idle: bool) -> None:
+        """The batch is complete, its row T written; if `idle`, all environments wait and there is nothing to act on."""
 
 
 def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:

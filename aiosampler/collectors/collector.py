@@ -18,6 +18,7 @@ finish                                                      done; blanks of envi
 
 from array import array as CArray
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,8 +63,9 @@ def columns(slot: dict[str, Tree], first: int, n: int) -> dict[str, Tree]:
 class _Slot:
     """A slot's columns, with views of the rows that steps write to."""
 
-    def __init__(self, arrays: dict[str, Tree], writer: Any, info_writer: Any) -> None:
+    def __init__(self, arrays: dict[str, Tree], writer: Any, info_writer: Any, clock: Any) -> None:
         self.arrays = arrays
+        self.clock = None if clock is None else memoryview(clock)
         self.observation = writer.rows(arrays["observation"])
         self.reward = list(arrays["reward"])
         self.prev_reward = list(arrays["prev_reward"])
@@ -88,6 +90,7 @@ class Collector:
         traj_info: Makes the statistics of a new episode.
         cells: Progress cells of this process.
         abort: Array of one element: not zero ends a batch at its next step.
+        clocks: For each slot, the array ``[T, 2]`` for the times at which steps begin and end, None to tell none.
         evaluation: Whether these are evaluation environments.
     """
 
@@ -104,6 +107,7 @@ class Collector:
         traj_info: Callable[[], TrajInfo],
         cells: Any,
         abort: Any,
+        clocks: Sequence[Any] | None = None,
         evaluation: bool = False,
     ) -> None:
         self._environments, self._seeds, self._first = environments, seeds, first
@@ -114,7 +118,9 @@ class Collector:
         self._shape: Any = writer.shape if isinstance(writer, LeafWriter) else None
         self._dtype: Any = writer.dtype if isinstance(writer, LeafWriter) else None
         self._info_writer = make_writer(specs.env_info, "info", partial=True) if specs.env_info else None
-        self._slots = [_Slot(arrays, self._writer, self._info_writer) for arrays in slots]
+        self._slots = [
+            _Slot(arrays, self._writer, self._info_writer, clocks and clocks[i]) for i, arrays in enumerate(slots)
+        ]
         self._carry = [np.zeros_like(array[0]) for array in self._slots[0].carried]
         rows, self._n = slots[0]["reward"].shape
         # Takes numbers alone, and NumPy reads it as it is
@@ -209,7 +215,7 @@ class Collector:
                 if not self._active:
                     break  # all wait: the rest is blank
             self._cells[AT] = AGENT
-            self._actions.finish(T)
+            self._actions.finish(T, idle=self.idle)
         finally:
             self._cells[AT] = NOWHERE
         self._finish(slot, T)
@@ -224,7 +230,9 @@ class Collector:
         row, rewards, cells = slot.observation[t + 1], self._rewards, self._cells
         write, ndarray, shape, dtype = self._writer.write, np.ndarray, self._shape, self._dtype
         infos = None if slot.env_info is None else slot.env_info[t]
-        each_step = self._each_step
+        each_step, clock = self._each_step, slot.clock
+        if clock is not None:
+            clock[t, 0] = perf_counter_ns()
         ended = []
         i, reward = -1, 0.0
         try:
@@ -254,6 +262,8 @@ class Collector:
             self._count_step(slot, t, each_step)
         if ended:
             self._end(slot, t, ended)
+        if clock is not None:
+            clock[t, 1] = perf_counter_ns()
 
     def _end(self, slot: _Slot, t: int, ended: list[tuple[int, Any, bool, bool]]) -> None:
         arrays = slot.arrays

@@ -1,4 +1,4 @@
-"""Actions from an agent in the collector's own process: the serial sampler and the workers of the CPU sampler."""
+"""Stepping an agent on columns of a slot: in the collector's own process, or in an action server for its workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from aiosampler.agents.base import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure
+from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_rows, tree_structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,20 +96,16 @@ class Recorder:
         return array.astype(target.dtype)
 
 
-class LocalAgent:
-    """An `ActionSource` that calls the agent.
+class AgentStepper:
+    """Steps an agent on the same n environments in each slot, and records what it answers.
 
     Args:
         agent: Initialised.
-        action_space: Of a single environment.
-        slots: Arrays of the slots, cut to this collector's columns.
+        slots: Arrays of the slots, cut to the columns of these environments.
     """
 
-    def __init__(self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]]) -> None:
+    def __init__(self, agent: Agent, slots: Sequence[dict[str, Tree]]) -> None:
         self._agent, self._slots = agent, slots
-        self._split = action_splitter(action_space)
-        self._action_structure = slots[0]["action"]
-        self._single = not isinstance(self._action_structure, dict | tuple)
         self._action = Recorder("action", slots[0]["action"])
         self._agent_info = Recorder("agent_info", slots[0]["agent_info"])
         self._initial_state = Recorder("state", slots[0]["initial_state"])
@@ -124,26 +120,40 @@ class LocalAgent:
         self._state = tree_map(torch.clone, self._initial)
         self._slot = 0
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a state to keep."""
+        return self._initial is not None
+
     def begin(self, slot: int) -> None:
         """Record the recurrent state that the batch begins with."""
         self._slot = slot
         self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._state)
 
-    def act(self, t: int) -> Sequence[Any]:
-        """Step the agent."""
+    def step(self, t: int) -> tuple[Tree, Tree]:
+        """Step the agent on row t; return its action and agent info.
+
+        Raises:
+            AgentFault: It raised.
+        """
         try:
             action, agent_info, self._state = self._agent.step(self._inputs[self._slot][t], self._state)
         except Exception as exc:
             raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
+        return action, agent_info
+
+    def record(self, t: int, action: Tree, agent_info: Tree) -> list[np.ndarray[Any, Any]]:
+        """Record the answer to row t; return the leaves of the actions, which are the agent's own arrays.
+
+        Raises:
+            AgentFault: It does not fit.
+        """
         action_rows, next_rows, info_rows = self._rows[self._slot][t]
         leaves = self._action.write(action_rows, action)
         for row, leaf in zip(next_rows, leaves, strict=True):
             row[...] = leaf
         self._agent_info.write(info_rows, agent_info)
-        if self._single:
-            return self._split(leaves[0])
-        remaining = iter(leaves)
-        return self._split(tree_map(lambda _: next(remaining), self._action_structure))
+        return leaves
 
     def ended(self, environments: Sequence[int]) -> None:
         """Put the recurrent state of these environments back to the initial one."""
@@ -158,12 +168,36 @@ class LocalAgent:
 
         self._state = tree_map(reset, self._state, self._initial)
 
-    def finish(self, T: int) -> None:
+    def finish(self, T: int, *, idle: bool) -> None:
         """Record the values of what follows the batch, if asked for."""
         target = self._slots[self._slot]["bootstrap_value"]
-        if target is not None:
+        if target is not None and not idle:
             value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], self._state)
             self._value.write((target,), value)
+
+
+class LocalAgent(AgentStepper):
+    """An `ActionSource` that steps the agent in this process.
+
+    Args:
+        agent: Initialised.
+        action_space: Of a single environment.
+        slots: Arrays of the slots, cut to this collector's columns.
+    """
+
+    def __init__(self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]]) -> None:
+        super().__init__(agent, slots)
+        self._split = action_splitter(action_space)
+        self._structure = slots[0]["action"]
+        self._single = not isinstance(self._structure, dict | tuple)
+
+    def act(self, t: int) -> Sequence[Any]:
+        """Step the agent, and split its actions."""
+        leaves = self.record(t, *self.step(t))
+        if self._single:
+            return self._split(leaves[0])
+        remaining = iter(leaves)
+        return self._split(tree_map(lambda _: next(remaining), self._structure))
 
 
 def _rows(tree: Tree, first: int = 0) -> Iterable[tuple[Any, ...]]:
@@ -174,16 +208,5 @@ def _rows(tree: Tree, first: int = 0) -> Iterable[tuple[Any, ...]]:
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:
     """The agent's inputs at each of the T + 1 rows of a slot, as views made once."""
-
-    def rows(tree: Tree) -> list[Tree]:
-        leaves = [list(torch.from_numpy(leaf)) for leaf in tree_leaves(tree)]
-
-        def row(t: int) -> Tree:
-            remaining = iter(leaves)
-            return tree_map(lambda _: next(remaining)[t], tree)
-
-        return [row(t) for t in range(len(leaves[0]))]
-
-    observation, prev_action = rows(slot["observation"]), rows(slot["prev_action"])
-    prev_reward = list(torch.from_numpy(slot["prev_reward"]))
-    return [AgentInputs(*row) for row in zip(observation, prev_action, prev_reward, strict=True)]
+    trees = (slot["observation"], slot["prev_action"], slot["prev_reward"])
+    return [AgentInputs(*row) for row in zip(*(tree_rows(as_tensors(tree)) for tree in trees), strict=True)]

@@ -1,6 +1,7 @@
 """What lies in the arena of a sampler."""
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from aiosampler.collectors.progress import progress_specs
 from aiosampler.memory.layout import Layout, plan
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import BatchSpec, StepSpecs, slot_specs, sparse_specs
+from aiosampler.specs.clocks import stage_clock_specs, step_clock_specs
 from aiosampler.specs.trees import Tree
 
 N_SLOTS = 2
@@ -15,25 +17,50 @@ N_SLOTS = 2
 ABORT, ABORT_EVALUATION = 0, 1
 
 
-def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, n_workers: int) -> Layout:
-    """Lay out control flags, progress, parameters and slots.
+class Crew(NamedTuple):
+    """How many of what a sampler has below its own process."""
+
+    workers: int
+    servers: int = 0
+    groups: int = 0
+
+
+def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, crew: Crew, evaluation: BatchSpec | None) -> Layout:
+    """Lay out control flags, progress, parameters, slots and clocks.
 
     Args:
         batch: Leading shape of the slots.
         step: Specs of a step.
         parameters: Specs of the parameter store.
-        n_workers: How many processes tell their progress.
+        crew: Whose progress and times there are.
+        evaluation: Leading shape of the slot of evaluation; None if each process keeps its own.
     """
+    eval_slot = None if evaluation is None else eval_slot_specs(evaluation, step)
+    eval_final = eval_slot and eval_slot.pop("final_observation")
     dense = {
         "control": ArraySpec((8,), np.dtype(np.int64)),
-        "progress": progress_specs(n_workers),
+        "progress": progress_specs(crew.workers + crew.servers),
         "parameters": parameters,
         "slots": (slot_specs(batch, step),) * N_SLOTS,
+        "evaluation": eval_slot,
+        "step_clocks": (step_clock_specs(crew.workers, batch.T),) * N_SLOTS,
+        "stage_clocks": (stage_clock_specs(crew.groups, batch.T),) * N_SLOTS,
     }
-    return plan(dense, {"final_observation": (sparse_specs(batch, step),) * N_SLOTS})
+    return plan(dense, {"final_observation": (sparse_specs(batch, step),) * N_SLOTS, "eval_final": eval_final})
+
+
+def eval_slot_specs(batch: BatchSpec, step: StepSpecs) -> dict[str, Tree]:
+    """The arrays of the slot that evaluation writes to, final observations among them; values are not asked for."""
+    step = dataclasses.replace(step, value=None)
+    return {**slot_specs(batch, step), "final_observation": sparse_specs(batch, step)}
 
 
 def slot_arrays(arrays: Tree) -> list[dict[str, Any]]:
     """The arrays of each slot, final observations among them."""
     finals = arrays["sparse"]["final_observation"]
     return [{**slot, "final_observation": final} for slot, final in zip(arrays["dense"]["slots"], finals, strict=True)]
+
+
+def eval_slot_arrays(arrays: Tree) -> dict[str, Any]:
+    """The arrays of the slot of evaluation."""
+    return {**arrays["dense"]["evaluation"], "final_observation": arrays["sparse"]["eval_final"]}

@@ -14,7 +14,7 @@ from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.rules import split_evenly
 from aiosampler.processes.arena_map import ABORT
 from aiosampler.processes.messages import Collect, Evaluate, Share, Work
-from aiosampler.processes.worker_process import worker_main
+from aiosampler.processes.worker_process import agent_worker_main
 from aiosampler.processes.workers import Workers
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class Engine:
         self._phase(f"starting {job.n_workers} workers")
         cpus = self._start.affinity.workers
         self._workers = Workers(
-            worker_main,
-            (self._arena,),
-            n=job.n_workers,
+            agent_worker_main,
+            [(self._arena,)] * job.n_workers,
+            ranks=range(job.n_workers),
             start_method=job.start_method,
             progress=self._progress,
             on_phase=self._phase,

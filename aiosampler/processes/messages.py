@@ -1,7 +1,8 @@
 """The messages between the user's process and the sampler process, and between that and its workers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 from aiosampler.affinity import Affinity
@@ -23,13 +24,24 @@ class Job:
     bootstrap_value: bool
     env_info_keys: tuple[str, ...]
     eval_n_envs: int
+    eval_batch: BatchSpec | None
     eval_steps_each: int
     eval_max_trajectories: int | None
     overlap: bool
     n_workers: int
+    devices: tuple[str, ...]
+    action_server: Any  # the class; this module does not import it to keep torch out. None: no actions are served
     start_method: str
     step_timeout: float | None
     start_timeout: float | None
+
+    @property
+    def eval_chunks(self) -> Iterator[int]:
+        """How many steps evaluation takes at a time; then its slot is written from the first row on again."""
+        assert self.eval_batch is not None
+        T = self.eval_batch.T
+        whole, rest = divmod(self.eval_steps_each, T)
+        return chain(repeat(T, whole), repeat(rest, rest > 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Sequence
 
-import torch
 
+def place(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
+    """Put this process on `cpus`, None for those that it has, and give torch its threads, None without torch."""
+    if torch_threads is not None:
+        import torch
 
-def place(cpus: Sequence[int] | None, torch_threads: int) -> None:
-    """Put this process on `cpus`, None for those that it has, and give torch its threads."""
-    torch.set_num_threads(torch_threads)
+        torch.set_num_threads(torch_threads)
     if cpus is not None:
         os.sched_setaffinity(0, cpus)

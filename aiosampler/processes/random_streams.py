@@ -1,12 +1,15 @@
-"""Two states for the random generators of a process, so that evaluation draws nothing that training would."""
+"""Two states for the random generators of a process, so that evaluation draws nothing that training would.
+
+torch's generator is among them where torch is loaded, which it is not in workers without an agent.
+"""
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from aiosampler.specs.seeding import Stream, stream_seed
 
@@ -51,14 +54,17 @@ def seed_generators(seed: int) -> None:
     """Seed the global generators of this process."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
 
 
 def _state() -> tuple[Any, Any, Any]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+    torch = sys.modules.get("torch")
+    return random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
 
 
 def _set_state(state: tuple[Any, Any, Any]) -> None:
     random.setstate(state[0])
     np.random.set_state(state[1])
-    torch.set_rng_state(state[2])
+    if state[2] is not None:
+        sys.modules["torch"].set_rng_state(state[2])

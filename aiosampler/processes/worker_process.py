@@ -1,48 +1,117 @@
-"""The worker process of the CPU sampler: a share of the environments, and an agent of its own."""
+"""The worker processes: a share of the environments each, with an agent of their own or served by an action server."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from aiosampler.processes import messages
 from aiosampler.processes.service import Line, run_service
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from aiosampler.memory.arena import Arena
-    from aiosampler.processes.local import LocalRunner
+    from aiosampler.signals.counter import Signal
+    from aiosampler.specs.trees import Tree
+
+    MakeRunner = Callable[[messages.Work, Tree, Callable[[str], None]], "WorkerRunner"]
 
 
-async def worker_main(sock: socket.socket, arena: Arena, rank: int) -> None:
-    """Run a worker process.
+async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> None:
+    """Run a worker process of the CPU sampler.
 
     Args:
         sock: This end of the control channel.
         arena: The shared memory.
         rank: Of the worker.
     """
-    await run_service(sock, f"worker-{rank}", rank, _Worker(arena))
+
+    def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
+        from aiosampler.processes.cargo import Cargo
+        from aiosampler.processes.local import LocalRunner
+        from aiosampler.processes.placement import place
+
+        place(work.cpus, 1)
+        phase("building the agent")
+        return LocalRunner(
+            cargo=Cargo(work.job),
+            probed=work.probed,
+            start=work.start,
+            arrays=arrays,
+            share=work.share,
+            reader=None,
+            phase=phase,
+        )
+
+    await run_service(sock, f"worker-{rank}", rank, _Worker(arena, make_runner))
+
+
+async def served_worker_main(sock: socket.socket, arena: Arena, arrived: Signal, released: Signal, rank: int) -> None:
+    """Run a worker process of an action server. Of ours, nothing in it imports torch.
+
+    Args:
+        sock: This end of the control channel.
+        arena: The shared memory.
+        arrived: Of the group, posted by its workers.
+        released: Of this worker, posted by the server.
+        rank: Of the worker.
+    """
+
+    def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
+        from aiosampler.processes.placement import place
+        from aiosampler.processes.served import ServedRunner
+
+        place(work.cpus, None)
+        return ServedRunner(work, arrays, arrived, released, phase)
+
+    await run_service(sock, f"worker-{rank}", rank, _Worker(arena, make_runner))
+
+
+class WorkerRunner(Protocol):
+    """What a worker process does with its share of the environments."""
+
+    def start(self) -> None:
+        """Build all environments and reset them."""
+
+    def adopt(self) -> object:
+        """Heed that parameters may have been adopted."""
+
+    def collect(self, itr: int, slot: int) -> bytes:
+        """Fill this share of a slot; return the episodes that ended, packed."""
+
+    def evaluate(self, itr: int) -> bytes:
+        """Evaluate; return the episodes that ended, packed."""
+
+    def abort(self) -> None:
+        """End what is being collected at its next step; called from any thread."""
+
+    def close(self) -> None:
+        """Close every environment that was built; idempotent."""
 
 
 class _Worker:
     starting = False
 
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-        self._control: Any = None
-        self._runner: LocalRunner | None = None
+    def __init__(self, arena: Arena, make_runner: MakeRunner) -> None:
+        self._arena, self._make_runner = arena, make_runner
+        self._runner: WorkerRunner | None = None
 
     def abort(self) -> None:
-        if self._control is not None:
-            self._control[:] = 1
+        if self._runner is not None:
+            self._runner.abort()
 
     async def run(self, line: Line) -> None:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.processes.episodes import NO_EPISODES
 
-        runner = self._start(await line.receive(), line)
+        work: messages.Work = await line.receive()
+        arrays = work.start.layout.views(self._arena.map(work.start.layout.total_bytes))
+        self._arena.close()
+        self._runner = runner = self._make_runner(work, arrays, line.phase)
+        runner.start()
+        line.send(messages.Started())
         while True:
             request = await line.receive()
             finished = NO_EPISODES
@@ -59,26 +128,3 @@ class _Worker:
         runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is
         if runner is not None:
             runner.close()
-
-    def _start(self, work: messages.Work, line: Line) -> LocalRunner:
-        from aiosampler.processes.cargo import Cargo
-        from aiosampler.processes.local import LocalRunner
-        from aiosampler.processes.placement import place
-
-        place(work.cpus, 1)
-        arrays = work.start.layout.views(self._arena.map(work.start.layout.total_bytes))
-        self._arena.close()
-        self._control = arrays["dense"]["control"]
-        line.phase("building the agent")
-        self._runner = runner = LocalRunner(
-            cargo=Cargo(work.job),
-            probed=work.probed,
-            start=work.start,
-            arrays=arrays,
-            share=work.share,
-            reader=None,
-            phase=line.phase,
-        )
-        runner.start()
-        line.send(messages.Started())
-        return runner

@@ -1,4 +1,4 @@
-"""The workers of a sampler, as the process that started them holds them."""
+"""The workers of a sampler, or its action servers, as the process that started them holds them."""
 
 from __future__ import annotations
 
@@ -29,38 +29,43 @@ async def all_or_first_error(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> 
 
 
 class Workers:
-    """Starts worker processes and talks to them.
+    """Starts a number of processes of one kind and talks to them.
 
     Args:
-        target: Coroutine function that runs in each; called with its channel, `args` and its rank.
-        args: Further arguments.
-        n: How many.
+        target: Coroutine function that runs in each; called with its channel, its `args` and its rank.
+        args: Further arguments of each.
+        ranks: Of each.
+        kind: Of process: a ``"worker"``, or a ``"server"`` that has workers.
         start_method: See `Process`.
-        progress: Progress cells of the workers.
+        progress: Progress cells of each.
         on_phase: Told the phases of their starts.
+        close_grace: Seconds that they may take to close.
     """
 
     def __init__(
         self,
         target: Callable[..., Coroutine[Any, Any, None]],
-        args: tuple[Any, ...],
+        args: Sequence[tuple[Any, ...]],
         *,
-        n: int,
+        ranks: Sequence[int],
+        kind: str = "worker",
         start_method: str,
         progress: Any,
         on_phase: Callable[[str], None],
+        close_grace: float = CLOSE_GRACE_S,
     ) -> None:
         self._workers: list[Supervised] = []
+        self._close_grace = close_grace
         self._changed = asyncio.Event()
-        self._places = [functools.partial(read_place, progress[rank]) for rank in range(n)]
-        for rank in range(n):
+        self._places = [functools.partial(read_place, cells) for cells in progress]
+        for rank, own in zip(ranks, args, strict=True):
             self._workers.append(
                 Supervised(
                     target,
-                    (*args, rank),
-                    name=f"worker-{rank}",
+                    (*own, rank),
+                    name=f"{kind}-{rank}",
                     start_method=start_method,
-                    rank=rank,
+                    rank=rank if kind == "worker" else None,
                     on_phase=on_phase,
                 )
             )
@@ -80,36 +85,36 @@ class Workers:
 
         await all_or_first_error(map(start, self._workers, work))
 
-    async def ask(self, message: Any, timeout: float | None, ranks: Sequence[int] | None = None) -> list[Any]:
+    async def ask(self, message: Any, timeout: float | None, whom: Sequence[int] | None = None) -> list[Any]:
         """Send `message` to the workers, and gather their answers in their order.
 
         Args:
             message: What to send.
             timeout: Seconds that a worker may stay at one place.
-            ranks: Whom to ask, all by default.
+            whom: Indices among these workers, all by default.
 
         Raises:
             SamplerError: The first failure.
         """
-        ranks = range(len(self._workers)) if ranks is None else ranks
-        for rank in ranks:
-            await self._workers[rank].send(message)
+        whom = range(len(self._workers)) if whom is None else whom
+        for index in whom:
+            await self._workers[index].send(message)
         answers: dict[int, Any] = {}
-        watch = None if timeout is None else Watch(timeout, {rank: self._places[rank] for rank in ranks})
+        watch = None if timeout is None else Watch(timeout, {index: self._places[index] for index in whom})
         while True:
             self._changed.clear()
-            for rank in ranks:
-                if rank not in answers:
+            for index in whom:
+                if index not in answers:
                     try:
-                        answer = self._workers[rank].receive_nowait()
+                        answer = self._workers[index].receive_nowait()
                     except ChannelClosed:
-                        raise await self._workers[rank].gone(self._places[rank]()) from None
+                        raise await self._workers[index].gone(self._places[index]()) from None
                     if answer is not None:
-                        answers[rank] = answer
+                        answers[index] = answer
                         if watch is not None:
-                            watch.forget(rank)
-            if len(answers) == len(ranks):
-                return [answers[rank] for rank in ranks]
+                            watch.forget(index)
+            if len(answers) == len(whom):
+                return [answers[index] for index in whom]
             if watch is None:
                 await self._changed.wait()
             else:
@@ -121,12 +126,12 @@ class Workers:
             async with asyncio.timeout(watch.interval):
                 await self._changed.wait()
         except TimeoutError:
-            for rank, place in watch.stuck():
-                worker = self._workers[rank]
+            for index, place in watch.stuck():
+                worker = self._workers[index]
                 raise worker.too_late(f"is stuck in {place} for more than {timeout} s", place) from None
 
     async def stop(self) -> list[SamplerError]:
         """Close the workers' environments and end them, all at once; return what they had to report last."""
         workers, self._workers = self._workers, []
-        reports = await asyncio.gather(*(worker.stop(CLOSE_GRACE_S) for worker in workers))
+        reports = await asyncio.gather(*(worker.stop(self._close_grace) for worker in workers))
         return [report for report in reports if report is not None]

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
 from aiosampler.memory.arena import Arena
 from aiosampler.processes import messages
-from aiosampler.processes.arena_map import ABORT_EVALUATION, plan_arena, slot_arrays
+from aiosampler.processes.arena_map import ABORT_EVALUATION, Crew, plan_arena, slot_arrays
 from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.random_streams import seeded
 from aiosampler.processes.sampler_process import sampler_main
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from aiosampler.samplers.samples import Samples
+    from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.trees import Tree
 
 CLOSE_GRACE_S = 6.0  # for environments to close, those of workers among them
@@ -106,6 +107,12 @@ class AsyncSamplerMixin:
 
     #: Module of the engine that runs in the sampler process.
     _engine: str
+    #: Whether evaluation records into the arena, because others choose its actions.
+    _shared_evaluation = False
+    #: What chooses the actions of workers that have no agent of their own.
+    action_server: ClassVar[type[AsyncActionServer] | None] = None
+    #: Where the agent runs.
+    _devices: tuple[str, ...] = ("cpu",)
     #: Seconds that the sampler process is given to report which of its processes is late.
     _start_margin = 0.0
 
@@ -228,8 +235,13 @@ class AsyncSamplerMixin:
                 probed = await self._receive_start(self._config.start_timeout)
                 self._initialize_agent(probed)
                 parameters = parameter_specs(self.agent.model)
-                n_workers, n_readers = self._shares()
-                layout = plan_arena(self._config.batch, probed.specs, store_specs(parameters, n_readers), n_workers)
+                layout = plan_arena(
+                    self._config.batch,
+                    probed.specs,
+                    store_specs(parameters, n_readers=1),
+                    self._crew(),
+                    self._config.eval_batch if self._shared_evaluation else None,
+                )
                 arena.grow(layout.total_bytes, layout.dense_bytes)
                 arrays = layout.views(arena.map(layout.total_bytes))
             finally:
@@ -524,9 +536,9 @@ class AsyncSamplerMixin:
     def _unpack(self, episodes: list[bytes]) -> list[TrajInfo]:
         return unpack_episodes(episodes, self._config.traj_info_cls)
 
-    def _shares(self) -> tuple[int, int]:
-        """How many processes tell their progress, and how many read parameters."""
-        return 1, 1
+    def _crew(self) -> Crew:
+        """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""
+        return Crew(workers=1)
 
     def _job(self) -> messages.Job:
         config = self._config
@@ -539,10 +551,13 @@ class AsyncSamplerMixin:
             bootstrap_value=config.bootstrap_value,
             env_info_keys=tuple(config.env_info_keys),
             eval_n_envs=config.eval_n_envs,
+            eval_batch=config.eval_batch,
             eval_steps_each=config.eval_steps_each,
             eval_max_trajectories=config.eval_max_trajectories,
             overlap=config.overlap,
-            n_workers=self._shares()[0],
+            n_workers=self._crew().workers,
+            devices=self._devices,
+            action_server=self.action_server,
             start_method=config.start_method,
             step_timeout=config.step_timeout,
             start_timeout=config.start_timeout,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.affinity import Affinity, usable_cpu_count
 from aiosampler.errors import ConfigError
+from aiosampler.processes.arena_map import Crew
 from aiosampler.samplers.base import AsyncSamplerMixin
 from aiosampler.specs.batch import as_integer
 
@@ -53,5 +54,5 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
     async def _receive_answer(self, process: Supervised) -> Any:
         return await process.receive()  # the sampler process watches the workers, and reports what is stuck
 
-    def _shares(self) -> tuple[int, int]:
-        return self._n_workers, 1
+    def _crew(self) -> Crew:
+        return Crew(self._n_workers)

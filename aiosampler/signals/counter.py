@@ -97,6 +97,11 @@ class Arrivals:
             finally:
                 self._waiter = None
 
+    def forget(self) -> None:
+        """Forget all posts that came, and those that a cancelled wait expected."""
+        self._signal.take()
+        self._missing = 0
+
     def close(self) -> None:
         """Leave the loop."""
         self._loop.remove_reader(self._signal.fileno())

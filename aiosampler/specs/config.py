@@ -77,6 +77,11 @@ class SamplerConfig:
         return BatchSpec(T=self.batch_T, B=self.batch_B)
 
     @property
+    def eval_batch(self) -> BatchSpec | None:
+        """The leading shape of the rows that evaluation steps at a time; None without evaluation."""
+        return BatchSpec(T=min(self.batch_T, self.eval_steps_each), B=self.eval_n_envs) if self.eval_n_envs else None
+
+    @property
     def eval_steps_each(self) -> int:
         """Steps that each evaluation environment may take."""
         return max(1, (self.eval_max_steps or 0) // max(1, self.eval_n_envs))

@@ -44,3 +44,14 @@ def tree_leaves(tree: Tree) -> list[Any]:
 def tree_structure(tree: Tree) -> Tree:
     """`tree` with its leaves left out: equal for trees that can be mapped together."""
     return tree_map(lambda leaf: "*", tree)
+
+
+def tree_rows(tree: Tree) -> list[Tree]:
+    """The rows ``[n, ...]`` of a tree of arrays or tensors ``[T, n, ...]``, each a tree of views made once."""
+    rows = [list(leaf) for leaf in tree_leaves(tree)]
+
+    def row(t: int) -> Tree:
+        remaining = iter(rows)
+        return tree_map(lambda _: next(remaining)[t], tree)
+
+    return [row(t) for t in range(len(rows[0]))]

@@ -1,0 +1,77 @@
+"""What a worker of an action server runs: environments alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.progress import LEAVE
+from aiosampler.collectors.served import ServedActions
+from aiosampler.processes.arena_map import eval_slot_arrays
+from aiosampler.processes.cargo import Cargo
+from aiosampler.processes.random_streams import RandomStreams
+from aiosampler.processes.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiosampler.processes.messages import Work
+    from aiosampler.signals.counter import Signal
+    from aiosampler.specs.trees import Tree
+
+
+class ServedRunner:
+    """Steps a share of the environments with the actions of a server.
+
+    Args:
+        work: What there is to do.
+        arrays: Views of the arena.
+        arrived: Posted when this worker has arrived.
+        released: Posted by the server.
+        phase: Told what is being done.
+    """
+
+    def __init__(
+        self, work: Work, arrays: Tree, arrived: Signal, released: Signal, phase: Callable[[str], None]
+    ) -> None:
+        cells = arrays["dense"]["progress"][work.share.rank]
+        leave = cells[LEAVE : LEAVE + 1]
+        self._leave: Any = leave
+        self._released = released
+        self._random = RandomStreams(work.job.seed, work.share.rank)
+        self._runner = Runner(
+            cargo=Cargo(work.job),
+            specs=work.start.specs,
+            arrays=arrays,
+            share=work.share,
+            eval_slot=eval_slot_arrays(arrays) if work.share.evaluation else {},
+            aborts=(leave, leave),
+            source=lambda slots: ServedActions(work.probed.spaces.action, slots, cells, arrived.post, released.wait),
+            phase=phase,
+        )
+
+    def start(self) -> None:
+        """Build all environments and reset them."""
+        self._runner.start()
+
+    def adopt(self) -> None:
+        """There are no parameters here."""
+
+    def collect(self, itr: int, slot: int) -> bytes:
+        """Fill this share of a slot; return the episodes that ended, packed."""
+        self._released.take()  # what is left of a batch that was given up
+        return self._runner.collect(slot)
+
+    def evaluate(self, itr: int) -> bytes:
+        """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
+        self._released.take()
+        with self._random.evaluation():
+            return self._runner.evaluate()
+
+    def abort(self) -> None:
+        """End what is being collected at its next step, also if it waits for the server; from any thread."""
+        self._leave[:] = 1
+        self._released.post()
+
+    def close(self) -> None:
+        """Close every environment that was built; idempotent."""
+        self._runner.close()

@@ -1,0 +1,1 @@
+"""Action servers: coroutines that turn the observations of groups of workers into actions."""

@@ -1,0 +1,105 @@
+"""The action servers: which pipelines there are, and how they are arranged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from aiosampler.servers.pipeline import Lane, Turns, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+
+class AsyncActionServer:
+    """One group of workers: they step while the agent waits, and wait while it infers.
+
+    It is a part of `AsyncGpuSampler`, and runs in the sampler process, or in one process for each of several devices.
+
+    Args:
+        training: One lane for each group.
+        evaluation: The same for the evaluation environments; groups that have none are left out.
+        T: Steps of a batch.
+        eval_chunks: How many steps an evaluation takes at a time, anew at each call.
+        abort_evaluation: Array of one element: not zero ends an evaluation at its next step.
+    """
+
+    #: How many groups the workers form.
+    n_groups: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        training: Sequence[Lane],
+        evaluation: Sequence[Lane],
+        *,
+        T: int,
+        eval_chunks: Callable[[], Iterable[int]],
+        abort_evaluation: Any,
+    ) -> None:
+        self._training, self._evaluation = training, evaluation
+        self._T, self._eval_chunks, self._abort = T, eval_chunks, abort_evaluation
+
+    async def serve_actions(self, itr: int, slot: int) -> None:
+        """Act for the groups until the batch is complete.
+
+        Args:
+            itr: Number of the batch.
+            slot: That it is recorded in.
+
+        Raises:
+            AgentFault: The agent raised, or answered what does not fit.
+        """
+        for lane in self._training:
+            lane.inference.prepare(itr)
+        await self._serve(self._training, slot, self._T, abort=(False,))
+
+    async def serve_actions_evaluation(self, itr: int) -> None:
+        """Act for the groups until every quota is met, or the steps are used up.
+
+        Args:
+            itr: What the agent's `eval_mode` gets.
+
+        Raises:
+            Aborted: The evaluation is not wanted any more.
+            AgentFault: The agent raised, or answered what does not fit.
+        """
+        for lane in self._evaluation:
+            lane.inference.prepare(itr)
+        for T in self._eval_chunks():
+            lanes = [lane for lane in self._evaluation if lane.group.stepping]
+            if not lanes:
+                break
+            await self._serve(lanes, 0, T, abort=self._abort)
+
+    async def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> None:
+        (lane,) = lanes
+        await serve(lane, slot, T, abort=abort)
+
+
+class AsyncAlternatingActionServer(AsyncActionServer):
+    """Two groups of workers: while the agent infers for one, the other steps. The pipelines run freely."""
+
+    n_groups = 2
+
+    async def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> None:
+        turns = self._turns() if len(lanes) == 2 else None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for i, lane in enumerate(lanes):
+                    pipeline = serve(lane, slot, T, abort=abort, turns=turns, late=i == 1)
+                    tasks.create_task(pipeline, name=f"pipeline-{i}")
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    def _turns(self) -> Turns | None:
+        return None
+
+
+class AsyncNoOverlapAlternatingActionServer(AsyncAlternatingActionServer):
+    """Two groups of workers that never step at the same time.
+
+    While one steps, the agent infers for the other; when both are done they change over.
+    """
+
+    def _turns(self) -> Turns | None:
+        return Turns()

@@ -1,0 +1,236 @@
+"""An action server with its workers: in the sampler process, or one for each of several devices."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aiosampler.agents.parameters import ParameterStore
+from aiosampler.collectors.collector import Aborted, columns
+from aiosampler.collectors.local_agent import call_agent
+from aiosampler.processes.arena_map import ABORT_EVALUATION, eval_slot_arrays, slot_arrays
+from aiosampler.processes.messages import Collect, Evaluate, Work
+from aiosampler.processes.probe import initialize_agent
+from aiosampler.processes.random_streams import RandomStreams
+from aiosampler.processes.runner import eval_quotas
+from aiosampler.processes.worker_process import served_worker_main
+from aiosampler.processes.workers import Workers, all_or_first_error
+from aiosampler.servers.assignments import Assignment, assign
+from aiosampler.servers.groups import WorkerGroup
+from aiosampler.servers.inference import InPlaceInference
+from aiosampler.servers.pipeline import Lane
+from aiosampler.signals.counter import Signal
+from aiosampler.specs.seeding import Stream, stream_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.memory.arena import Arena
+    from aiosampler.processes.cargo import Cargo
+    from aiosampler.processes.messages import Job, Probed, Share, Start
+    from aiosampler.servers.action_server import AsyncActionServer
+    from aiosampler.specs.trees import Tree
+
+
+def assignments(job: Job) -> list[Assignment]:
+    """What each action server of a job has."""
+    assert job.action_server is not None
+    return assign(job.batch.B, job.eval_n_envs, job.n_workers, job.devices, job.action_server.n_groups)
+
+
+class Engine:
+    """Has workers step and an agent act for them.
+
+    Args:
+        cargo: The user's objects.
+        probed: What was learned about them.
+        start: Layout and specs.
+        arena: The shared memory, for the workers.
+        arrays: Views of it.
+        phase: Told what is being done.
+        assignment: Of this server, where there are several; another process adopts parameters then.
+    """
+
+    def __init__(
+        self,
+        *,
+        cargo: Cargo,
+        probed: Probed,
+        start: Start,
+        arena: Arena,
+        arrays: Tree,
+        phase: Callable[[str], None],
+        assignment: Assignment | None = None,
+    ) -> None:
+        self._cargo, self._job, self._probed, self._start = cargo, cargo.job, probed, start
+        self._arena, self._arrays, self._phase = arena, arrays, phase
+        self._reader = 0 if assignment is None else None
+        self._assignment = assignments(self._job)[0] if assignment is None else assignment
+        self._shares = self._assignment.shares
+        self._workers: Workers | None = None
+        self._groups: list[WorkerGroup] = []
+        self._agents: list[Agent] = []
+
+    async def start(self) -> None:
+        """Start the workers, and build the agent while they build their environments."""
+        job, shares, dense = self._job, self._shares, self._arrays["dense"]
+        arrived = [Signal() for _ in self._assignment.groups]
+        released = [[Signal() for _ in group] for group in self._assignment.groups]
+        may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
+        first = shares[0].rank
+        for signals, group in zip(zip(arrived, released, strict=True), self._assignment.groups, strict=True):
+            cells = dense["progress"][group[0].rank : group[-1].rank + 1]
+            self._groups.append(WorkerGroup(*signals, cells, may_wait=may_wait, loop=asyncio.get_running_loop()))
+        self._phase(f"starting {len(shares)} workers")
+        self._workers = Workers(
+            served_worker_main,
+            [(self._arena, arrived[g], signal) for g, group in enumerate(released) for signal in group],
+            ranks=[share.rank for share in shares],
+            start_method=job.start_method,
+            progress=dense["progress"][first : first + len(shares)],
+            on_phase=self._phase,
+        )
+        self._arena.close()
+        starting = self._workers.start([self._work(share) for share in shares], job.start_timeout)
+        await all_or_first_error([starting, self._build()])
+
+    def adopt(self) -> int:
+        """Take over the newest parameters; the workers have none."""
+        versions: list[int] = [call_agent("recv_shared_memory()", agent.recv_shared_memory) for agent in self._agents]
+        return versions[0]
+
+    async def collect(self, itr: int, slot: int) -> list[bytes]:
+        """Serve the workers while they fill a slot."""
+        for group, shares in zip(self._groups, self._assignment.groups, strict=True):
+            group.muster(range(len(shares)))
+        return await self._ask(Collect(itr, slot), None, self._server.serve_actions(itr, slot))
+
+    async def evaluate(self, itr: int) -> list[bytes]:
+        """Serve the workers that have quotas until these are met."""
+        quotas = eval_quotas(self._job)
+        busy = [
+            [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
+            for group in self._assignment.groups
+        ]
+        for group, members in zip(self._groups, busy, strict=True):
+            group.muster(members)
+        first = self._shares[0].rank
+        whom = [
+            group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
+        ]
+        with self._random.evaluation():
+            return await self._ask(Evaluate(itr), whom, self._server.serve_actions_evaluation(itr))
+
+    async def aclose(self) -> None:
+        """Have the workers close their environments, and end them."""
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            for group in self._groups:
+                group.abort()
+            reports = await workers.stop()
+            for group in self._groups:
+                group.close()
+            for report in reports:
+                raise report
+
+    async def _ask(self, message: Any, whom: Sequence[int] | None, serving: Coroutine[Any, Any, None]) -> list[bytes]:
+        assert self._workers is not None
+        asking = self._workers.ask(message, self._job.step_timeout, whom)
+        with torch.inference_mode():
+            answers, aborted = await all_or_first_error([asking, self._served(serving)])
+        if aborted:
+            for group in self._groups:
+                group.forget()
+            raise Aborted
+        return [answer.episodes for answer in answers]
+
+    async def _served(self, serving: Coroutine[Any, Any, None]) -> bool:
+        """Serve to the end; return whether it was given up, which the workers have been told then."""
+        try:
+            await serving
+        except Aborted:
+            for group in self._groups:
+                group.abort()
+            return True
+        return False
+
+    def _work(self, share: Share) -> Work:
+        """What a worker needs, and nothing that would import torch there."""
+        cpus = self._start.affinity.workers
+        cargo = {name: value for name, value in self._job.cargo.items() if name != "agent"}
+        return Work(
+            dataclasses.replace(self._job, cargo=cargo, action_server=None),
+            self._probed,
+            dataclasses.replace(self._start, parameters=()),
+            share,
+            None if cpus is None else cpus[share.rank],
+        )
+
+    async def _build(self) -> None:
+        """Build the agent, with a copy for each group that shares its model, and the server."""
+        job, cargo, dense = self._job, self._cargo, self._arrays["dense"]
+        agent = cargo.agent()
+        initialize_agent(agent, self._probed.spaces, job.seed)
+        for g in range(len(self._groups)):
+            # Only the first takes over parameters; the copies learn which they are.
+            store = ParameterStore(dense["parameters"], self._start.parameters, self._reader if g == 0 else None)
+            if g == 0 and agent.model is not None:
+                store.bind(agent.model)
+            self._agents.append(agent if g == 0 else copy.copy(agent))
+            self._agents[g].attach(store)
+        self._random = RandomStreams(job.seed, self._assignment.index)
+        with torch.inference_mode():
+            self._server = self._make_server()
+
+    def _make_server(self) -> AsyncActionServer:
+        job, dense = self._job, self._arrays["dense"]
+        assert job.action_server is not None
+        cells = dense["progress"][job.n_workers + self._assignment.index]
+        training, evaluation = [], []
+        for g, (group, shares, agent) in enumerate(
+            zip(self._groups, self._assignment.groups, self._agents, strict=True)
+        ):
+            ours = range(shares[0].environments.start, shares[-1].environments.stop)
+            evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
+            call_agent("collector_initialize()", agent.collector_initialize, job.batch.B, list(ours))
+            index = self._assignment.index * len(self._groups) + g
+
+            def noise(stream: Stream, index: int = index) -> int | None:
+                return stream_seed(job.seed, stream, index) if len(self._groups) > 1 else None
+
+            training.append(
+                Lane(
+                    group,
+                    InPlaceInference(
+                        agent,
+                        [columns(slot, ours.start, len(ours)) for slot in slot_arrays(self._arrays)],
+                        [clock[index] for clock in dense["stage_clocks"]],
+                        cells,
+                        waits=not job.mid_batch_reset,
+                        noise_seed=noise(Stream.ACTION_NOISE),
+                    ),
+                )
+            )
+            if evaluated:
+                slot = columns(eval_slot_arrays(self._arrays), evaluated.start, len(evaluated))
+                evaluation.append(
+                    Lane(
+                        group,
+                        InPlaceInference(
+                            agent, [slot], None, cells, noise_seed=noise(Stream.EVAL_ACTION_NOISE), evaluation=True
+                        ),
+                    )
+                )
+        server: AsyncActionServer = job.action_server(
+            training,
+            evaluation,
+            T=job.batch.T,
+            eval_chunks=lambda: job.eval_chunks,
+            abort_evaluation=dense["control"][ABORT_EVALUATION : ABORT_EVALUATION + 1],
+        )
+        return server

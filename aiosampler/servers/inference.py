@@ -1,0 +1,138 @@
+"""The stage that acts for a group: one step of the agent for all of its environments."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from aiosampler.collectors.local_agent import AgentStepper, call_agent
+from aiosampler.collectors.progress import AGENT, AT, NOWHERE, TICK
+from aiosampler.specs.clocks import STAGE_TIMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.specs.trees import Tree
+
+ARRIVED, COPIED_IN, INFERRED, COPIED_OUT, RELEASED = range(len(STAGE_TIMES))
+
+
+class Inference(Protocol):
+    """Acts for a group's columns of the slots."""
+
+    def prepare(self, itr: int) -> None:
+        """Put the agent into the mode of a batch, or of an evaluation that begins."""
+
+    def begin(self, slot: int) -> None:
+        """A batch begins in `slot`."""
+
+    async def act(self, t: int) -> None:
+        """Write action, previous action and agent info for row t, whose observations are there."""
+
+    def released(self, t: int) -> None:
+        """The workers take step t."""
+
+    def stepped(self, t: int) -> None:
+        """The workers have taken step t."""
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """The batch is complete, its row T written; if `idle`, all environments wait."""
+
+
+class InPlaceInference:
+    """Steps the agent on the CPU; for as long as that takes, the event loop does nothing else.
+
+    Args:
+        agent: Initialised; of this group alone, but for its model.
+        slots: Arrays of the slots, cut to the group's columns.
+        clocks: For each slot, the array ``[T, 5]`` for the times of the stages; None to tell none.
+        cells: Progress cells of this process.
+        waits: Whether an environment whose episode ended waits for the next batch.
+        noise_seed: Of torch's generator for this group alone, whose order of acting among others is not fixed; None if
+            there is no other.
+        evaluation: Whether it evaluates.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        slots: Sequence[dict[str, Tree]],
+        clocks: Sequence[Any] | None,
+        cells: Any,
+        *,
+        waits: bool = False,
+        noise_seed: int | None = None,
+        evaluation: bool = False,
+    ) -> None:
+        self._agent, self._evaluation = agent, evaluation
+        self._stepper = self._make_stepper(agent, slots)
+        rows = slots[0]["reward"].shape[0]
+        spare = np.zeros((rows, len(STAGE_TIMES)), np.int64)
+        arrays: Sequence[Any] = [spare] * len(slots) if clocks is None else clocks
+        self._clocks = [memoryview(array) for array in arrays]
+        self._ends = [(slot["terminated"], slot["truncated"]) for slot in slots]
+        self._cells = memoryview(cells)
+        self._noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed).get_state()
+        self._n = slots[0]["reward"].shape[1]
+        self._waits = waits
+        self._waiting: set[int] = set()
+        self._slot = 0
+
+    def _make_stepper(self, agent: Agent, slots: Sequence[dict[str, Tree]]) -> AgentStepper:
+        return AgentStepper(agent, slots)
+
+    def prepare(self, itr: int) -> None:
+        """Put the agent into the mode of a batch, or of an evaluation that begins."""
+        if self._evaluation:
+            call_agent("eval_mode()", self._agent.eval_mode, itr)
+            self._stepper.ended(range(self._n))
+        else:
+            call_agent("sample_mode()", self._agent.sample_mode, itr)
+
+    def begin(self, slot: int) -> None:
+        """A batch begins in `slot`: environments that waited have been reset."""
+        self._slot, self._clock = slot, self._clocks[slot]
+        if self._waiting:
+            self._stepper.ended(sorted(self._waiting))
+            self._waiting.clear()
+        self._stepper.begin(slot)
+
+    async def act(self, t: int) -> None:
+        """Write action, previous action and agent info for row t."""
+        cells, clock = self._cells, self._clock
+        clock[t, ARRIVED] = clock[t, COPIED_IN] = perf_counter_ns()  # the agent reads the slot
+        cells[TICK] += 1
+        cells[AT] = AGENT
+        if self._noise is not None:
+            torch.set_rng_state(self._noise)
+        action, agent_info = self._stepper.step(t)
+        if self._noise is not None:
+            self._noise = torch.get_rng_state()
+        clock[t, INFERRED] = perf_counter_ns()
+        self._stepper.record(t, action, agent_info)
+        cells[AT] = NOWHERE
+        clock[t, COPIED_OUT] = perf_counter_ns()
+
+    def released(self, t: int) -> None:
+        """The workers take step t."""
+        self._clock[t, RELEASED] = perf_counter_ns()
+
+    def stepped(self, t: int) -> None:
+        """The workers have taken step t: the recurrent state of episodes that ended is void."""
+        if self._stepper.recurrent:
+            terminated, truncated = self._ends[self._slot]
+            ended = np.flatnonzero(terminated[t] | truncated[t]).tolist()
+            if ended:
+                self._stepper.ended(ended)
+                if self._waits:
+                    self._waiting.update(ended)
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """Record the values of what follows the batch, if asked for."""
+        self._cells[AT] = AGENT
+        self._stepper.finish(T, idle=idle)
+        self._cells[AT] = NOWHERE
