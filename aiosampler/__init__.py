@@ -26,6 +26,11 @@ if TYPE_CHECKING:
         WorkerError,
         WorkerTimeout,
     )
+    from aiosampler.samplers.alternating import (
+        AsyncAlternatingSampler,
+        AsyncAlternatingSamplerBase,
+        AsyncNoOverlapAlternatingSampler,
+    )
     from aiosampler.samplers.base import AsyncSamplerMixin
     from aiosampler.samplers.cpu import AsyncCpuSampler
     from aiosampler.samplers.gpu import AsyncGpuSampler, AsyncGpuSamplerBase
@@ -51,10 +56,13 @@ _MODULES = {
     "ArenaError": "errors",
     "AsyncActionServer": "servers.action_server",
     "AsyncAlternatingActionServer": "servers.action_server",
+    "AsyncAlternatingSampler": "samplers.alternating",
+    "AsyncAlternatingSamplerBase": "samplers.alternating",
     "AsyncCpuSampler": "samplers.cpu",
     "AsyncGpuSampler": "samplers.gpu",
     "AsyncGpuSamplerBase": "samplers.gpu",
     "AsyncNoOverlapAlternatingActionServer": "servers.action_server",
+    "AsyncNoOverlapAlternatingSampler": "samplers.alternating",
     "AsyncParallelSamplerMixin": "samplers.parallel",
     "AsyncSamplerMixin": "samplers.base",
     "AsyncSerialSampler": "samplers.serial",
@@ -92,10 +100,13 @@ __all__ = [
     "ArenaError",
     "AsyncActionServer",
     "AsyncAlternatingActionServer",
+    "AsyncAlternatingSampler",
+    "AsyncAlternatingSamplerBase",
     "AsyncCpuSampler",
     "AsyncGpuSampler",
     "AsyncGpuSamplerBase",
     "AsyncNoOverlapAlternatingActionServer",
+    "AsyncNoOverlapAlternatingSampler",
     "AsyncParallelSamplerMixin",
     "AsyncSamplerMixin",
     "AsyncSerialSampler",

@@ -15,8 +15,10 @@ import torch
 
 from aiosampler import (
     AgentError,
+    AsyncAlternatingSampler,
     AsyncCpuSampler,
     AsyncGpuSampler,
+    AsyncNoOverlapAlternatingSampler,
     AsyncSerialSampler,
     CategoricalPgAgent,
     ConfigError,
@@ -43,6 +45,9 @@ KINDS = [
     pytest.param((AsyncSerialSampler, True), id="serial-uvloop"),
     pytest.param((functools.partial(AsyncCpuSampler, n_workers=2), False), id="cpu"),
     pytest.param((functools.partial(AsyncGpuSampler, n_workers=2), False), id="gpu"),
+    pytest.param((functools.partial(AsyncGpuSampler, n_workers=2, device=["cpu", "cpu"]), False), id="devices"),
+    pytest.param((functools.partial(AsyncAlternatingSampler, n_workers=2), False), id="alternating"),
+    pytest.param((functools.partial(AsyncNoOverlapAlternatingSampler, n_workers=2), True), id="no-overlap"),
 ]
 
 
@@ -62,7 +67,7 @@ def anyio_backend(kind_and_loop):
 
 
 def small(kind, env_fn=CountingEnv, **arguments):
-    defaults = {"agent": LookingAgent(), "batch_T": 5, "batch_B": 3, "seed": 5, "start_method": "fork"}
+    defaults = {"agent": LookingAgent(), "batch_T": 5, "batch_B": 4, "seed": 5, "start_method": "fork"}
     return kind(env_fn, **{**defaults, **arguments})
 
 
@@ -184,7 +189,7 @@ async def test_the_two_phases_of_the_start(kind):
     with pytest.raises(SamplerClosed, match="not started"):
         await sampler.obtain_samples()
     buffers, examples = await sampler.async_initialize()
-    assert [samples.env.reward.shape for samples in buffers] == [(5, 3), (5, 3)]
+    assert [samples.env.reward.shape for samples in buffers] == [(5, 4), (5, 4)]
     assert buffers[0].env.reward.data_ptr() != buffers[1].env.reward.data_ptr()
     assert examples["observation"].shape == (3,)
     assert set(examples) >= {"observation", "action", "reward", "agent_info", "env_info"}
@@ -206,7 +211,7 @@ async def test_the_two_phases_of_the_start(kind):
 
 
 async def test_cancelled_calls_lose_no_batch(kind, same_generators):
-    expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=3, seed=5)
+    expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5)
     async with small(kind, eval_n_envs=1, eval_max_steps=10**9) as sampler:
         for itr in range(6):
             task = asyncio.create_task(sampler.obtain_samples())
@@ -330,9 +335,9 @@ class _Wrong(RandomAgent):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("shape", r"action as int64\[3, 1\], expected int64\[3\]"),
-        ("dtype", r"action as float32\[3\], expected int64\[3\]"),
-        ("batch", r"agent_info\['value'\].*\[4\]"),
+        ("shape", r"action as int64\[4, 1\], expected int64\[4\]"),
+        ("dtype", r"action as float32\[4\], expected int64\[4\]"),
+        ("batch", r"agent_info\['value'\].*\[5\]"),
         ("raise", "IndexError in step.*out of luck"),
         ("none", "must return an AgentStep"),
         ("state", "state with the structure"),
@@ -381,7 +386,7 @@ async def test_a_start_that_takes_too_long_names_its_phase(kind):
 
 async def test_the_arena_that_cannot_be_had_is_refused_with_its_size(kind):
     with pytest.raises(SamplerError, match=r"need [\d,]+ bytes of shared memory.*batch_T"):
-        async with small(kind, batch_T=10**9, batch_B=3):
+        async with small(kind, batch_T=10**9, batch_B=4):
             pass
 
 
@@ -460,7 +465,7 @@ async def test_closing_while_a_call_waits(kind, monkeypatch):
 
 
 async def test_environments_are_seeded_by_their_index_alone(kind):
-    async with small(kind, batch_B=2) as two, small(kind, batch_B=3) as three:
+    async with small(kind, batch_B=2) as two, small(kind, batch_B=4) as three:
         a, b = await two.obtain_samples(), await three.obtain_samples()
         assert torch.equal(a.env.observation, b.env.observation[:, :2])
         seeds = a.env.observation[0, :, 0].tolist()

@@ -79,3 +79,16 @@ async def test_arrivals_wake_once_at_the_last_post(signal):
     with pytest.raises(asyncio.CancelledError):
         await waiting
     arrivals.close()
+
+
+async def test_arrivals_at_what_was_given_up_are_forgotten(signal):
+    arrivals = Arrivals(signal, asyncio.get_running_loop())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await arrivals.wait(3)
+    signal.post()
+    signal.post()
+    arrivals.forget()
+    signal.post()
+    await arrivals.wait(1)
+    arrivals.close()

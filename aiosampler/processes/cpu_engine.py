@@ -6,14 +6,13 @@ into memory that the workers' models are views of: all of a batch is chosen by o
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.rules import split_evenly
 from aiosampler.processes.arena_map import ABORT
-from aiosampler.processes.messages import Collect, Evaluate, Share, Work
+from aiosampler.processes.assignments import assign
+from aiosampler.processes.messages import Collect, Evaluate, Work
 from aiosampler.processes.worker_process import agent_worker_main
 from aiosampler.processes.workers import Workers
 
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
     from aiosampler.specs.trees import Tree
 
 
-def shares(B: int, eval_B: int, n_workers: int) -> list[Share]:
-    """Split the environments over the workers: contiguous, as evenly as possible, the remainder to the first."""
-
-    def ranges(total: int) -> list[range]:
-        return [range(*ends) for ends in pairwise(accumulate(split_evenly(total, n_workers), initial=0))]
-
-    return [Share(*share) for share in zip(range(n_workers), ranges(B), ranges(eval_B), strict=True)]
-
-
 class Engine:
     """Has workers collect."""
 
@@ -45,7 +35,7 @@ class Engine:
         self._probed, self._start = probed, start
         self._control, self._progress = arrays["dense"]["control"], arrays["dense"]["progress"]
         self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
-        self._shares = shares(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)
+        self._shares = assign(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)[0].shares
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: Workers | None = None
 

@@ -98,6 +98,16 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Serve:
+    """To an action server: start workers and build the agent; answered by `Started`."""
+
+    job: Job
+    probed: Probed
+    start: Start
+    assignment: Any  # an `Assignment`
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Ready to collect."""
 
@@ -122,6 +132,13 @@ class Finished:
     """From a worker: its columns of a slot are full, or its evaluation has ended."""
 
     episodes: bytes  # packed
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """From an action server: its columns of a slot are full, or its evaluation has ended."""
+
+    episodes: list[bytes]  # packed
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CLOSE_GRACE_S = 4.0  # for a worker to close its environments; less than the user's process grants the sampler process
 
+START_MARGIN_S = 3.0  # that a process is given to report which of its own processes is late
+
 
 async def all_or_first_error(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Await all; when one raises, cancel the others and raise just that."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from aiosampler.affinity import usable_cpu_count
 from aiosampler.collectors.progress import read_place
 from aiosampler.errors import ConfigError
 from aiosampler.processes.arena_map import Crew
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
 from aiosampler.servers.action_server import AsyncActionServer
-from aiosampler.servers.assignments import assign
 
 if TYPE_CHECKING:
     from aiosampler.affinity import Affinity
@@ -38,21 +38,18 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
             self._engine = "aiosampler.servers.devices"
             self._start_margin = 2 * self._start_margin  # a server, too, waits for its workers
         super()._check_placement(n_workers, affinity, device, max_worker_restarts)
-        D, W, B = len(self._devices), self._n_workers, self._config.batch_B
+        D, W = len(self._devices), self._n_workers
         if W < D:
             raise ConfigError(f"n_workers={W} is less than the {D} devices, each of which needs workers of its own")
-        for assignment in assign(B, 0, W, self._devices, self._n_groups):
-            for share in assignment.shares:
-                if not share.environments:
-                    raise ConfigError(
-                        f"batch_B={B} leaves no environment for worker {share.rank} of n_workers={W} over {D} devices"
-                    )
 
     async def _receive_answer(self, process: Supervised) -> Any:
         if len(self._devices) > 1:
             return await process.receive()  # the sampler process watches the servers
         agent = functools.partial(read_place, self._progress[self._n_workers])
         return await process.receive(self._config.step_timeout, agent)
+
+    def _default_workers(self) -> int:
+        return min(self._config.batch_B, max(len(self._devices), usable_cpu_count()))
 
     def _crew(self) -> Crew:
         D = len(self._devices)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.affinity import Affinity, usable_cpu_count
 from aiosampler.errors import ConfigError
 from aiosampler.processes.arena_map import Crew
+from aiosampler.processes.workers import START_MARGIN_S
 from aiosampler.samplers.base import AsyncSamplerMixin
 from aiosampler.specs.batch import as_integer
 
@@ -22,7 +23,7 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
     CPU mask and its container's quota), and no more than there are environments.
     """
 
-    _start_margin = 3.0
+    _start_margin = START_MARGIN_S
 
     def _check_placement(
         self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
@@ -36,7 +37,7 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
         B = self._config.batch_B
         if n_workers is None:
             placed = None if affinity is None else affinity.workers
-            self._n_workers = len(placed) if placed else min(B, usable_cpu_count())
+            self._n_workers = len(placed) if placed else self._default_workers()
         else:
             self._n_workers = as_integer("n_workers", n_workers, 1)
         if self._n_workers > B:
@@ -44,6 +45,9 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
                 f"n_workers={self._n_workers} is more than the batch_B={B} environments there are to share"
             )
         self._check_affinity(affinity)
+
+    def _default_workers(self) -> int:
+        return min(self._config.batch_B, usable_cpu_count())
 
     def _check_affinity(self, affinity: Affinity | None) -> None:
         if affinity is not None and affinity.workers is not None and len(affinity.workers) != self._n_workers:

@@ -13,13 +13,13 @@ from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
 from aiosampler.processes.arena_map import ABORT_EVALUATION, eval_slot_arrays, slot_arrays
+from aiosampler.processes.assignments import Assignment, assign
 from aiosampler.processes.messages import Collect, Evaluate, Work
 from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
 from aiosampler.processes.runner import eval_quotas
 from aiosampler.processes.worker_process import served_worker_main
 from aiosampler.processes.workers import Workers, all_or_first_error
-from aiosampler.servers.assignments import Assignment, assign
 from aiosampler.servers.groups import WorkerGroup
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.servers.pipeline import Lane

@@ -1,6 +1,6 @@
 """Who does what: devices, the groups of each, and the workers of each group, with contiguous shares everywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -10,7 +10,7 @@ from aiosampler.processes.messages import Share
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one action server has.
+    """What one action server has; the workers of the CPU sampler are assigned as if to a single one.
 
     Attributes:
         index: Of the server.
@@ -34,7 +34,9 @@ def split(whole: range, parts: int) -> Iterator[range]:
     return (range(*pair) for pair in pairwise(ends))
 
 
-def assign(B: int, eval_B: int, n_workers: int, devices: tuple[str, ...], n_groups: int = 1) -> list[Assignment]:
+def assign(
+    B: int, eval_B: int, n_workers: int, devices: Sequence[str] = ("cpu",), n_groups: int = 1
+) -> list[Assignment]:
     """Split environments and workers over devices, then groups, then the workers of a group."""
     D = len(devices)
     assignments = []

@@ -1,0 +1,57 @@
+"""Two groups of workers: one steps while the agent infers for the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from aiosampler.affinity import usable_cpu_count
+from aiosampler.errors import ConfigError
+from aiosampler.samplers.gpu import AsyncGpuSamplerBase
+from aiosampler.servers.action_server import AsyncAlternatingActionServer, AsyncNoOverlapAlternatingActionServer
+
+if TYPE_CHECKING:
+    from aiosampler.affinity import Affinity
+    from aiosampler.servers.action_server import AsyncActionServer
+
+
+class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
+    """Forms two groups of equal size from the workers of each device.
+
+    Environments and workers must be even in number, per device. `n_workers` is by default two for each CPU that this
+    process may use, one of each group. `make_affinity(alternating=True)` places them like that.
+    """
+
+    def _check_placement(
+        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
+    ) -> None:
+        super()._check_placement(n_workers, affinity, device, max_worker_restarts)
+        D = len(self._devices)
+        each = "" if D == 1 else f" for each of {D} devices"
+        for name, count in (("batch_B", self._config.batch_B), ("n_workers", self._n_workers)):
+            if count % (2 * D):
+                fits = [n for n in (count - count % (2 * D), count - count % (2 * D) + 2 * D) if n]
+                raise ConfigError(
+                    f"{name}={count} cannot be two equal groups{each}; {' or '.join(map(str, fits))} would fit"
+                )
+
+    def _default_workers(self) -> int:
+        D, B = len(self._devices), self._config.batch_B
+        return max(1, min(B, 2 * usable_cpu_count()) // (2 * D)) * 2 * D
+
+
+class AsyncAlternatingSampler(AsyncAlternatingSamplerBase):
+    """While the agent infers for one group of workers, the other group steps; neither waits longer than it must.
+
+    The right choice where inference and stepping take about as long as each other, on different hardware.
+    """
+
+    action_server: ClassVar[type[AsyncActionServer] | None] = AsyncAlternatingActionServer
+
+
+class AsyncNoOverlapAlternatingSampler(AsyncAlternatingSamplerBase):
+    """As `AsyncAlternatingSampler`, but the two groups never step at the same time.
+
+    The right choice where each CPU has a worker of each group, and two that step at once would be in each other's way.
+    """
+
+    action_server: ClassVar[type[AsyncActionServer] | None] = AsyncNoOverlapAlternatingActionServer

@@ -1,0 +1,78 @@
+"""The engine of a sampler with several devices: an action server in a process of its own for each."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.agents.parameters import ParameterStore
+from aiosampler.processes.messages import Collect, Evaluate, Serve
+from aiosampler.processes.workers import START_MARGIN_S, Workers
+from aiosampler.servers.engine import assignments
+from aiosampler.servers.process import action_server_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiosampler.memory.arena import Arena
+    from aiosampler.processes.cargo import Cargo
+    from aiosampler.processes.messages import Probed, Start
+    from aiosampler.specs.trees import Tree
+
+CLOSE_GRACE_S = 5.0  # for a server; more than it grants its workers, less than the sampler process is granted
+
+
+class Engine:
+    """Has action servers collect, all with the parameters that are adopted here."""
+
+    def __init__(
+        self, *, cargo: Cargo, probed: Probed, start: Start, arena: Arena, arrays: Tree, phase: Callable[[str], None]
+    ) -> None:
+        self._job, self._probed, self._start = cargo.job, probed, start
+        self._arena, self._phase = arena, phase
+        self._progress = arrays["dense"]["progress"]
+        self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
+        self._servers: Workers | None = None
+
+    async def start(self) -> None:
+        """Start the servers, all at once."""
+        job = self._job
+        self._phase(f"starting {len(job.devices)} action servers")
+        self._servers = Workers(
+            action_server_process,
+            [(self._arena,)] * len(job.devices),
+            ranks=range(len(job.devices)),
+            kind="server",
+            start_method=job.start_method,
+            progress=self._progress[job.n_workers :],
+            on_phase=self._phase,
+            close_grace=CLOSE_GRACE_S,
+        )
+        self._arena.close()
+        self._store.adopt()
+        work = [Serve(job, self._probed, self._start, assignment) for assignment in assignments(job)]
+        await self._servers.start(work, job.start_timeout and job.start_timeout + START_MARGIN_S)
+
+    def adopt(self) -> int:
+        """Take over the newest parameters, for all servers at once; they are idle now."""
+        return self._store.adopt()
+
+    async def collect(self, itr: int, slot: int) -> list[bytes]:
+        """Have each server fill its columns of a slot."""
+        return await self._ask(Collect(itr, slot))
+
+    async def evaluate(self, itr: int) -> list[bytes]:
+        """Have the servers run the quotas of their evaluation environments."""
+        return await self._ask(Evaluate(itr))
+
+    async def aclose(self) -> None:
+        """Have the servers end their workers, and end them."""
+        servers, self._servers = self._servers, None
+        if servers is not None:
+            for report in await servers.stop():
+                raise report
+
+    async def _ask(self, message: Any) -> list[bytes]:
+        assert self._servers is not None
+        answers = await self._servers.ask(message, self._job.step_timeout)
+        return list(chain.from_iterable(answer.episodes for answer in answers))
