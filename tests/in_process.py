@@ -13,6 +13,7 @@ from aiosampler.processes.messages import Job, Share, Start
 from aiosampler.processes.probe import probe
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
+from aiosampler.samplers.timeline import empty_timeline
 
 
 class InProcess:
@@ -52,6 +53,7 @@ class InProcess:
             slot,
             facts,
             self._infos(finished),
+            empty_timeline(),
         )
 
     def evaluate(self):

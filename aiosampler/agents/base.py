@@ -56,11 +56,14 @@ class Agent:
 
     Attributes:
         recurrent: Whether `step` takes and gives a state.
+        cuda_graph: Whether `step` may be captured as a CUDA graph: it queues the same kernels at each call, waits for
+            none of them, and changes no attribute.
         model: What `publish` copies, built by `initialize`. None for an agent without parameters.
         mode: ``"train"``, ``"sample"`` or ``"eval"``.
     """
 
     recurrent: bool = False
+    cuda_graph: bool = False
     model: nn.Module | None = None
     mode: str = "train"
     _parameters: ParameterStore | None = None

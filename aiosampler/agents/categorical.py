@@ -20,6 +20,8 @@ class CategoricalPgAgent(ModelAgent):
     `agent_info` holds ``log_prob [B]`` of the action and ``value [B]``. Evaluation takes the most likely action.
     """
 
+    cuda_graph = True
+
     def check_space(self, space: spaces.Space[Any]) -> None:
         """Accept a Discrete space."""
         require_space(space, spaces.Discrete, type(self).__name__)

@@ -173,6 +173,12 @@ class ParameterStore:
             for view, tensor in zip(self._views(self._adopted), named_tensors(module).values(), strict=True):
                 tensor.data = view
 
+    def load(self, module: nn.Module) -> None:
+        """Copy the adopted parameters into the tensors of `module`, which are on a device of their own."""
+        with torch.no_grad():
+            for view, tensor in zip(self._views(self._adopted), named_tensors(module).values(), strict=True):
+                tensor.data.copy_(view, non_blocking=True)
+
     def _views(self, buffer: Any) -> list[torch.Tensor]:
         if not self._parameters:
             return []

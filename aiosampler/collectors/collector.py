@@ -65,7 +65,7 @@ class _Slot:
 
     def __init__(self, arrays: dict[str, Tree], writer: Any, info_writer: Any, clock: Any) -> None:
         self.arrays = arrays
-        self.clock = None if clock is None else memoryview(clock)
+        self.times, self.clock = clock, None if clock is None else memoryview(clock)
         self.observation = writer.rows(arrays["observation"])
         self.reward = list(arrays["reward"])
         self.prev_reward = list(arrays["prev_reward"])
@@ -304,6 +304,8 @@ class Collector:
         arrays["final_count"].fill(0)
         for array in tree_leaves(arrays["env_info"]):
             array.fill(0)
+        if slot.clock is not None:
+            slot.times.fill(0)
         self._counted = [0] * self._n
         if self._rule.resets_at_begin and self._waits_from:
             waiting = sorted(self._waits_from)

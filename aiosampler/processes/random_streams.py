@@ -58,13 +58,17 @@ def seed_generators(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def _state() -> tuple[Any, Any, Any]:
+def _state() -> tuple[Any, ...]:
     torch = sys.modules.get("torch")
-    return random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
+    cuda = torch and torch.cuda.is_initialized() and torch.cuda.get_rng_state_all()
+    return random.getstate(), np.random.get_state(), torch and torch.get_rng_state(), cuda
 
 
-def _set_state(state: tuple[Any, Any, Any]) -> None:
+def _set_state(state: tuple[Any, ...]) -> None:
     random.setstate(state[0])
     np.random.set_state(state[1])
-    if state[2] is not None:
-        sys.modules["torch"].set_rng_state(state[2])
+    torch = sys.modules.get("torch")
+    if torch is not None and state[2] is not None:
+        torch.set_rng_state(state[2])
+        if state[3]:
+            torch.cuda.set_rng_state_all(state[3])

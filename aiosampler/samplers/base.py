@@ -26,12 +26,14 @@ from aiosampler.processes.random_streams import seeded
 from aiosampler.processes.sampler_process import sampler_main
 from aiosampler.processes.supervised import Supervised
 from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
 from aiosampler.specs.config import SamplerConfig, pickle_cargo, registered
 from aiosampler.specs.seeding import Stream, stream_seed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     import gymnasium as gym
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 CLOSE_GRACE_S = 6.0  # for environments to close, those of workers among them
 PROBE_GRACE_S = 0.5
+TRACED_BATCHES = 16
 
 
 class _State(Enum):
@@ -185,7 +188,9 @@ class AsyncSamplerMixin:
         self._store: ParameterStore | None = None
         self._slots: list[dict[str, Tree]] = []
         self._views: list[Samples] = []
-        self._control: Any = None  # arrays of the arena
+        self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
+        self._clocks: Any = None  # arrays of the arena
+        self._control: Any = None
         self._progress: Any = None
 
     def _check_placement(
@@ -248,6 +253,7 @@ class AsyncSamplerMixin:
                 arena.close()
             self._control = arrays["dense"]["control"]
             self._progress = arrays["dense"]["progress"]
+            self._clocks = arrays["dense"]["step_clocks"], arrays["dense"]["stage_clocks"]
             self._store = ParameterStore(arrays["dense"]["parameters"], parameters)
             self.agent.attach(self._store)
             self._slots = slot_arrays(arrays)
@@ -334,7 +340,14 @@ class AsyncSamplerMixin:
                 facts = self._unclaimed
                 assert facts is not None
             self._unclaimed = None
-            return filled_samples(self._views[facts.slot], self._slots[facts.slot], facts, self._unpack(facts.episodes))
+            self._timelines.append(self._timeline(facts.slot))
+            return filled_samples(
+                self._views[facts.slot],
+                self._slots[facts.slot],
+                facts,
+                self._unpack(facts.episodes),
+                self._timelines[-1],
+            )
 
     def __aiter__(self) -> AsyncIterator[Samples]:
         return self
@@ -405,6 +418,21 @@ class AsyncSamplerMixin:
             raise self._not_running()
         return self._store.version
 
+    def trace(self, path: str | Path) -> None:
+        """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
+
+        The times are those that the processes wrote down as they went; nothing is recorded beyond that.
+
+        Args:
+            path: Of the file, JSON in the Chrome trace format: open it in Perfetto or ``chrome://tracing``.
+
+        Raises:
+            SamplerError: No batch was obtained yet.
+        """
+        if not self._timelines:
+            raise SamplerError("trace() shows the batches that were obtained last, and there was none yet")
+        write_trace(path, self._timelines)
+
     # Closing
 
     async def aclose(self) -> None:
@@ -456,7 +484,7 @@ class AsyncSamplerMixin:
         self.agent.detach(self._store)
         self._store = None
         self._slots, self._views = [], []
-        self._control = self._progress = None
+        self._control = self._progress = self._clocks = None
 
     @contextlib.asynccontextmanager
     async def _closed_on_failure(self) -> AsyncIterator[None]:
@@ -535,6 +563,14 @@ class AsyncSamplerMixin:
 
     def _unpack(self, episodes: list[bytes]) -> list[TrajInfo]:
         return unpack_episodes(episodes, self._config.traj_info_cls)
+
+    def _timeline(self, slot: int) -> Timeline:
+        steps, stages = (clocks[slot].copy() for clocks in self._clocks)
+        return Timeline(steps, stages, self._group_workers())
+
+    def _group_workers(self) -> Sequence[range]:
+        """Ranks of the workers of each group that an action server serves."""
+        return ()
 
     def _crew(self) -> Crew:
         """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""

@@ -12,6 +12,7 @@ from aiosampler.affinity import usable_cpu_count
 from aiosampler.collectors.progress import read_place
 from aiosampler.errors import ConfigError
 from aiosampler.processes.arena_map import Crew
+from aiosampler.processes.assignments import assign
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
 from aiosampler.servers.action_server import AsyncActionServer
 
@@ -54,6 +55,11 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
     def _crew(self) -> Crew:
         D = len(self._devices)
         return Crew(self._n_workers, servers=D, groups=D * self._n_groups)
+
+    def _group_workers(self) -> Sequence[range]:
+        W = self._n_workers
+        groups = [group for assignment in assign(W, 0, W, self._devices, self._n_groups) for group in assignment.groups]
+        return [range(group[0].rank, group[-1].rank + 1) for group in groups]
 
     @property
     def _n_groups(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from aiosampler.samplers.timeline import Timeline, empty_timeline
 from aiosampler.specs.trees import Tree, tree_map
 
 if TYPE_CHECKING:
@@ -136,10 +137,12 @@ class SampleStats:
     Attributes:
         env_steps: Steps that were taken, blanks not counted.
         seconds: How long it took, in seconds.
+        timeline: When which process did what; a copy.
     """
 
     env_steps: int
     seconds: float
+    timeline: Timeline = field(repr=False)
 
     @property
     def steps_per_second(self) -> float:
@@ -219,10 +222,12 @@ def samples_view(arrays: dict[str, Tree]) -> Samples:
         last_observation=tree_map(lambda leaf: leaf[T], tensors["observation"]),
         final_observation=FinalObservations({}),
     )
-    return Samples(agent, env, tensors["valid"], [], -1, -1, SampleStats(0, 0.0))
+    return Samples(agent, env, tensors["valid"], [], -1, -1, SampleStats(0, 0.0, empty_timeline()))
 
 
-def filled_samples(view: Samples, arrays: dict[str, Tree], facts: Any, traj_infos: list[TrajInfo]) -> Samples:
+def filled_samples(
+    view: Samples, arrays: dict[str, Tree], facts: Any, traj_infos: list[TrajInfo], timeline: Timeline
+) -> Samples:
     """The samples of a slot that is full.
 
     Args:
@@ -230,6 +235,7 @@ def filled_samples(view: Samples, arrays: dict[str, Tree], facts: Any, traj_info
         arrays: Of the slot.
         facts: The message that says so.
         traj_infos: Unpacked.
+        timeline: Of the batch.
     """
     finals = {key: arrays[key] for key in ("final_count", "final_t", "final_observation", "done")}
     return dataclasses.replace(
@@ -238,5 +244,5 @@ def filled_samples(view: Samples, arrays: dict[str, Tree], facts: Any, traj_info
         traj_infos=traj_infos,
         itr=facts.itr,
         policy_version=facts.policy_version,
-        stats=SampleStats(int(arrays["valid"].sum()), facts.seconds),
+        stats=SampleStats(int(arrays["valid"].sum()), facts.seconds, timeline),
     )

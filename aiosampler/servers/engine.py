@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena import Arena
     from aiosampler.processes.cargo import Cargo
     from aiosampler.processes.messages import Job, Probed, Share, Start
+    from aiosampler.processes.runner import Columns
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.trees import Tree
 
@@ -75,6 +76,8 @@ class Engine:
         self._workers: Workers | None = None
         self._groups: list[WorkerGroup] = []
         self._agents: list[Agent] = []
+        self._on_cuda = self._assignment.device != "cpu"
+        self._unpin: Callable[[], object] = lambda: None
 
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
@@ -102,6 +105,9 @@ class Engine:
     def adopt(self) -> int:
         """Take over the newest parameters; the workers have none."""
         versions: list[int] = [call_agent("recv_shared_memory()", agent.recv_shared_memory) for agent in self._agents]
+        model = self._agents[0].model
+        if self._on_cuda and model is not None:
+            self._store.load(model)
         return versions[0]
 
     async def collect(self, itr: int, slot: int) -> list[bytes]:
@@ -133,6 +139,7 @@ class Engine:
             for group in self._groups:
                 group.abort()
             reports = await workers.stop()
+            self._unpin()
             for group in self._groups:
                 group.close()
             for report in reports:
@@ -176,13 +183,23 @@ class Engine:
         job, cargo, dense = self._job, self._cargo, self._arrays["dense"]
         agent = cargo.agent()
         initialize_agent(agent, self._probed.spaces, job.seed)
-        for g in range(len(self._groups)):
-            # Only the first takes over parameters; the copies learn which they are.
-            store = ParameterStore(dense["parameters"], self._start.parameters, self._reader if g == 0 else None)
-            if g == 0 and agent.model is not None:
-                store.bind(agent.model)
-            self._agents.append(agent if g == 0 else copy.copy(agent))
-            self._agents[g].attach(store)
+        self._store = ParameterStore(dense["parameters"], self._start.parameters, self._reader)
+        if self._on_cuda:
+            from aiosampler.servers.cuda import pin
+
+            torch.cuda.set_device(self._assignment.device)
+            self._unpin = pin(dense["control"], self._start.layout.dense_bytes)
+        if agent.model is not None:
+            if self._on_cuda:
+                agent.model.to(self._assignment.device)
+            else:
+                self._store.bind(agent.model)
+        agent.attach(self._store)
+        self._agents.append(agent)
+        for _ in self._groups[1:]:
+            self._agents.append(copy.copy(agent))
+            # Only the first adopts parameters; the copies learn which they are.
+            self._agents[-1].attach(ParameterStore(dense["parameters"], self._start.parameters))
         self._random = RandomStreams(job.seed, self._assignment.index)
         with torch.inference_mode():
             self._server = self._make_server()
@@ -190,42 +207,22 @@ class Engine:
     def _make_server(self) -> AsyncActionServer:
         job, dense = self._job, self._arrays["dense"]
         assert job.action_server is not None
-        cells = dense["progress"][job.n_workers + self._assignment.index]
         training, evaluation = [], []
-        for g, (group, shares, agent) in enumerate(
-            zip(self._groups, self._assignment.groups, self._agents, strict=True)
-        ):
+        members = zip(self._groups, self._assignment.groups, self._agents, strict=True)
+        for index, (group, shares, agent) in enumerate(members, self._assignment.index * len(self._groups)):
             ours = range(shares[0].environments.start, shares[-1].environments.stop)
             evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
             call_agent("collector_initialize()", agent.collector_initialize, job.batch.B, list(ours))
-            index = self._assignment.index * len(self._groups) + g
-
-            def noise(stream: Stream, index: int = index) -> int | None:
-                return stream_seed(job.seed, stream, index) if len(self._groups) > 1 else None
-
-            training.append(
-                Lane(
-                    group,
-                    InPlaceInference(
-                        agent,
-                        [columns(slot, ours.start, len(ours)) for slot in slot_arrays(self._arrays)],
-                        [clock[index] for clock in dense["stage_clocks"]],
-                        cells,
-                        waits=not job.mid_batch_reset,
-                        noise_seed=noise(Stream.ACTION_NOISE),
-                    ),
-                )
-            )
+            slots = [columns(slot, ours.start, len(ours)) for slot in slot_arrays(self._arrays)]
+            clocks = [clock[index] for clock in dense["stage_clocks"]]
+            noise = self._noise_seed(Stream.ACTION_NOISE, index)
+            inference = self._inference(agent, slots, clocks, waits=not job.mid_batch_reset, noise_seed=noise)
+            training.append(Lane(group, inference))
             if evaluated:
-                slot = columns(eval_slot_arrays(self._arrays), evaluated.start, len(evaluated))
-                evaluation.append(
-                    Lane(
-                        group,
-                        InPlaceInference(
-                            agent, [slot], None, cells, noise_seed=noise(Stream.EVAL_ACTION_NOISE), evaluation=True
-                        ),
-                    )
-                )
+                slots = [columns(eval_slot_arrays(self._arrays), evaluated.start, len(evaluated))]
+                noise = self._noise_seed(Stream.EVAL_ACTION_NOISE, index)
+                inference = self._inference(agent, slots, None, noise_seed=noise, evaluation=True)
+                evaluation.append(Lane(group, inference))
         server: AsyncActionServer = job.action_server(
             training,
             evaluation,
@@ -234,3 +231,14 @@ class Engine:
             abort_evaluation=dense["control"][ABORT_EVALUATION : ABORT_EVALUATION + 1],
         )
         return server
+
+    def _inference(self, agent: Agent, slots: Columns, clocks: Any, **options: Any) -> InPlaceInference:
+        cells = self._arrays["dense"]["progress"][self._job.n_workers + self._assignment.index]
+        if self._on_cuda:
+            from aiosampler.servers.cuda import CudaInference
+
+            return CudaInference(agent, slots, self._assignment.device, clocks, cells, **options)
+        return InPlaceInference(agent, slots, clocks, cells, **options)
+
+    def _noise_seed(self, stream: Stream, index: int) -> int | None:
+        return stream_seed(self._job.seed, stream, index) if len(self._groups) > 1 else None

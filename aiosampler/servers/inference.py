@@ -72,8 +72,8 @@ class InPlaceInference:
         self._stepper = self._make_stepper(agent, slots)
         rows = slots[0]["reward"].shape[0]
         spare = np.zeros((rows, len(STAGE_TIMES)), np.int64)
-        arrays: Sequence[Any] = [spare] * len(slots) if clocks is None else clocks
-        self._clocks = [memoryview(array) for array in arrays]
+        self._times: Sequence[Any] = [spare] * len(slots) if clocks is None else clocks
+        self._clocks = [memoryview(array) for array in self._times]
         self._ends = [(slot["terminated"], slot["truncated"]) for slot in slots]
         self._cells = memoryview(cells)
         self._noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed).get_state()
@@ -96,6 +96,7 @@ class InPlaceInference:
     def begin(self, slot: int) -> None:
         """A batch begins in `slot`: environments that waited have been reset."""
         self._slot, self._clock = slot, self._clocks[slot]
+        self._times[slot].fill(0)
         if self._waiting:
             self._stepper.ended(sorted(self._waiting))
             self._waiting.clear()

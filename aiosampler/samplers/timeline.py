@@ -1,0 +1,85 @@
+"""When what happened in a batch, by the clocks of the processes themselves, and its picture for a trace viewer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aiosampler.specs.clocks import STAGE_TIMES, STEP_TIMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+_SPANS = ("copy in", "infer", "copy out", "release")  # between one of STAGE_TIMES and the next
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """Nanoseconds of the monotonic clock; zero where nothing happened, because all environments waited.
+
+    Attributes:
+        steps: int64 ``[W, T, 2]``: when each worker began and ended each step of its environments.
+        stages: int64 ``[G, T, 5]``: for each step of each group that an action server serves, when its last worker had
+            arrived, its inputs were on the device, the agent had answered, the answer was in the batch, and the workers
+            were released.
+        groups: Ranks of the workers of each group.
+    """
+
+    steps: np.ndarray[Any, np.dtype[np.int64]]
+    stages: np.ndarray[Any, np.dtype[np.int64]]
+    groups: Sequence[range] = ()
+
+    def stage_seconds(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """How long the stages of an action server took, in seconds: arrays of one value for each step of each group.
+
+        Returns:
+            ``wait`` for the workers, ``copy in`` to the device, ``infer``, ``copy out``, ``release`` of the workers,
+            and ``loop``: all from the last worker's arrival to the release, less the agent's own time.
+        """
+        stages = self.stages[:, 1:]
+        served = (stages[..., -1] > 0) & (self.stages[:, :-1, -1] > 0)
+        last_end = np.array([self.steps[ranks.start : ranks.stop, :-1, 1].max(axis=0) for ranks in self.groups])
+        spans = {name: stages[..., i + 1] - stages[..., i] for i, name in enumerate(_SPANS)}
+        times = {
+            "wait": stages[..., 0] - self.stages[:, :-1, -1],
+            **spans,
+            "loop": stages[..., -1] - last_end.reshape(served.shape) - spans["infer"],
+        }
+        return {name: span[served] / 1e9 for name, span in times.items()}
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Events of the Chrome trace format: a line for each worker, and for each group of an action server."""
+        lines = [(f"worker {rank}", ("step",), times) for rank, times in enumerate(self.steps)] + [
+            (f"group {g}", _SPANS, times) for g, times in enumerate(self.stages)
+        ]
+        for line, (_, spans, times) in enumerate(lines):
+            for t, row in enumerate(times.tolist()):
+                for name, begin, end in zip(spans, row, row[1:], strict=True):
+                    if begin > 0 and end > begin:
+                        yield {
+                            "name": name, "ph": "X", "ts": begin / 1e3, "dur": (end - begin) / 1e3, "pid": 0,
+                            "tid": line, "args": {"t": t},
+                        }  # fmt: skip
+        for line, (name, *_) in enumerate(lines):
+            yield {"name": "thread_name", "ph": "M", "pid": 0, "tid": line, "args": {"name": name}}
+
+
+def empty_timeline() -> Timeline:
+    """That of a batch that was not collected."""
+    return Timeline(np.zeros((0, 0, len(STEP_TIMES)), np.int64), np.zeros((0, 0, len(STAGE_TIMES)), np.int64))
+
+
+def write_trace(path: str | Path, timelines: Iterable[Timeline]) -> None:
+    """Write timelines as a Chrome trace, for ``chrome://tracing``, Perfetto or Speedscope.
+
+    Args:
+        path: Of the JSON file.
+        timelines: Of batches of one sampler.
+    """
+    events = [event for timeline in timelines for event in timeline.events()]
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)
