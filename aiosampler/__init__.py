@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
     from aiosampler.samplers.samples import AgentSamples, EnvSamples, FinalObservations, Samples, SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler
+    from aiosampler.samplers.timeline import Timeline
     from aiosampler.servers.action_server import (
         AsyncActionServer,
         AsyncAlternatingActionServer,
@@ -81,6 +82,7 @@ _MODULES = {
     "SamplerError": "errors",
     "Samples": "samplers.samples",
     "Spaces": "specs.arrays",
+    "Timeline": "samplers.timeline",
     "TrajInfo": "collectors.traj_info",
     "WorkerDied": "errors",
     "WorkerError": "errors",
@@ -125,6 +127,7 @@ __all__ = [
     "SamplerError",
     "Samples",
     "Spaces",
+    "Timeline",
     "TrajInfo",
     "WorkerDied",
     "WorkerError",

@@ -29,6 +29,7 @@ import torch
 
 from aiosampler.errors import ConfigError
 from aiosampler.memory.layout import ALIGNMENT
+from aiosampler.signals.fence import fence
 from aiosampler.specs.arrays import ArraySpec
 
 if TYPE_CHECKING:
@@ -102,7 +103,6 @@ class ParameterStore:
         self._adopted_version = memoryview(arrays["adopted_version"])
         self._adopted: Any = arrays["adopted"]
         self._tensors = [self._views(buffer) for buffer in arrays["buffers"]]
-        self._barrier = threading.Lock()
         self._publishing = threading.Lock()  # between threads of this process; no other process ever waits for it
 
     @property
@@ -133,16 +133,16 @@ class ParameterStore:
         taken = {self._latest[0], *(named - 1 for named in self._reading)}
         index = next(i for i in range(len(self._tensors)) if i not in taken)
         self._begun[index] += 1
-        self._fence()
+        fence()
         with torch.no_grad():
             for target, source in zip(self._tensors[index], sources, strict=True):
                 target.copy_(source)
         self._version[index] = version
-        self._fence()
+        fence()
         self._ended[index] = self._begun[index]
-        self._fence()
+        fence()
         self._latest[0] = index
-        self._fence()
+        fence()
         return version
 
     def adopt(self) -> int:
@@ -155,13 +155,13 @@ class ParameterStore:
         while True:
             index = self._latest[0]
             self._reading[self._reader] = 1 + index
-            self._fence()  # or the writer could take the buffer, not yet having seen the name
+            fence()  # or the writer could take the buffer, not yet having seen the name
             complete = self._ended[index]
             if self._latest[0] != index or self._begun[index] != complete:
                 continue
             version = self._version[index]
             np.copyto(self._adopted, self._buffers[index])
-            self._fence()
+            fence()
             if self._begun[index] == complete:
                 self._reading[self._reader] = 0
                 self._adopted_version[0] = version
@@ -206,11 +206,3 @@ class ParameterStore:
             )
         named = named_tensors(module)
         return [named[p.name] for p in self._parameters]
-
-    def _fence(self) -> None:
-        """Keep what stands before from being seen after what follows, by an atomic operation.
-
-        It orders both ways on x86. A reader relies on the numbers around a buffer, not on this alone.
-        """
-        with self._barrier:
-            pass

@@ -6,11 +6,9 @@ cell       writer     meaning
 tick       collector  grows with each step of the group; never falls
 at         collector  index of the environment in hand, or `AGENT`, or `NOWHERE`
 branch     collector  1 while `at` counts evaluation environments
-idle       worker     1 from when all its environments wait to the end of the batch
-leave      server     1 tells a worker that waits for actions that none will come
+arrived              for the meetings of an action server and its workers, see
+leave                `signals.meeting`
 =========  =========  ==================================================================
-
-The last two are between an action server and its workers: each is written before the signal that has it read.
 """
 
 import time
@@ -22,7 +20,7 @@ import numpy as np
 from aiosampler.specs.arrays import ArraySpec
 
 CELLS = 8  # int64: one cache line for each worker
-TICK, AT, BRANCH, IDLE, LEAVE = 0, 1, 2, 3, 4
+TICK, AT, BRANCH, ARRIVED, LEAVE = 0, 1, 2, 3, 4
 NOWHERE, AGENT = -1, -2
 
 

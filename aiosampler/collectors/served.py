@@ -1,6 +1,6 @@
 """Actions from an action server in another process: what its workers have in place of an agent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -8,7 +8,8 @@ import numpy as np
 
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.progress import AT, IDLE, LEAVE, NOWHERE
+from aiosampler.collectors.progress import AT, NOWHERE
+from aiosampler.signals.meeting import Attendance
 from aiosampler.specs.trees import Tree, tree_map, tree_rows
 
 
@@ -22,29 +23,22 @@ class ServedActions:
         action_space: Of a single environment.
         slots: Arrays of the slots, cut to this collector's columns.
         cells: Progress cells of this worker.
-        arrive: Tells the server that this worker has arrived.
-        released: Suspends this thread until the server releases it.
+        attendance: Where it meets the server.
     """
 
     def __init__(
-        self,
-        action_space: gym.Space[Any],
-        slots: Sequence[dict[str, Tree]],
-        cells: Any,
-        arrive: Callable[[], object],
-        released: Callable[[], object],
+        self, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]], cells: Any, attendance: Attendance
     ) -> None:
         self._split = action_splitter(action_space)
-        self._cells, self._arrive, self._released = memoryview(cells), arrive, released
+        self._cells, self._meet = memoryview(cells), attendance.meet
         # Discrete actions become numbers. Of others an environment may keep its action, and the row is the user's soon.
-        self._keep = (lambda row: row) if isinstance(action_space, gym.spaces.Discrete) else np.copy
+        self._keep = None if isinstance(action_space, gym.spaces.Discrete) else np.copy
         self._rows = [tree_rows(slot["action"]) for slot in slots]
         self._actions = self._rows[0]
 
     def begin(self, slot: int) -> None:
         """Read actions from this slot."""
         self._actions = self._rows[slot]
-        self._cells[IDLE] = 0
 
     def act(self, t: int) -> Sequence[Any]:
         """Wait for the actions of row t.
@@ -52,8 +46,11 @@ class ServedActions:
         Raises:
             Aborted: The server gave the batch up.
         """
-        self._meet()
-        return self._split(tree_map(self._keep, self._actions[t]))
+        self._cells[AT] = NOWHERE  # waiting is not being stuck
+        if not self._meet():
+            raise Aborted
+        actions = self._actions[t]
+        return self._split(actions if self._keep is None else tree_map(self._keep, actions))
 
     def ended(self, environments: Sequence[int]) -> None:
         """The server sees the ends in the slot."""
@@ -64,12 +61,6 @@ class ServedActions:
         Raises:
             Aborted: The server gave the batch up.
         """
-        self._cells[IDLE] = idle
-        self._meet()
-
-    def _meet(self) -> None:
-        self._cells[AT] = NOWHERE  # waiting is not being stuck
-        self._arrive()
-        self._released()
-        if self._cells[LEAVE]:
+        self._cells[AT] = NOWHERE
+        if not self._meet(for_good=idle):
             raise Aborted

@@ -95,6 +95,7 @@ class Work:
     start: Start
     share: Share
     cpus: Sequence[int] | None
+    group: range = range(0)  # ranks of those that are served together
 
 
 @dataclass(frozen=True, slots=True)

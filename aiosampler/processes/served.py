@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aiosampler.collectors.progress import LEAVE
+from aiosampler.collectors.progress import ARRIVED, LEAVE
 from aiosampler.collectors.served import ServedActions
 from aiosampler.processes.arena_map import eval_slot_arrays
 from aiosampler.processes.cargo import Cargo
 from aiosampler.processes.random_streams import RandomStreams
 from aiosampler.processes.runner import Runner
+from aiosampler.signals.meeting import Attendance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,19 +26,17 @@ class ServedRunner:
     Args:
         work: What there is to do.
         arrays: Views of the arena.
-        arrived: Posted when this worker has arrived.
+        bell: Of the group.
         released: Posted by the server.
         phase: Told what is being done.
     """
 
-    def __init__(
-        self, work: Work, arrays: Tree, arrived: Signal, released: Signal, phase: Callable[[str], None]
-    ) -> None:
-        cells = arrays["dense"]["progress"][work.share.rank]
+    def __init__(self, work: Work, arrays: Tree, bell: Signal, released: Signal, phase: Callable[[str], None]) -> None:
+        progress, rank = arrays["dense"]["progress"], work.share.rank
+        cells, group = progress[rank], progress[work.group.start : work.group.stop]
         leave = cells[LEAVE : LEAVE + 1]
-        self._leave: Any = leave
-        self._released = released
-        self._random = RandomStreams(work.job.seed, work.share.rank)
+        self._attendance = attendance = Attendance(group[:, ARRIVED], rank - work.group.start, leave, bell, released)
+        self._random = RandomStreams(work.job.seed, rank)
         self._runner = Runner(
             cargo=Cargo(work.job),
             specs=work.start.specs,
@@ -45,7 +44,7 @@ class ServedRunner:
             share=work.share,
             eval_slot=eval_slot_arrays(arrays) if work.share.evaluation else {},
             aborts=(leave, leave),
-            source=lambda slots: ServedActions(work.probed.spaces.action, slots, cells, arrived.post, released.wait),
+            source=lambda slots: ServedActions(work.probed.spaces.action, slots, cells, attendance),
             phase=phase,
         )
 
@@ -58,19 +57,18 @@ class ServedRunner:
 
     def collect(self, itr: int, slot: int) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
-        self._released.take()  # what is left of a batch that was given up
+        self._attendance.begin()
         return self._runner.collect(slot)
 
     def evaluate(self, itr: int) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
-        self._released.take()
+        self._attendance.begin()
         with self._random.evaluation():
             return self._runner.evaluate()
 
     def abort(self) -> None:
         """End what is being collected at its next step, also if it waits for the server; from any thread."""
-        self._leave[:] = 1
-        self._released.post()
+        self._attendance.abort()
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""

@@ -53,19 +53,20 @@ class Timeline:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Events of the Chrome trace format: a line for each worker, and for each group of an action server."""
-        lines = [(f"worker {rank}", ("step",), times) for rank, times in enumerate(self.steps)] + [
-            (f"group {g}", _SPANS, times) for g, times in enumerate(self.stages)
+        group_of = {rank: g for g, ranks in enumerate(self.groups) for rank in ranks}
+        lines: list[tuple[str, int | None, tuple[str, ...], Any]] = [
+            *((f"worker {rank}", group_of.get(rank), ("step",), times) for rank, times in enumerate(self.steps)),
+            *((f"pipeline {g}", g, _SPANS, times) for g, times in enumerate(self.stages)),
         ]
-        for line, (_, spans, times) in enumerate(lines):
+        for line, (name, group, spans, times) in enumerate(lines):
+            yield {"name": "thread_name", "ph": "M", "pid": 0, "tid": line, "args": {"name": name}}
             for t, row in enumerate(times.tolist()):
-                for name, begin, end in zip(spans, row, row[1:], strict=True):
+                for span, begin, end in zip(spans, row[:-1], row[1:], strict=True):
                     if begin > 0 and end > begin:
                         yield {
-                            "name": name, "ph": "X", "ts": begin / 1e3, "dur": (end - begin) / 1e3, "pid": 0,
-                            "tid": line, "args": {"t": t},
+                            "name": span, "ph": "X", "ts": begin / 1e3, "dur": (end - begin) / 1e3, "pid": 0,
+                            "tid": line, "args": {"t": t, "group": group},
                         }  # fmt: skip
-        for line, (name, *_) in enumerate(lines):
-            yield {"name": "thread_name", "ph": "M", "pid": 0, "tid": line, "args": {"name": name}}
 
 
 def empty_timeline() -> Timeline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -82,24 +81,26 @@ class Engine:
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
         job, shares, dense = self._job, self._shares, self._arrays["dense"]
-        arrived = [Signal() for _ in self._assignment.groups]
+        bells = [Signal() for _ in self._assignment.groups]
         released = [[Signal() for _ in group] for group in self._assignment.groups]
         may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
-        first = shares[0].rank
-        for signals, group in zip(zip(arrived, released, strict=True), self._assignment.groups, strict=True):
+        for bell, signals, group in zip(bells, released, self._assignment.groups, strict=True):
             cells = dense["progress"][group[0].rank : group[-1].rank + 1]
-            self._groups.append(WorkerGroup(*signals, cells, may_wait=may_wait, loop=asyncio.get_running_loop()))
+            self._groups.append(WorkerGroup(bell, signals, cells, may_wait=may_wait))
+        first = shares[0].rank
         self._phase(f"starting {len(shares)} workers")
         self._workers = Workers(
             served_worker_main,
-            [(self._arena, arrived[g], signal) for g, group in enumerate(released) for signal in group],
+            [(self._arena, bell, signal) for bell, signals in zip(bells, released, strict=True) for signal in signals],
             ranks=[share.rank for share in shares],
             start_method=job.start_method,
             progress=dense["progress"][first : first + len(shares)],
             on_phase=self._phase,
         )
         self._arena.close()
-        starting = self._workers.start([self._work(share) for share in shares], job.start_timeout)
+        starting = self._workers.start(
+            [self._work(share, group) for group in self._assignment.groups for share in group], job.start_timeout
+        )
         await all_or_first_error([starting, self._build()])
 
     def adopt(self) -> int:
@@ -151,8 +152,6 @@ class Engine:
         with torch.inference_mode():
             answers, aborted = await all_or_first_error([asking, self._served(serving)])
         if aborted:
-            for group in self._groups:
-                group.forget()
             raise Aborted
         return [answer.episodes for answer in answers]
 
@@ -166,7 +165,7 @@ class Engine:
             return True
         return False
 
-    def _work(self, share: Share) -> Work:
+    def _work(self, share: Share, group: tuple[Share, ...]) -> Work:
         """What a worker needs, and nothing that would import torch there."""
         cpus = self._start.affinity.workers
         cargo = {name: value for name, value in self._job.cargo.items() if name != "agent"}
@@ -176,6 +175,7 @@ class Engine:
             dataclasses.replace(self._start, parameters=()),
             share,
             None if cpus is None else cpus[share.rank],
+            range(group[0].rank, group[-1].rank + 1),
         )
 
     async def _build(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiosampler.collectors.progress import IDLE, LEAVE
-from aiosampler.signals.counter import Arrivals, Signal
+from aiosampler.collectors.progress import ARRIVED, LEAVE
+from aiosampler.signals.meeting import FOR_GOOD, Gathering
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
+
+    from aiosampler.signals.counter import Signal
 
 
 class Group(Protocol):
@@ -30,37 +31,29 @@ class Group(Protocol):
 
 
 class WorkerGroup:
-    """A group of worker processes.
+    """A group of worker processes, on the running event loop.
 
     Args:
-        arrived: Posted by each worker of the group when it arrives.
+        bell: Rung by the worker of the group that arrives last.
         released: What each worker waits for.
-        cells: Progress cells of each worker.
+        cells: Progress cells of the workers.
         may_wait: Whether environments may wait before a batch is over.
-        loop: That serves the group.
     """
 
-    def __init__(
-        self,
-        arrived: Signal,
-        released: Sequence[Signal],
-        cells: Any,
-        *,
-        may_wait: bool,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._arrivals = Arrivals(arrived, loop)
-        self._arrived, self._released = arrived, released
-        self._cells = cells
-        self._may_wait = may_wait
+    def __init__(self, bell: Signal, released: Sequence[Signal], cells: Any, *, may_wait: bool) -> None:
+        self._bell, self._released = bell, released
+        self._arrived, self._leave, self._may_wait = cells[:, ARRIVED], cells[:, LEAVE], may_wait
+        self._gathering = Gathering(self._arrived, bell)
         self._present: list[int] = []
         self._stepping: list[int] = []
 
     def muster(self, members: Sequence[int]) -> None:
-        """Expect these members of the group in the batches to come."""
-        self._cells[:, LEAVE] = 0
-        self._present = list(members)
-        self._stepping = list(members)
+        """Expect these members of the group from now on; no worker is under way."""
+        self._leave[:] = 0
+        self._arrived[:] = FOR_GOOD
+        self._arrived[list(members)] = 0
+        self._gathering.begin()
+        self._present, self._stepping = list(members), list(members)
 
     @property
     def stepping(self) -> bool:
@@ -69,10 +62,9 @@ class WorkerGroup:
 
     async def observations(self) -> bool:
         """Suspend until all workers that step have written their observations; return `stepping`."""
-        await self._arrivals.wait(len(self._stepping))
+        await self._gathering.all_arrived()
         if self._may_wait:
-            # A worker that is idle has arrived for the last time, and waits to be dismissed
-            self._stepping = [member for member in self._stepping if not self._cells[member, IDLE]]
+            self._stepping = [member for member in self._stepping if self._arrived[member] != FOR_GOOD]
         return bool(self._stepping)
 
     def send_actions(self) -> None:
@@ -88,16 +80,12 @@ class WorkerGroup:
 
     def abort(self) -> None:
         """Have all workers leave the batch, those that wait for actions at once."""
-        self._cells[:, LEAVE] = 1
+        self._leave[:] = 1
         for released in self._released:
             released.post()
 
-    def forget(self) -> None:
-        """Forget arrivals at a batch that all workers have left."""
-        self._arrivals.forget()
-
     def close(self) -> None:
         """Leave the loop and close the signals."""
-        self._arrivals.close()
-        for signal in (self._arrived, *self._released):
+        self._gathering.close()
+        for signal in (self._bell, *self._released):
             signal.close()

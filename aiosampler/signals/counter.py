@@ -11,7 +11,6 @@ take       read the counter, set it to 0   read all bytes there are
 =========  ==============================  =========================
 """
 
-import asyncio
 import contextlib
 import os
 import select
@@ -73,43 +72,6 @@ class Signal:
         for descriptor in {self._read, self._write} - {-1}:
             os.close(descriptor)
         self._read = self._write = -1
-
-
-class Arrivals:
-    """The event loop's end of a signal: await a number of posts.
-
-    The descriptor is registered once, not for each wait. Only one coroutine waits at a time.
-    """
-
-    def __init__(self, signal: Signal, loop: asyncio.AbstractEventLoop) -> None:
-        self._signal, self._loop = signal, loop
-        self._missing = 0
-        self._waiter: asyncio.Future[None] | None = None
-        loop.add_reader(signal.fileno(), self._readable)
-
-    async def wait(self, count: int) -> None:
-        """Suspend until `count` more posts have come; wakes once, at the last of them."""
-        self._missing += count
-        if self._missing > 0:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-
-    def forget(self) -> None:
-        """Forget all posts that came, and those that a cancelled wait expected."""
-        self._signal.take()
-        self._missing = 0
-
-    def close(self) -> None:
-        """Leave the loop."""
-        self._loop.remove_reader(self._signal.fileno())
-
-    def _readable(self) -> None:
-        self._missing -= self._signal.take()
-        if self._missing <= 0 and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def _signal_descriptors() -> tuple[int, int]:
