@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HEADER = 8
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 class ChannelClosed(Exception):
@@ -88,12 +88,12 @@ class Channel:
             ChannelClosed: The other end is gone.
         """
         rest = memoryview(_frame(message))
-        poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
         while rest:
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._sock, select.POLLOUT)
                 poll.poll()
             except OSError as exc:
                 raise ChannelClosed from exc
@@ -106,6 +106,8 @@ class Channel:
                 if not data:
                     self.end()
                 self._partial += data
+                if len(data) < _CHUNK:
+                    break  # that was all; if there is more by now, or the end, the loop calls again
         except BlockingIOError:
             pass
         except OSError:
@@ -151,5 +153,6 @@ class Channel:
 
 
 def _frame(message: Any) -> bytes:
-    body: bytes = cloudpickle.dumps(message)
+    plain = isinstance(message, tuple)  # see `messages`; cloudpickle is several times slower
+    body: bytes = pickle.dumps(message) if plain else cloudpickle.dumps(message)
     return len(body).to_bytes(_HEADER, "little") + body

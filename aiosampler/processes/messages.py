@@ -1,9 +1,13 @@
-"""The messages between the user's process and the sampler process, and between that and its workers."""
+"""The messages between the user's process and the sampler process, and between that and its workers.
+
+Those of each batch are named tuples of numbers and bytes, which plain pickle takes. Those of the start are dataclasses:
+they may hold what is defined in the user's main module, and travel by cloudpickle.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiosampler.affinity import Affinity
 from aiosampler.memory.layout import Layout
@@ -120,30 +124,26 @@ class Phase:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Collect:
+class Collect(NamedTuple):
     """Fill a slot; answered by `Batch`. What was asked for before belongs to the sampler again."""
 
     itr: int
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """From a worker: its columns of a slot are full, or its evaluation has ended."""
 
     episodes: bytes  # packed
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """From an action server: its columns of a slot are full, or its evaluation has ended."""
 
     episodes: list[bytes]  # packed
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """A slot is full."""
 
     itr: int
@@ -153,15 +153,13 @@ class Batch:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluate:
+class Evaluate(NamedTuple):
     """Evaluate; answered by `Evaluated`."""
 
     itr: int
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluated:
+class Evaluated(NamedTuple):
     """An evaluation has ended."""
 
     episodes: list[bytes]  # packed

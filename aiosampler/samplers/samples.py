@@ -244,5 +244,5 @@ def filled_samples(
         traj_infos=traj_infos,
         itr=facts.itr,
         policy_version=facts.policy_version,
-        stats=SampleStats(int(arrays["valid"].sum()), facts.seconds, timeline),
+        stats=SampleStats(int(np.count_nonzero(arrays["valid"])), facts.seconds, timeline),
     )
