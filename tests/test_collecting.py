@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from aiosampler import RandomAgent, TrajInfo, environment_seed
+from aiosampler.collectors.environments import AgentFault
+from aiosampler.collectors.local_agent import Recorder
 from aiosampler.specs.seeding import Stream, seed_sequence
 from tests.in_process import InProcess, join
 from tests.worlds import AgeAgent, ChaoticEnv, CountingEnv, DetailedTrajInfo, LookingAgent, NestedEnv
@@ -322,3 +324,42 @@ def test_integers_of_numpy_are_integers():
     sampler = InProcess(CountingEnv, agent=LookingAgent(), batch_T=np.int64(4), batch_B=np.uint8(2), seed=np.int32(5))
     assert sampler.collect().env.reward.shape == (4, 2)
     sampler.close()
+
+
+def test_a_flat_dict_is_written_by_key_and_converted_where_it_may_be():
+    arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.int64)}
+    recorder = Recorder("agent_info", arrays)
+    given = {"b": torch.tensor([1, 2, 3]), "a": torch.tensor([4.0, 5.0, 6.0], dtype=torch.float64)}
+    for info in (given, {"b": given["b"].numpy(), "a": given["a"].float()}):
+        recorder.write_flat(tuple(arrays.values()), info)
+        assert arrays["a"].tolist() == [4, 5, 6]
+        assert arrays["b"].tolist() == [1, 2, 3]
+        for array in arrays.values():
+            array.fill(0)
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        (None, "structure None"),
+        (torch.zeros(2), "structure"),
+        ({"a": torch.zeros(3)}, "structure"),
+        ({"a": torch.zeros(3), "c": torch.zeros(3)}, "structure"),
+        ({"a": torch.zeros(3), "b": torch.zeros(3), "c": torch.zeros(3)}, "structure"),
+        ({"a": torch.zeros(3), "b": torch.zeros(1)}, r"agent_info\['b'\] with the shape \[1\], expected \[3\]"),
+        ({"a": torch.zeros(3), "b": torch.zeros(3, dtype=torch.complex64)}, r"agent_info\['b'\] with the dtype"),
+    ],
+)
+def test_a_flat_dict_that_does_not_fit_is_refused(info, message):
+    arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.float32)}
+    with pytest.raises(AgentFault, match=message):
+        Recorder("agent_info", arrays).write_flat(tuple(arrays.values()), info)
+
+
+def test_a_nested_dict_is_written_by_key():
+    arrays = {"a": {"x": np.zeros(2), "y": np.zeros(2)}, "b": np.zeros(2)}
+    tree = {"b": torch.tensor([1.0, 2.0]), "a": {"y": torch.tensor([3.0, 4.0]), "x": torch.tensor([5.0, 6.0])}}
+    Recorder("agent_info", arrays).write((arrays["a"]["x"], arrays["a"]["y"], arrays["b"]), tree)
+    assert arrays["a"]["x"].tolist() == [5, 6]
+    assert arrays["a"]["y"].tolist() == [3, 4]
+    assert arrays["b"].tolist() == [1, 2]

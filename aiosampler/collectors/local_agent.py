@@ -39,6 +39,9 @@ def as_tensors(tree: Tree) -> Tree:
 class Recorder:
     """Checks what an agent returned, and writes it into rows of arrays.
 
+    Agents mostly return a single tensor, or a flat dict of tensors, that fit as they are. There are short ways for
+    these, since it happens at each step; on them, whatever is not as expected is left to `write`.
+
     Args:
         what: Name for messages, such as ``action``.
         tree: Of arrays, in the structure that is expected.
@@ -47,12 +50,8 @@ class Recorder:
     def __init__(self, what: str, tree: Tree) -> None:
         self._what, self._structure = what, tree_structure(tree)
         self._paths = [what + path for path, _ in tree_items(tree)]
-        # Most agents return one tensor, or a dict of tensors; the paths of those are short.
-        flat = isinstance(tree, dict) and not any(
-            leaf is None or isinstance(leaf, dict | tuple) for leaf in tree.values()
-        )
-        self._keys = tuple(tree) if flat else None
-        self._single = self._structure == "*"
+        self.flat = isinstance(self._structure, dict) and all(leaf == "*" for leaf in self._structure.values())
+        self._keys = tuple(tree) if self.flat else ()
 
     def write(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> list[np.ndarray[Any, Any]]:
         """Write a tree of tensors into `targets`, the leaves of a tree of arrays; return its own arrays.
@@ -60,40 +59,54 @@ class Recorder:
         Raises:
             AgentFault: Structure, shape or dtype do not fit.
         """
-        if self._single:
-            leaves = [tree]
-        elif self._keys is not None and type(tree) is dict and len(tree) == len(self._keys):
-            leaves = [tree.get(key) for key in self._keys]
-        else:
-            leaves = self._leaves(tree)
-        written: list[np.ndarray[Any, Any]] = []
-        for target, leaf in zip(targets, leaves, strict=True):
-            array = leaf.numpy() if type(leaf) is torch.Tensor else None
-            if array is None or array.shape != target.shape or array.dtype is not target.dtype:
-                array = self._converted(tree, len(written), target)
-            target[...] = array
-            written.append(array)
-        return written
-
-    def _leaves(self, tree: Tree) -> list[Any]:
         if tree_structure(tree) != self._structure:
             raise AgentFault(
                 f"the agent returned {self._what} with the structure {tree_structure(tree)}, expected {self._structure}"
             )
-        return tree_leaves(tree)
+        ordered = tree_map(lambda _, leaf: leaf, self._structure, tree)  # dicts are equal in any order of their keys
+        arrays = list(map(_fitting, targets, tree_leaves(ordered), self._paths))
+        for target, array in zip(targets, arrays, strict=True):
+            target[...] = array
+        return arrays
 
-    def _converted(self, tree: Tree, index: int, target: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The leaf of a tree as an array that fits `target`, if it can be had."""
-        leaf, path = self._leaves(tree)[index], self._paths[index]
-        array = leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
-        if array.shape != target.shape:
-            raise AgentFault(
-                f"the agent returned {path} with the shape {list(array.shape)}, "
-                f"expected {list(target.shape)}, one row for each environment"
-            )
-        if not np.can_cast(array.dtype, target.dtype, "same_kind"):
-            raise AgentFault(f"the agent returned {path} with the dtype {array.dtype}, expected {target.dtype}")
-        return array.astype(target.dtype)
+    def write_single(self, target: np.ndarray[Any, Any], tensor: Any) -> np.ndarray[Any, Any]:
+        """`write` where the structure is a single array."""
+        try:
+            array: np.ndarray[Any, Any] = tensor.numpy()
+        except Exception:
+            return self.write((target,), tensor)[0]
+        if array.shape != target.shape or array.dtype is not target.dtype:
+            return self.write((target,), tensor)[0]
+        target[...] = array
+        return array
+
+    def write_flat(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> None:
+        """`write` where the structure is a flat dict."""
+        try:
+            fits = len(tree) == len(self._keys)
+            for key, target in zip(self._keys, targets, strict=True):
+                array = tree[key].numpy()
+                if array.shape != target.shape or array.dtype is not target.dtype:
+                    fits = False
+                    break
+                target[...] = array
+        except Exception:
+            fits = False
+        if not fits:
+            self.write(targets, tree)
+
+
+def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[Any, Any]:
+    """A leaf of a tree as an array that fits `target`, if it can be had."""
+    array = leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+    if array.shape != target.shape:
+        raise AgentFault(
+            f"the agent returned {path} with the shape {list(array.shape)}, "
+            f"expected {list(target.shape)}, one row for each environment"
+        )
+    if not np.can_cast(array.dtype, target.dtype, "same_kind"):
+        raise AgentFault(f"the agent returned {path} with the dtype {array.dtype}, expected {target.dtype}")
+    return array.astype(target.dtype, copy=False)
 
 
 class AgentStepper:
@@ -107,7 +120,8 @@ class AgentStepper:
     def __init__(self, agent: Agent, slots: Sequence[dict[str, Tree]]) -> None:
         self._agent, self._slots = agent, slots
         self._action = Recorder("action", slots[0]["action"])
-        self._agent_info = Recorder("agent_info", slots[0]["agent_info"])
+        info = Recorder("agent_info", slots[0]["agent_info"])
+        self._write_info = info.write_flat if info.flat else info.write
         self._initial_state = Recorder("state", slots[0]["initial_state"])
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._inputs = [agent_inputs(slot) for slot in slots]
@@ -116,6 +130,8 @@ class AgentStepper:
             list(zip(_rows(slot["action"]), _rows(slot["prev_action"], 1), _rows(slot["agent_info"]), strict=False))
             for slot in slots
         ]
+        self._structure = slots[0]["action"]
+        self._single = not isinstance(self._structure, dict | tuple)
         self._initial = agent.initial_state(slots[0]["reward"].shape[1])
         self._state = tree_map(torch.clone, self._initial)
         self._slot = 0
@@ -149,10 +165,15 @@ class AgentStepper:
             AgentFault: It does not fit.
         """
         action_rows, next_rows, info_rows = self._rows[self._slot][t]
-        leaves = self._action.write(action_rows, action)
-        for row, leaf in zip(next_rows, leaves, strict=True):
-            row[...] = leaf
-        self._agent_info.write(info_rows, agent_info)
+        if self._single:
+            array = self._action.write_single(action_rows[0], action)
+            next_rows[0][...] = array
+            leaves = [array]
+        else:
+            leaves = self._action.write(action_rows, action)
+            for row, leaf in zip(next_rows, leaves, strict=True):
+                row[...] = leaf
+        self._write_info(info_rows, agent_info)
         return leaves
 
     def ended(self, environments: Sequence[int]) -> None:
@@ -188,8 +209,6 @@ class LocalAgent(AgentStepper):
     def __init__(self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]]) -> None:
         super().__init__(agent, slots)
         self._split = action_splitter(action_space)
-        self._structure = slots[0]["action"]
-        self._single = not isinstance(self._structure, dict | tuple)
 
     def act(self, t: int) -> Sequence[Any]:
         """Step the agent, and split its actions."""
