@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from aiosampler.signals.counter import Signal
-from aiosampler.signals.meeting import FOR_GOOD, Attendance, Gathering
+from aiosampler.signals.meeting import Attendance, Gathering, meeting_specs
 
 
 @pytest.fixture(params=["eventfd", "pipe"])
@@ -62,76 +63,94 @@ def test_a_signal_travels_to_a_child_that_is_started(signal):
     answer.close()
 
 
-@pytest.fixture
-def group(signal):
-    cells, leave = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    released = [Signal() for _ in range(3)]
-    members = [Attendance(cells, i, leave[i : i + 1], signal, released[i]) for i in range(3)]
-    yield cells, released, members
-    for one in released:
+@pytest.fixture(params=[False, True], ids=["sleep", "spin"])
+def group(request, signal):
+    spec = meeting_specs(3)
+    cells = np.zeros(spec.shape, spec.dtype)
+    wakes = [Signal() for _ in range(3)]
+    members = [Attendance(cells, i, signal, wakes[i], spin=request.param) for i in range(3)]
+    yield cells, wakes, members
+    for one in wakes:
         one.close()
 
 
 async def test_the_last_to_arrive_rings_and_all_go_on_when_they_are_released(signal, group):
-    cells, released, members = group
-    gathering = Gathering(cells, signal)
-    rounds = []
+    cells, wakes, members = group
+    gathering = Gathering(cells, signal, wakes)
+    gathering.muster([0, 1, 2])
+    met = [0, 0, 0]
 
     def attend(i):
-        for _ in range(200):
+        for t in range(200):
             assert members[i].meet()
+            met[i] = t + 1
         assert members[i].meet(for_good=True)
 
     threads = [threading.Thread(target=attend, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(201):
+    for t in range(201):
         async with asyncio.timeout(10):
             await gathering.all_arrived()
-        rounds.append(cells.tolist())
-        for one in released:
-            one.post()
+        assert met == [t] * 3  # nobody goes on before it is released
+        assert [gathering.comes(i) for i in range(3)] == [t < 200] * 3
+        gathering.release([0, 1, 2])
     for thread in threads:
         await asyncio.to_thread(thread.join)
-    assert rounds == [[t + 1] * 3 for t in range(200)] + [[FOR_GOOD] * 3]
-    assert signal.take() <= 1  # what rang twice in the last round
     gathering.close()
 
 
 async def test_nobody_waits_for_members_that_come_no_more(signal, group):
-    cells, released, members = group
-    gathering = Gathering(cells, signal)
-    cells[1] = FOR_GOOD
+    cells, wakes, members = group
+    gathering = Gathering(cells, signal, wakes)
+    gathering.muster([0, 2])
     waiting = asyncio.create_task(gathering.all_arrived())
-    released[0].post()
-    assert members[0].meet()
-    for _ in range(5):
-        await asyncio.sleep(0)
+    thread = threading.Thread(target=members[0].meet)
+    thread.start()
+    await asyncio.sleep(0.01)
     assert not waiting.done()
-    cells[2] = FOR_GOOD  # it was lost
-    gathering.check()
+    gathering.lose(2)
     await waiting
+    gathering.release([0])
+    await asyncio.to_thread(thread.join)
     gathering.close()
 
 
-async def test_a_wait_that_is_cancelled_leaves_the_gathering_usable(signal, group):
-    cells, released, members = group
-    gathering = Gathering(cells, signal)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+async def test_a_meeting_that_is_given_up_leaves_the_next_one_in_order(signal, group):
+    cells, wakes, members = group
+    gathering = Gathering(cells, signal, wakes)
+    for _ in range(20):
+        gathering.muster([0, 1, 2])
+        for member in members:
+            member.begin()
+        left = []
+
+        def attend(i, left=left):
+            while members[i].meet():
+                pass
+            left.append(i)
+
+        threads = [threading.Thread(target=attend, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
             await gathering.all_arrived()
-    cells[:] = 0
-    gathering.begin()
-    for one, member in zip(released, members, strict=True):
-        one.post()
-        assert member.meet()
-    await gathering.all_arrived()
+            gathering.release([0, 1, 2])
+        with contextlib.suppress(TimeoutError):  # or all had arrived already
+            async with asyncio.timeout(0):
+                await gathering.all_arrived()
+        gathering.abort()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert sorted(left) == [0, 1, 2]
     gathering.close()
 
 
-def test_a_member_that_is_told_to_leave_leaves(group):
+def test_a_member_leaves_when_it_is_told_to_by_another_thread(group):
     _, _, members = group
+    assert not members[0].leave[0]
     thread = threading.Thread(target=members[0].abort)
     thread.start()
     assert not members[0].meet()
+    assert members[0].leave[0]
     thread.join()

@@ -6,8 +6,6 @@ cell       writer     meaning
 tick       collector  grows with each step of the group; never falls
 at         collector  index of the environment in hand, or `AGENT`, or `NOWHERE`
 branch     collector  1 while `at` counts evaluation environments
-arrived              for the meetings of an action server and its workers, see
-leave                `signals.meeting`
 =========  =========  ==================================================================
 """
 
@@ -20,7 +18,7 @@ import numpy as np
 from aiosampler.specs.arrays import ArraySpec
 
 CELLS = 8  # int64: one cache line for each worker
-TICK, AT, BRANCH, ARRIVED, LEAVE = 0, 1, 2, 3, 4
+TICK, AT, BRANCH = 0, 1, 2
 NOWHERE, AGENT = -1, -2
 
 

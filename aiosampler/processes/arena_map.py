@@ -7,6 +7,7 @@ import numpy as np
 
 from aiosampler.collectors.progress import progress_specs
 from aiosampler.memory.layout import Layout, plan
+from aiosampler.signals.meeting import meeting_specs
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import BatchSpec, StepSpecs, slot_specs, sparse_specs
 from aiosampler.specs.clocks import stage_clock_specs, step_clock_specs
@@ -40,6 +41,7 @@ def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, crew: Crew, 
     dense = {
         "control": ArraySpec((8,), np.dtype(np.int64)),
         "progress": progress_specs(crew.workers + crew.servers),
+        "meetings": meeting_specs(crew.workers if crew.servers else 0),
         "parameters": parameters,
         "slots": (slot_specs(batch, step),) * N_SLOTS,
         "evaluation": eval_slot,

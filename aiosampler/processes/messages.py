@@ -100,6 +100,7 @@ class Work:
     share: Share
     cpus: Sequence[int] | None
     group: range = range(0)  # ranks of those that are served together
+    spin: bool = False  # whether each worker has a CPU to itself
 
 
 @dataclass(frozen=True, slots=True)

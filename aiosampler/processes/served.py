@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiosampler.collectors.progress import ARRIVED, LEAVE
 from aiosampler.collectors.served import ServedActions
 from aiosampler.processes.arena_map import eval_slot_arrays
 from aiosampler.processes.cargo import Cargo
@@ -27,15 +26,16 @@ class ServedRunner:
         work: What there is to do.
         arrays: Views of the arena.
         bell: Of the group.
-        released: Posted by the server.
+        wake: Posted by the server when this worker is asleep.
         phase: Told what is being done.
     """
 
-    def __init__(self, work: Work, arrays: Tree, bell: Signal, released: Signal, phase: Callable[[str], None]) -> None:
-        progress, rank = arrays["dense"]["progress"], work.share.rank
-        cells, group = progress[rank], progress[work.group.start : work.group.stop]
-        leave = cells[LEAVE : LEAVE + 1]
-        self._attendance = attendance = Attendance(group[:, ARRIVED], rank - work.group.start, leave, bell, released)
+    def __init__(self, work: Work, arrays: Tree, bell: Signal, wake: Signal, phase: Callable[[str], None]) -> None:
+        rank, group = work.share.rank, work.group
+        self._attendance = attendance = Attendance(
+            arrays["dense"]["meetings"][group.start : group.stop], rank - group.start, bell, wake, spin=work.spin
+        )
+        cells = arrays["dense"]["progress"][rank]
         self._random = RandomStreams(work.job.seed, rank)
         self._runner = Runner(
             cargo=Cargo(work.job),
@@ -43,7 +43,7 @@ class ServedRunner:
             arrays=arrays,
             share=work.share,
             eval_slot=eval_slot_arrays(arrays) if work.share.evaluation else {},
-            aborts=(leave, leave),
+            aborts=(attendance.leave, attendance.leave),
             source=lambda slots: ServedActions(work.probed.spaces.action, slots, cells, attendance),
             phase=phase,
         )

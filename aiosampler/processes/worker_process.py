@@ -48,14 +48,14 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
     await run_service(sock, f"worker-{rank}", rank, _Worker(arena, make_runner))
 
 
-async def served_worker_main(sock: socket.socket, arena: Arena, bell: Signal, released: Signal, rank: int) -> None:
+async def served_worker_main(sock: socket.socket, arena: Arena, bell: Signal, wake: Signal, rank: int) -> None:
     """Run a worker process of an action server. Of ours, nothing in it imports torch.
 
     Args:
         sock: This end of the control channel.
         arena: The shared memory.
         bell: Of the group.
-        released: Of this worker, posted by the server.
+        wake: Of this worker, posted by the server.
         rank: Of the worker.
     """
 
@@ -64,7 +64,7 @@ async def served_worker_main(sock: socket.socket, arena: Arena, bell: Signal, re
         from aiosampler.processes.served import ServedRunner
 
         place(work.cpus, None)
-        return ServedRunner(work, arrays, bell, released, phase)
+        return ServedRunner(work, arrays, bell, wake, phase)
 
     await run_service(sock, f"worker-{rank}", rank, _Worker(arena, make_runner))
 

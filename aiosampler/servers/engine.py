@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aiosampler.affinity import usable_cpu_count
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
@@ -82,16 +83,16 @@ class Engine:
         """Start the workers, and build the agent while they build their environments."""
         job, shares, dense = self._job, self._shares, self._arrays["dense"]
         bells = [Signal() for _ in self._assignment.groups]
-        released = [[Signal() for _ in group] for group in self._assignment.groups]
+        wakes = [[Signal() for _ in group] for group in self._assignment.groups]
         may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
-        for bell, signals, group in zip(bells, released, self._assignment.groups, strict=True):
-            cells = dense["progress"][group[0].rank : group[-1].rank + 1]
-            self._groups.append(WorkerGroup(bell, signals, cells, may_wait=may_wait))
+        for bell, signals, group in zip(bells, wakes, self._assignment.groups, strict=True):
+            cells = dense["meetings"][group[0].rank : group[-1].rank + 1]
+            self._groups.append(WorkerGroup(cells, bell, signals, may_wait=may_wait))
         first = shares[0].rank
         self._phase(f"starting {len(shares)} workers")
         self._workers = Workers(
             served_worker_main,
-            [(self._arena, bell, signal) for bell, signals in zip(bells, released, strict=True) for signal in signals],
+            [(self._arena, bell, signal) for bell, signals in zip(bells, wakes, strict=True) for signal in signals],
             ranks=[share.rank for share in shares],
             start_method=job.start_method,
             progress=dense["progress"][first : first + len(shares)],
@@ -176,6 +177,7 @@ class Engine:
             share,
             None if cpus is None else cpus[share.rank],
             range(group[0].rank, group[-1].rank + 1),
+            spin=self._job.n_workers <= usable_cpu_count(),
         )
 
     async def _build(self) -> None:

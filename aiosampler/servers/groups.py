@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiosampler.collectors.progress import ARRIVED, LEAVE
-from aiosampler.signals.meeting import FOR_GOOD, Gathering
+from aiosampler.signals.meeting import Gathering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,26 +33,21 @@ class WorkerGroup:
     """A group of worker processes, on the running event loop.
 
     Args:
-        bell: Rung by the worker of the group that arrives last.
-        released: What each worker waits for.
-        cells: Progress cells of the workers.
+        cells: Of the meetings of its workers.
+        bell: Rung by the worker that arrives last.
+        wakes: Posted for workers that are asleep.
         may_wait: Whether environments may wait before a batch is over.
     """
 
-    def __init__(self, bell: Signal, released: Sequence[Signal], cells: Any, *, may_wait: bool) -> None:
-        self._bell, self._released = bell, released
-        self._arrived, self._leave, self._may_wait = cells[:, ARRIVED], cells[:, LEAVE], may_wait
-        self._gathering = Gathering(self._arrived, bell)
+    def __init__(self, cells: Any, bell: Signal, wakes: list[Signal], *, may_wait: bool) -> None:
+        self._gathering, self._may_wait = Gathering(cells, bell, wakes), may_wait
         self._present: list[int] = []
         self._stepping: list[int] = []
 
     def muster(self, members: Sequence[int]) -> None:
         """Expect these members of the group from now on; no worker is under way."""
-        self._leave[:] = 0
-        self._arrived[:] = FOR_GOOD
-        self._arrived[list(members)] = 0
-        self._gathering.begin()
         self._present, self._stepping = list(members), list(members)
+        self._gathering.muster(self._present)
 
     @property
     def stepping(self) -> bool:
@@ -64,28 +58,22 @@ class WorkerGroup:
         """Suspend until all workers that step have written their observations; return `stepping`."""
         await self._gathering.all_arrived()
         if self._may_wait:
-            self._stepping = [member for member in self._stepping if self._arrived[member] != FOR_GOOD]
+            self._stepping = [member for member in self._stepping if self._gathering.comes(member)]
         return bool(self._stepping)
 
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
-        for member in self._stepping:
-            self._released[member].post()
+        self._gathering.release(self._stepping)
 
     def dismiss(self) -> None:
         """Release all workers: nothing more is written to this batch. Those that are not idle begin another."""
-        for member in self._present:
-            self._released[member].post()
+        self._gathering.release(self._present)
         self._present = list(self._stepping)
 
     def abort(self) -> None:
         """Have all workers leave the batch, those that wait for actions at once."""
-        self._leave[:] = 1
-        for released in self._released:
-            released.post()
+        self._gathering.abort()
 
     def close(self) -> None:
         """Leave the loop and close the signals."""
         self._gathering.close()
-        for signal in (self._bell, *self._released):
-            signal.close()

@@ -6,42 +6,63 @@ cell       writer      meaning
 arrived    its worker  how often it has arrived since the muster; `FOR_GOOD` when it comes no more until the next one
 arrived    the server  at the muster, when no worker is under way: 0, or `FOR_GOOD` for members that are not expected;
                        `FOR_GOOD` for one that was lost, after it has ended
+released   the server  how often it was released since the muster
+asleep     its worker  1 while it needs a post to go on
 leave      the server  1 tells a worker that is released to go on alone
 =========  ==========  ==============================================================================================
 
 Who arrives last rings the bell, so the server's event loop wakes once for each meeting, however many workers there are.
 A worker writes its cell and then looks at the others'. If two arrive at the same instant, both may ring, which does no
 harm: the server looks at the cells, too. That neither rings is what the fence between write and look prevents.
+
+A worker that has a CPU to itself looks for its release for a moment before it sleeps: to wake a sleeping process on
+another CPU takes some 5 us, and 50 us in many virtual machines, twice for each step of a group. It lets others run
+between two looks, and sleeps at once when the last wait was a long one.
 """
 
 import asyncio
+import os
+from time import perf_counter_ns
 from typing import Any
+
+import numpy as np
 
 from aiosampler.signals.counter import Signal
 from aiosampler.signals.fence import fence
+from aiosampler.specs.arrays import ArraySpec
 
 FOR_GOOD = 2**62
+SPIN_NS = 400_000  # longer than a small model takes; longer waits are worth a sleep
+
+_ARRIVED, _RELEASED, _ASLEEP, _LEAVE = range(4)
+_CELLS = 8  # int64: one cache line for each worker
+
+
+def meeting_specs(n_workers: int) -> ArraySpec:
+    """The cells of all workers."""
+    return ArraySpec((n_workers, _CELLS), np.dtype(np.int64))
 
 
 class Attendance:
     """A worker's end.
 
     Args:
-        arrived: Cells of the group, int64 ``[n]``.
+        cells: Of its group, rows of the array that `meeting_specs` describes.
         member: Index of this worker among them.
-        leave: Its cell, an array of one element.
         bell: Of the group.
-        released: Posted by the server to release this worker.
+        wake: Posted by the server when this worker is asleep.
+        spin: Whether it has a CPU to itself.
     """
 
-    def __init__(self, arrived: Any, member: int, leave: Any, bell: Signal, released: Signal) -> None:
-        self._arrived, self._mine = arrived, memoryview(arrived[member : member + 1])
-        self._leave, self._bell, self._released = memoryview(leave), bell, released
+    def __init__(self, cells: Any, member: int, bell: Signal, wake: Signal, *, spin: bool) -> None:
+        self._arrived, self._mine = memoryview(cells[:, _ARRIVED]), memoryview(cells[member])
+        self._bell, self._wake, self._spin = bell, wake, spin
+        self._patient = True  # the last wait was a short one
         self._round = 0
 
     def begin(self) -> None:
         """Begin anew after a muster."""
-        self._released.take()  # what is left of a meeting that was given up
+        self._wake.take()  # what is left of a meeting that was given up
         self._round = 0
 
     def meet(self, *, for_good: bool = False) -> bool:
@@ -51,57 +72,110 @@ class Attendance:
             for_good: Come no more until the next muster.
         """
         self._round += 1
-        self._mine[0] = FOR_GOOD if for_good else self._round
+        mine, wanted = self._mine, self._round
+        mine[_ARRIVED] = FOR_GOOD if for_good else wanted
         fence()
-        if self._arrived.min() >= self._round:
+        if min(self._arrived) >= wanted:
             self._bell.post()
-        self._released.wait()
-        return not self._leave[0]
+        began = perf_counter_ns()
+        limit = began + SPIN_NS
+        if self._spin and self._patient:
+            while mine[_RELEASED] < wanted and perf_counter_ns() < limit:
+                os.sched_yield()
+        while mine[_RELEASED] < wanted:
+            mine[_ASLEEP] = 1
+            fence()  # or it might be released just now, and seen awake
+            if mine[_RELEASED] < wanted:
+                self._wake.wait()
+            mine[_ASLEEP] = 0
+        self._patient = perf_counter_ns() < limit
+        return not mine[_LEAVE]
 
     def abort(self) -> None:
         """Have `meet` return False, now or when it is called next; from any thread."""
-        self._leave[0] = 1
-        self._released.post()
+        _dismiss(self._mine, self._wake)
+
+    @property
+    def leave(self) -> Any:
+        """An array of one element: not zero when `meet` will return False."""
+        return np.frombuffer(self._mine, np.int64)[_LEAVE : _LEAVE + 1]
 
 
 class Gathering:
     """The server's end, on the running event loop. Only one coroutine waits at a time.
 
     Args:
-        arrived: Cells of the group.
+        cells: Of the group.
         bell: Rung by the worker that arrives last.
+        wakes: Posted for workers that are asleep.
     """
 
-    def __init__(self, arrived: Any, bell: Signal) -> None:
-        self._arrived, self._bell = arrived, bell
+    def __init__(self, cells: Any, bell: Signal, wakes: list[Signal]) -> None:
+        self._cells, self._arrived = cells, memoryview(cells[:, _ARRIVED])
+        self._members = [memoryview(row) for row in cells]
+        self._bell, self._wakes = bell, wakes
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._round = 0
         self._loop.add_reader(bell.fileno(), self._on_bell)
 
-    def begin(self) -> None:
-        """Begin anew; the cells have been set."""
+    def muster(self, members: list[int]) -> None:
+        """Expect these from now on; no worker is under way."""
+        self._cells[:, _LEAVE] = 0
+        self._cells[:, _RELEASED] = 0
+        self._cells[:, _ARRIVED] = FOR_GOOD
+        self._cells[members, _ARRIVED] = 0
         self._round = 0
 
     async def all_arrived(self) -> None:
         """Suspend until every worker that comes has arrived once more."""
         self._round += 1
-        if self._arrived.min() < self._round:
+        if min(self._arrived) < self._round:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
 
-    def check(self) -> None:
-        """Look at the cells again: this process has changed them."""
-        if self._waiter is not None and not self._waiter.done() and self._arrived.min() >= self._round:
-            self._waiter.set_result(None)
+    def comes(self, member: int) -> bool:
+        """Whether this worker is expected again."""
+        return self._arrived[member] != FOR_GOOD
+
+    def lose(self, member: int) -> None:
+        """Expect this worker no more: its process has ended."""
+        self._arrived[member] = FOR_GOOD
+        self._check()
+
+    def release(self, members: list[int]) -> None:
+        """Have workers that have arrived go on."""
+        for member in members:
+            self._members[member][_RELEASED] = self._round
+        fence()
+        for member in members:
+            if self._members[member][_ASLEEP]:
+                self._wakes[member].post()
+
+    def abort(self) -> None:
+        """Have all workers leave, now or when they arrive."""
+        for cells, wake in zip(self._members, self._wakes, strict=True):
+            _dismiss(cells, wake)
 
     def close(self) -> None:
-        """Leave the loop."""
+        """Leave the loop and close the signals."""
         self._loop.remove_reader(self._bell.fileno())
+        for signal in (self._bell, *self._wakes):
+            signal.close()
 
     def _on_bell(self) -> None:
         self._bell.take()
-        self.check()
+        self._check()
+
+    def _check(self) -> None:
+        if self._waiter is not None and not self._waiter.done() and min(self._arrived) >= self._round:
+            self._waiter.set_result(None)
+
+
+def _dismiss(cells: Any, wake: Signal) -> None:
+    cells[_LEAVE] = 1
+    cells[_RELEASED] = FOR_GOOD
+    wake.post()
