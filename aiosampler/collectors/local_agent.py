@@ -158,13 +158,13 @@ class AgentStepper:
             raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
         return action, agent_info
 
-    def record(self, t: int, action: Tree, agent_info: Tree) -> list[np.ndarray[Any, Any]]:
-        """Record the answer to row t; return the leaves of the actions, which are the agent's own arrays.
+    def record(self, t: int, action: Tree) -> list[np.ndarray[Any, Any]]:
+        """Record the actions for row t; return their leaves, which are the agent's own arrays.
 
         Raises:
             AgentFault: It does not fit.
         """
-        action_rows, next_rows, info_rows = self._rows[self._slot][t]
+        action_rows, next_rows, _ = self._rows[self._slot][t]
         if self._single:
             array = self._action.write_single(action_rows[0], action)
             next_rows[0][...] = array
@@ -173,8 +173,15 @@ class AgentStepper:
             leaves = self._action.write(action_rows, action)
             for row, leaf in zip(next_rows, leaves, strict=True):
                 row[...] = leaf
-        self._write_info(info_rows, agent_info)
         return leaves
+
+    def record_info(self, t: int, agent_info: Tree) -> None:
+        """Record what the agent gave beside its actions for row t.
+
+        Raises:
+            AgentFault: It does not fit.
+        """
+        self._write_info(self._rows[self._slot][t][2], agent_info)
 
     def ended(self, environments: Sequence[int]) -> None:
         """Put the recurrent state of these environments back to the initial one."""
@@ -212,7 +219,9 @@ class LocalAgent(AgentStepper):
 
     def act(self, t: int) -> Sequence[Any]:
         """Step the agent, and split its actions."""
-        leaves = self.record(t, *self.step(t))
+        action, agent_info = self.step(t)
+        leaves = self.record(t, action)
+        self.record_info(t, agent_info)
         if self._single:
             return self._split(leaves[0])
         remaining = iter(leaves)

@@ -25,6 +25,7 @@ class Job:
     seed: int
     mid_batch_reset: bool
     max_decorrelation_steps: int
+    traj_info_steps: bool  # whether trajectory infos see each step
     bootstrap_value: bool
     env_info_keys: tuple[str, ...]
     eval_n_envs: int

@@ -584,6 +584,7 @@ class AsyncSamplerMixin:
             seed=self.seed,
             mid_batch_reset=config.mid_batch_reset,
             max_decorrelation_steps=config.max_decorrelation_steps,
+            traj_info_steps=config.traj_info_cls.step is not TrajInfo.step,
             bootstrap_value=config.bootstrap_value,
             env_info_keys=tuple(config.env_info_keys),
             eval_n_envs=config.eval_n_envs,

@@ -186,7 +186,9 @@ class CudaInference(InPlaceInference):
             await asyncio.sleep(0)
         for stage, duration in zip((COPIED_IN, INFERRED, COPIED_OUT), stepper.durations(), strict=True):
             clock[t, stage] = clock[t, stage - 1] + duration
-        stepper.record(t, *stepper.answer)
+        action, agent_info = stepper.answer
+        stepper.record(t, action)
+        self._record_info_now_or_later(t, agent_info)
         cells[AT] = NOWHERE
 
 

@@ -235,6 +235,7 @@ class Engine:
         return server
 
     def _inference(self, agent: Agent, slots: Columns, clocks: Any, **options: Any) -> InPlaceInference:
+        options["info_first"] = self._job.traj_info_steps
         cells = self._arrays["dense"]["progress"][self._job.n_workers + self._assignment.index]
         if self._on_cuda:
             from aiosampler.servers.cuda import CudaInference

@@ -52,6 +52,7 @@ class InPlaceInference:
         clocks: For each slot, the array ``[T, 5]`` for the times of the stages; None to tell none.
         cells: Progress cells of this process.
         waits: Whether an environment whose episode ended waits for the next batch.
+        info_first: Whether workers read the agent info of a step, and must not be released before it is there.
         noise_seed: Of torch's generator for this group alone, whose order of acting among others is not fixed; None if
             there is no other.
         evaluation: Whether it evaluates.
@@ -65,6 +66,7 @@ class InPlaceInference:
         cells: Any,
         *,
         waits: bool = False,
+        info_first: bool = True,
         noise_seed: int | None = None,
         evaluation: bool = False,
     ) -> None:
@@ -78,7 +80,8 @@ class InPlaceInference:
         self._cells = memoryview(cells)
         self._noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed).get_state()
         self._n = slots[0]["reward"].shape[1]
-        self._waits = waits
+        self._waits, self._info_first = waits, info_first
+        self._agent_info: Tree = None
         self._waiting: set[int] = set()
         self._slot = 0
 
@@ -114,13 +117,22 @@ class InPlaceInference:
         if self._noise is not None:
             self._noise = torch.get_rng_state()
         clock[t, INFERRED] = perf_counter_ns()
-        self._stepper.record(t, action, agent_info)
+        self._stepper.record(t, action)
+        self._record_info_now_or_later(t, agent_info)
         cells[AT] = NOWHERE
         clock[t, COPIED_OUT] = perf_counter_ns()
 
+    def _record_info_now_or_later(self, t: int, agent_info: Tree) -> None:
+        if self._info_first:
+            self._stepper.record_info(t, agent_info)
+        else:
+            self._agent_info = agent_info
+
     def released(self, t: int) -> None:
-        """The workers take step t."""
+        """The workers take step t: time to record what they do not wait for."""
         self._clock[t, RELEASED] = perf_counter_ns()
+        if not self._info_first:
+            self._stepper.record_info(t, self._agent_info)
 
     def stepped(self, t: int) -> None:
         """The workers have taken step t: the recurrent state of episodes that ended is void."""
