@@ -21,7 +21,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from aiosampler import AgentInputs, AsyncCpuSampler, AsyncGpuSampler, AsyncSerialSampler, CategoricalPgAgent, Spaces
+from aiosampler import (
+    AgentInputs,
+    AsyncAlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncNoOverlapAlternatingSampler,
+    AsyncSerialSampler,
+    CategoricalPgAgent,
+    Spaces,
+)
 
 
 def make_pong() -> "gym.Env[Any, Any]":
@@ -121,10 +130,13 @@ async def rate(sampler: Any, seconds: float) -> float:
 async def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     env_fn = {"cartpole": make_cartpole, "pong": make_pong}[args.env]
+    served = {"n_workers": args.workers, "device": args.device}
     kinds: dict[str, tuple[Any, int, dict[str, Any]]] = {
         "serial": (AsyncSerialSampler, 1, {}),
         "cpu": (AsyncCpuSampler, args.workers, {"n_workers": args.workers}),
-        "gpu": (AsyncGpuSampler, args.workers, {"n_workers": args.workers, "device": args.device}),
+        "gpu": (AsyncGpuSampler, args.workers, served),
+        "alternating": (AsyncAlternatingSampler, args.workers, served),
+        "no-overlap": (AsyncNoOverlapAlternatingSampler, args.workers, served),
     }
     for name in args.samplers.split(","):
         kind, workers, options = kinds[name]

@@ -83,9 +83,10 @@ async def main(args: argparse.Namespace) -> None:
         WaitingEnv,
         env_kwargs={"seconds": args.wait},
         agent=CategoricalPgAgent(Policy),
-        batch_T=32,
+        batch_T=128,
         batch_B=args.B,
         n_workers=args.B,
+        start_method=args.start_method,
         overlap=False,  # so that it rests while the other is measured
     )
     ours, theirs = [], []
@@ -106,6 +107,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--B", type=int, default=64)
     parser.add_argument("--wait", type=float, default=0.001, help="seconds that a step takes")
+    parser.add_argument("--start-method", default="spawn")
     parser.add_argument("--windows", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     asyncio.run(main(parser.parse_args()))

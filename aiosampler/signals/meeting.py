@@ -55,7 +55,8 @@ class Attendance:
     """
 
     def __init__(self, cells: Any, member: int, bell: Signal, wake: Signal, *, spin: bool) -> None:
-        self._arrived, self._mine = memoryview(cells[:, _ARRIVED]), memoryview(cells[member])
+        self._mine, arrived = memoryview(cells[member]), memoryview(cells[:, _ARRIVED])
+        self._others = arrived[member + 1 :], arrived[:member]  # those behind come first: they are released later
         self._bell, self._wake, self._spin = bell, wake, spin
         self._patient = True  # the last wait was a short one
         self._round = 0
@@ -75,7 +76,7 @@ class Attendance:
         mine, wanted = self._mine, self._round
         mine[_ARRIVED] = FOR_GOOD if for_good else wanted
         fence()
-        if min(self._arrived) >= wanted:
+        if not any(arrived < wanted for others in self._others for arrived in others):
             self._bell.post()
         began = perf_counter_ns()
         limit = began + SPIN_NS
