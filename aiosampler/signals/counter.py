@@ -53,7 +53,7 @@ class Signal:
                 os.write(self._write, b"\0")
 
     def take(self) -> int:
-        """The posts since the last time, 0 if there are none; never blocks."""
+        """The posts since the last time, 0 if there are none; never blocks, unless the descriptor was made to."""
         try:
             data = os.read(self._read, 8 if self._read == self._write else 65536)
         except BlockingIOError:

@@ -58,12 +58,13 @@ class Attendance:
         self._mine, arrived = memoryview(cells[member]), memoryview(cells[:, _ARRIVED])
         self._others = arrived[member + 1 :], arrived[:member]  # those behind come first: they are released later
         self._bell, self._wake, self._spin = bell, wake, spin
+        os.set_blocking(wake.fileno(), True)  # to wait by one system call; nobody else reads it
         self._patient = True  # the last wait was a short one
         self._round = 0
 
     def begin(self) -> None:
         """Begin anew after a muster."""
-        self._wake.take()  # what is left of a meeting that was given up
+        self._wake.wait(0)  # what is left of a meeting that was given up
         self._round = 0
 
     def meet(self, *, for_good: bool = False) -> bool:
@@ -87,7 +88,7 @@ class Attendance:
             mine[_ASLEEP] = 1
             fence()  # or it might be released just now, and seen awake
             if mine[_RELEASED] < wanted:
-                self._wake.wait()
+                self._wake.take()
             mine[_ASLEEP] = 0
         self._patient = perf_counter_ns() < limit
         return not mine[_LEAVE]
