@@ -1,5 +1,6 @@
 """Examples run, and the README's first program does."""
 
+import json
 import re
 import subprocess
 import sys
@@ -23,6 +24,25 @@ def test_training_on_cartpole_ends_with_an_evaluation_and_a_picture(tmp_path):
     assert match
     assert 8 < float(match[1]) <= 500
     assert (tmp_path / "train_cartpole.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.timeout(120)
+def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
+    command = ("--T", "10", "--batches", "2", "--picture", "overlap.png")
+    printed = run(str(ROOT / "examples/overlap.py"), *command, cwd=tmp_path)
+    assert [line.split("  ")[0] for line in printed.splitlines()[:3]] == ["plain", "alternating", "no overlap"]
+    assert (tmp_path / "overlap.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("plain", "alternating", "no_overlap"):
+        assert json.loads((tmp_path / f"overlap_{name}.json").read_text())["traceEvents"]
+
+
+@pytest.mark.timeout(120)
+def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
+    command = ("--windows", "1", "--seconds", "0.1", "--T", "8", "--samplers", "serial,cpu,gpu,alternating,no-overlap")
+    printed = run(str(ROOT / "examples/benchmark.py"), *command, cwd=tmp_path)
+    assert len(re.findall(r"cartpole .*share \d+\.\d%", printed)) == 5
+    command = ("--windows", "1", "--seconds", "0.1", "--B", "3")
+    assert "ratio" in run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
 
 
 def test_the_first_program_of_the_readme(tmp_path):
