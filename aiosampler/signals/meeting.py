@@ -59,7 +59,7 @@ class Attendance:
         self._others = arrived[member + 1 :], arrived[:member]  # those behind come first: they are released later
         self._bell, self._wake, self._spin = bell, wake, spin
         os.set_blocking(wake.fileno(), True)  # to wait by one system call; nobody else reads it
-        self._patient = True  # the last wait was a short one
+        self._patient = spin  # the last wait was a short one
         self._round = 0
 
     def begin(self) -> None:
@@ -77,11 +77,10 @@ class Attendance:
         mine, wanted = self._mine, self._round
         mine[_ARRIVED] = FOR_GOOD if for_good else wanted
         fence()
-        if not any(arrived < wanted for others in self._others for arrived in others):
+        if self._is_last(wanted):
             self._bell.post()
-        began = perf_counter_ns()
-        limit = began + SPIN_NS
-        if self._spin and self._patient:
+        limit = perf_counter_ns() + SPIN_NS if self._spin else 0
+        if self._patient:
             while mine[_RELEASED] < wanted and perf_counter_ns() < limit:
                 os.sched_yield()
         while mine[_RELEASED] < wanted:
@@ -90,8 +89,16 @@ class Attendance:
             if mine[_RELEASED] < wanted:
                 self._wake.take()
             mine[_ASLEEP] = 0
-        self._patient = perf_counter_ns() < limit
+        if limit:
+            self._patient = perf_counter_ns() < limit
         return not mine[_LEAVE]
+
+    def _is_last(self, wanted: int) -> bool:
+        for others in self._others:
+            for arrived in others:
+                if arrived < wanted:
+                    return False
+        return True
 
     def abort(self) -> None:
         """Have `meet` return False, now or when it is called next; from any thread."""
