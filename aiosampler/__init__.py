@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
     from aiosampler.samplers.samples import AgentSamples, EnvSamples, FinalObservations, Samples, SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler
+    from aiosampler.samplers.statistics import SamplerStatistics
     from aiosampler.samplers.timeline import Timeline
     from aiosampler.servers.action_server import (
         AsyncActionServer,
@@ -80,6 +81,7 @@ _MODULES = {
     "SampleStats": "samplers.samples",
     "SamplerClosed": "errors",
     "SamplerError": "errors",
+    "SamplerStatistics": "samplers.statistics",
     "Samples": "samplers.samples",
     "Spaces": "specs.arrays",
     "Timeline": "samplers.timeline",
@@ -125,6 +127,7 @@ __all__ = [
     "SampleStats",
     "SamplerClosed",
     "SamplerError",
+    "SamplerStatistics",
     "Samples",
     "Spaces",
     "Timeline",

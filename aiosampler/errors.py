@@ -43,7 +43,10 @@ class ProcessFailure(SamplerError):
         rank: Number of the worker, None where there are no workers.
         env_index: Global index of the environment (0 to B - 1) at fault, None if it is not known.
         evaluation: Whether `env_index` counts the evaluation environments.
+        earlier: Failures of workers that were replaced before; see `max_worker_restarts`.
     """
+
+    earlier: "tuple[ProcessFailure, ...]" = ()
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class InProcess:
     def collect(self):
         finished = self.runner.collect(self.itr, self.itr % 2)
         slot = self.slots[self.itr % 2]
-        facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0)
+        facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
         self.itr += 1
         return filled_samples(
             samples_view(slot),

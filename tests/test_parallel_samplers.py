@@ -215,7 +215,8 @@ async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_me
         ({"device": "cuda"}, ConfigError, "device='cuda' would be ignored by AsyncCpuSampler"),
         ({"n_workers": 2, "affinity": Affinity(workers=[[0]])}, ConfigError, "1 sets of CPUs, but .* n_workers=2"),
         ({"affinity": 3}, TypeError, "affinity must be an Affinity, got 3"),
-        ({"max_worker_restarts": 1}, ConfigError, "max_worker_restarts=1"),
+        ({"max_worker_restarts": -1}, ConfigError, "max_worker_restarts must be an integer of at least 0, got -1"),
+        ({"max_worker_restarts": 0.5}, ConfigError, "max_worker_restarts must be an integer"),
     ],
     ids=str,
 )  # fmt: skip

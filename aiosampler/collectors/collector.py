@@ -65,7 +65,7 @@ class _Slot:
 
     def __init__(self, arrays: dict[str, Tree], writer: Any, info_writer: Any, clock: Any) -> None:
         self.arrays = arrays
-        self.times, self.clock = clock, None if clock is None else memoryview(clock)
+        self.clock = None if clock is None else memoryview(clock)
         self.observation = writer.rows(arrays["observation"])
         self.reward = list(arrays["reward"])
         self.prev_reward = list(arrays["prev_reward"])
@@ -74,6 +74,12 @@ class _Slot:
         self.final = writer.rows(arrays["final_observation"])
         self.carried = [*tree_leaves(arrays["observation"]), *self.prev_action, arrays["prev_reward"]]
         self.blanked = [arrays["reward"], *tree_leaves(arrays["action"]), *tree_leaves(arrays["agent_info"])]
+
+
+def _with_private_row(slot: dict[str, Tree]) -> dict[str, Tree]:
+    """The arrays of a slot, but for one row of this process's own in place of those that carry over to row 0."""
+    carried = ("observation", "prev_action", "prev_reward")
+    return {**slot, **{key: tree_map(lambda array: np.zeros_like(array[:1]), slot[key]) for key in carried}}
 
 
 class Collector:
@@ -90,7 +96,8 @@ class Collector:
         traj_info: Makes the statistics of a new episode.
         cells: Progress cells of this process.
         abort: Array of one element: not zero ends a batch at its next step.
-        clocks: For each slot, the array ``[T, 2]`` for the times at which steps begin and end, None to tell none.
+        clocks: For each slot, the array ``[T, 2]`` for the times at which steps begin and end, None to tell none. Who
+            asks for a batch clears it: the end of a step says that its row is complete, even if this process dies.
         evaluation: Whether these are evaluation environments.
     """
 
@@ -121,7 +128,9 @@ class Collector:
         self._slots = [
             _Slot(arrays, self._writer, self._info_writer, clocks and clocks[i]) for i, arrays in enumerate(slots)
         ]
-        self._carry = [np.zeros_like(array[0]) for array in self._slots[0].carried]
+        # Of our own, since a collector that replaces another starts while the user has the slots
+        self._staging = _Slot(_with_private_row(slots[0]), self._writer, self._info_writer, None)
+        self._carry = [np.zeros_like(array[0]) for array in self._staging.carried]
         rows, self._n = slots[0]["reward"].shape
         # Takes numbers alone, and NumPy reads it as it is
         self._rewards = CArray("d", bytes(8 * self._n))
@@ -137,22 +146,25 @@ class Collector:
         self._started = False
         self._finished: list[FinishedEpisode] = []
 
-    def start(self, phase: Callable[[str], None], decorrelation_steps: int = 0, seed: int = 0) -> None:
+    def start(
+        self, phase: Callable[[str], None], decorrelation_steps: int = 0, seed: int = 0, generation: int = 0
+    ) -> None:
         """Reset all environments, and take up to `decorrelation_steps` random steps in each.
 
-        The number of steps and the actions depend on `seed` and the environment's index alone.
+        The number of steps and the actions depend on `seed`, `generation` and the environment's index alone.
         """
         self.restart(None, phase)
-        slot = self._slots[0]
+        slot = self._staging
         for i in range(self._n if decorrelation_steps else 0):
             phase(f"taking random steps in environment {self._first + i}")
-            self._decorrelate(slot, i, decorrelation_steps, seed)
+            rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i, generation))
+            self._decorrelate(slot, i, decorrelation_steps, rng)
         self._cells[AT] = NOWHERE
         self._keep(slot, 0)
 
     def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
         """Begin new episodes everywhere, or, where `starts` says no, wait. The first time, environments are seeded."""
-        slot = self._slots[0]
+        slot = self._staging
         self._cells[BRANCH] = self._evaluation
         for array in slot.carried:
             array[0] = 0
@@ -171,8 +183,7 @@ class Collector:
         self._cells[AT] = NOWHERE
         self._keep(slot, 0)
 
-    def _decorrelate(self, slot: _Slot, i: int, most: int, seed: int) -> None:
-        rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i))
+    def _decorrelate(self, slot: _Slot, i: int, most: int, rng: np.random.Generator) -> None:
         env = self._environments[i]
         env.action_space.seed(int(rng.integers(2**31)))
         for _ in range(rng.integers(most)):
@@ -304,8 +315,6 @@ class Collector:
         arrays["final_count"].fill(0)
         for array in tree_leaves(arrays["env_info"]):
             array.fill(0)
-        if slot.clock is not None:
-            slot.times.fill(0)
         self._counted = [0] * self._n
         if self._rule.resets_at_begin and self._waits_from:
             waiting = sorted(self._waits_from)

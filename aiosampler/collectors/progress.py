@@ -59,7 +59,7 @@ class Watch:
     """
 
     def __init__(self, limit: float, places: Mapping[int, Callable[[], Place]]) -> None:
-        self._limit, self._places = limit, dict(places)
+        self.limit, self._places = limit, dict(places)
         self.interval = limit / 4
         now = time.monotonic()
         self._seen = {rank: (read(), now) for rank, read in places.items()}
@@ -75,5 +75,5 @@ class Watch:
             place, (seen, since) = read(), self._seen[rank]
             if place != seen or place.at == NOWHERE:
                 self._seen[rank] = place, now
-            elif now - since >= self._limit:
+            elif now - since >= self.limit:
                 yield rank, place

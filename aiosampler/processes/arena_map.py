@@ -16,6 +16,8 @@ from aiosampler.specs.trees import Tree
 N_SLOTS = 2
 #: Cells of the control array, written by the user's process: not zero ends a batch, or an evaluation, at its next step.
 ABORT, ABORT_EVALUATION = 0, 1
+#: The next cell: how many workers were replaced, counted by the processes that have workers. The flags lie below it.
+RESTARTS = 2
 
 
 class Crew(NamedTuple):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted
-from aiosampler.processes.arena_map import ABORT
+from aiosampler.processes.arena_map import ABORT, RESTARTS
 from aiosampler.processes.assignments import assign
-from aiosampler.processes.messages import Collect, Evaluate, Work
+from aiosampler.processes.losses import Losses
+from aiosampler.processes.messages import Collect, Collected, Evaluate, Work
+from aiosampler.processes.restarts import Restarts
 from aiosampler.processes.worker_process import agent_worker_main
 from aiosampler.processes.workers import Workers
 
@@ -36,6 +38,7 @@ class Engine:
         self._control, self._progress = arrays["dense"]["control"], arrays["dense"]["progress"]
         self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
         self._shares = assign(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)[0].shares
+        self._losses = Losses(self._job, arrays, self._shares)
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: Workers | None = None
 
@@ -52,34 +55,47 @@ class Engine:
             progress=self._progress,
             on_phase=self._phase,
         )
-        self._arena.close()
+        if not job.max_worker_restarts:
+            self._arena.close()
         self._store.adopt()  # the workers' models are views of what is adopted
         work = [
             Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
             for share in self._shares
         ]
-        await self._workers.start(work, job.start_timeout)
+        spent = self._control[RESTARTS : RESTARTS + 1]
+        restarts = Restarts(job.max_worker_restarts, spent, self._losses.found)
+        await self._workers.start(work, job.start_timeout, restarts)
 
     def adopt(self) -> int:
         """Take over the newest parameters, for all workers at once; they are idle now."""
         return self._store.adopt()
 
-    async def collect(self, itr: int, slot: int) -> list[bytes]:
+    async def collect(self, itr: int, slot: int) -> Collected:
         """Have each worker fill its columns of a slot."""
-        finished = await self._ask(Collect(itr, slot))
+        assert self._workers is not None
+        await self._workers.restore()
+        self._losses.begin(slot)
+        episodes = await self._ask(Collect(itr, slot))
+        self._losses.finish(slot)
+        self._workers.renew()
         if self._control[ABORT]:
             raise Aborted
-        return finished
+        return Collected(episodes, self._losses.take())
 
-    async def evaluate(self, itr: int) -> list[bytes]:
+    async def evaluate(self, itr: int) -> Collected:
         """Have the workers that have evaluation environments run their quotas."""
-        return await self._ask(Evaluate(itr), self._evaluators)
+        assert self._workers is not None
+        await self._workers.restore()
+        episodes = await self._ask(Evaluate(itr), self._evaluators)
+        self._losses.settle()
+        self._workers.renew()
+        return Collected(episodes, self._losses.take())
 
     async def aclose(self) -> None:
         """Have the workers close their environments, and end them."""
         workers, self._workers = self._workers, None
         if workers is not None:
-            self._control[:] = 1
+            self._control[:RESTARTS] = 1
             for report in await workers.stop():
                 raise report
 

@@ -9,7 +9,7 @@ import torch
 
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
-from aiosampler.processes.arena_map import ABORT, ABORT_EVALUATION, eval_slot_specs
+from aiosampler.processes.arena_map import ABORT, ABORT_EVALUATION, RESTARTS, eval_slot_specs
 from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
 from aiosampler.processes.runner import Runner
@@ -54,7 +54,7 @@ class LocalRunner:
         if agent.model is not None:
             store.bind(agent.model)
         agent.attach(store)
-        self._random = RandomStreams(job.seed, share.rank)
+        self._random = RandomStreams(job.seed, share.rank, share.generation)
         eval_specs = eval_slot_specs(job.eval_batch, start.specs) if job.eval_batch else {}
         self._runner = Runner(
             cargo=cargo,
@@ -92,7 +92,7 @@ class LocalRunner:
 
     def abort(self) -> None:
         """End what is being collected, here and in all other processes, at its next step; from any thread."""
-        self._control[:] = 1
+        self._control[:RESTARTS] = 1
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""

@@ -1,6 +1,7 @@
 """The messages between the user's process and the sampler process, and between that and its workers.
 
-Those of each batch are named tuples of numbers and bytes, which plain pickle takes. Those of the start are dataclasses:
+Those of each batch are named tuples of numbers and bytes, which plain pickle takes, and our own errors, which it takes
+too. Those of the start are dataclasses:
 they may hold what is defined in the user's main module, and travel by cloudpickle.
 """
 
@@ -10,6 +11,7 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from aiosampler.affinity import Affinity
+from aiosampler.errors import ProcessFailure
 from aiosampler.memory.layout import Layout
 from aiosampler.specs.arrays import Spaces
 from aiosampler.specs.batch import BatchSpec, StepSpecs
@@ -39,6 +41,7 @@ class Job:
     start_method: str
     step_timeout: float | None
     start_timeout: float | None
+    max_worker_restarts: int
 
     @property
     def eval_chunks(self) -> Iterator[int]:
@@ -57,11 +60,13 @@ class Share:
         rank: Of the process among those that act.
         environments: Global indices.
         evaluation: Global indices of the evaluation environments.
+        generation: How many processes had this share before.
     """
 
     rank: int
     environments: range
     evaluation: range
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +144,19 @@ class Finished(NamedTuple):
     episodes: bytes  # packed
 
 
-class Served(NamedTuple):
-    """From an action server: its columns of a slot are full, or its evaluation has ended."""
+class Loss(NamedTuple):
+    """A worker was lost, and is replaced."""
+
+    error: ProcessFailure
+    steps: int  # rows that are not valid because of it
+    episodes: int  # of training that ended unreported, or were open
+
+
+class Collected(NamedTuple):
+    """What an engine has beside the arrays when a slot is full, or an evaluation has ended; sent by action servers."""
 
     episodes: list[bytes]  # packed
+    losses: tuple[Loss, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -153,6 +167,7 @@ class Batch(NamedTuple):
     policy_version: int
     episodes: list[bytes]  # packed
     seconds: float
+    losses: tuple[Loss, ...] = ()
 
 
 class Evaluate(NamedTuple):
@@ -165,6 +180,7 @@ class Evaluated(NamedTuple):
     """An evaluation has ended."""
 
     episodes: list[bytes]  # packed
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

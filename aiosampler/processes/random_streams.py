@@ -20,12 +20,13 @@ class RandomStreams:
     Args:
         seed: Of the sampler.
         rank: Of the process among those that act.
+        generation: How many processes had this rank before.
     """
 
-    def __init__(self, seed: int, rank: int) -> None:
-        seed_generators(stream_seed(seed, Stream.EVAL_ACTION_NOISE, rank))
+    def __init__(self, seed: int, rank: int, generation: int = 0) -> None:
+        seed_generators(stream_seed(seed, Stream.EVAL_ACTION_NOISE, rank, generation))
         self._evaluation = _state()
-        seed_generators(stream_seed(seed, Stream.ACTION_NOISE, rank))
+        seed_generators(stream_seed(seed, Stream.ACTION_NOISE, rank, generation))
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:

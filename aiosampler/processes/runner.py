@@ -75,7 +75,7 @@ class Runner:
             quotas = eval_quotas(job)
             self._quota = Quota(quotas and quotas[share.evaluation.start : share.evaluation.stop])
             self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
-        self._collector.start(self._phase, job.max_decorrelation_steps, job.seed)
+        self._collector.start(self._phase, job.max_decorrelation_steps, job.seed, share.generation)
 
     def collect(self, slot: int) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
@@ -110,7 +110,10 @@ class Runner:
         dense, rank = self._arrays["dense"], self._share.rank
         return Collector(
             environments=built,
-            seeds=[environment_seed(job.seed, b, evaluation=evaluation) for b in environments],
+            seeds=[
+                environment_seed(job.seed, b, evaluation=evaluation, restarts=self._share.generation)
+                for b in environments
+            ],
             first=first,
             slots=ours,
             specs=self._specs,

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiosampler.processes import messages
+from aiosampler.processes.arena_map import RESTARTS
 from aiosampler.processes.service import Line, run_service
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ class Engine(Protocol):
     def adopt(self) -> int:
         """Take over the newest parameters; return their version."""
 
-    async def collect(self, itr: int, slot: int) -> list[bytes]:
-        """Fill a slot; return the episodes that ended, packed."""
+    async def collect(self, itr: int, slot: int) -> messages.Collected:
+        """Fill a slot; return the episodes that ended, and what was lost."""
 
-    async def evaluate(self, itr: int) -> list[bytes]:
-        """Evaluate; return the episodes that ended, packed."""
+    async def evaluate(self, itr: int) -> messages.Collected:
+        """Evaluate; return the episodes that ended, and what was lost."""
 
     async def aclose(self) -> None:
         """Close the environments and end the workers; idempotent."""
@@ -62,7 +63,7 @@ class _Sampler:
 
     def abort(self) -> None:
         if self._control is not None:
-            self._control[:] = 1
+            self._control[:RESTARTS] = 1
 
     async def run(self, line: Line) -> None:
         engine = await self._start(line)
@@ -115,13 +116,13 @@ class _Sampler:
                         if self._overlap:
                             ahead = await self._collect(engine, version, itr + 1, 1 - slot)
                 case messages.Evaluate(itr):
-                    episodes: list[bytes] = []
+                    evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
                         engine.adopt()
-                        episodes = await engine.evaluate(itr)
-                    line.send(messages.Evaluated(episodes))
+                        evaluated = await engine.evaluate(itr)
+                    line.send(messages.Evaluated(*evaluated))
 
     async def _collect(self, engine: Engine, version: int, itr: int, slot: int) -> messages.Batch:
         began = time.perf_counter()
-        episodes = await engine.collect(itr, slot)
-        return messages.Batch(itr, slot, version, episodes, time.perf_counter() - began)
+        episodes, losses = await engine.collect(itr, slot)
+        return messages.Batch(itr, slot, version, episodes, time.perf_counter() - began, losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiosampler.processes.local import LocalRunner
-from aiosampler.processes.messages import Share
+from aiosampler.processes.messages import Collected, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ class Engine:
     ) -> None:
         arena.close()  # there are no workers to pass it on to
         job = cargo.job
+        self._step_clocks = arrays["dense"]["step_clocks"]
         share = Share(0, range(job.batch.B), range(job.eval_n_envs))
         self._runner = LocalRunner(
             cargo=cargo, probed=probed, start=start, arrays=arrays, share=share, reader=0, phase=phase
@@ -37,13 +38,14 @@ class Engine:
         """Take over the newest parameters; return their version."""
         return self._runner.adopt()
 
-    async def collect(self, itr: int, slot: int) -> list[bytes]:
+    async def collect(self, itr: int, slot: int) -> Collected:
         """Fill a slot."""
-        return [self._runner.collect(itr, slot)]
+        self._step_clocks[slot].fill(0)
+        return Collected([self._runner.collect(itr, slot)])
 
-    async def evaluate(self, itr: int) -> list[bytes]:
+    async def evaluate(self, itr: int) -> Collected:
         """Evaluate."""
-        return [self._runner.evaluate(itr)]
+        return Collected([self._runner.evaluate(itr)])
 
     async def aclose(self) -> None:
         """Close the environments."""

@@ -36,7 +36,7 @@ class ServedRunner:
             arrays["dense"]["meetings"][group.start : group.stop], rank - group.start, bell, wake, spin=work.spin
         )
         cells = arrays["dense"]["progress"][rank]
-        self._random = RandomStreams(work.job.seed, rank)
+        self._random = RandomStreams(work.job.seed, rank, work.share.generation)
         self._runner = Runner(
             cargo=Cargo(work.job),
             specs=work.start.specs,

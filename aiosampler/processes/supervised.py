@@ -115,6 +115,10 @@ class Supervised:
         """
         return self._sifted(self._channel.receive_nowait())
 
+    def look(self) -> None:
+        """Take in what has arrived, should the event loop not have come to it."""
+        self._channel.read()
+
     def notify(self, on_change: Callable[[], object]) -> None:
         """Have `on_change` called whenever there is something to receive."""
         self._channel.on_change = on_change
@@ -187,6 +191,7 @@ class Supervised:
             return SamplerClosed(f"the {self.name} process was stopped")
         # The socket closes a moment before the process has ended.
         ended = await self._process.wait(5.0)
+        self._hopeless = self._hopeless or not ended
         exitcode = self._process.exitcode if ended else None
         doing = f"while it was {self.phase}" if place is None else f"with {place} in hand"
         error = WorkerDied(

@@ -7,13 +7,15 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.progress import Watch, read_place
+from aiosampler.errors import SamplerError, WorkerError
 from aiosampler.processes.channel import ChannelClosed
+from aiosampler.processes.restarts import renewed
 from aiosampler.processes.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from aiosampler.errors import SamplerError
+    from aiosampler.processes.restarts import Restarts
 
 CLOSE_GRACE_S = 4.0  # for a worker to close its environments; less than the user's process grants the sampler process
 
@@ -56,36 +58,60 @@ class Workers:
         on_phase: Callable[[str], None],
         close_grace: float = CLOSE_GRACE_S,
     ) -> None:
-        self._workers: list[Supervised] = []
-        self._close_grace = close_grace
+        self._target, self._args, self._ranks, self._kind = target, args, ranks, kind
+        self._start_method, self._close_grace = start_method, close_grace
+        self._on_phase: Callable[[str], None] | None = on_phase
         self._changed = asyncio.Event()
         self._places = [functools.partial(read_place, cells) for cells in progress]
-        for rank, own in zip(ranks, args, strict=True):
-            self._workers.append(
-                Supervised(
-                    target,
-                    (*own, rank),
-                    name=f"{kind}-{rank}",
-                    start_method=start_method,
-                    rank=rank if kind == "worker" else None,
-                    on_phase=on_phase,
-                )
-            )
+        self._work: list[Any] = []
+        self._start_timeout: float | None = None
+        self._restarts: Restarts | None = None
+        self._renewing: asyncio.Task[Any] | None = None
+        self._ending: dict[int, asyncio.Task[SamplerError | None]] = {}  # those that were lost
+        self._workers: dict[int, Supervised] = {}  # those that are there
+        for index in range(len(ranks)):
+            self._make(index)
 
-    async def start(self, work: Sequence[Any], timeout: float | None) -> None:
+    def _make(self, index: int) -> None:
+        rank = self._ranks[index]
+        self._workers[index] = Supervised(
+            self._target,
+            (*self._args[index], rank),
+            name=f"{self._kind}-{rank}",
+            start_method=self._start_method,
+            rank=rank if self._kind == "worker" else None,
+            on_phase=self._on_phase,
+        )
+
+    async def start(self, work: Sequence[Any], timeout: float | None, restarts: Restarts | None = None) -> None:
         """Send each worker its work, and wait until all have answered.
 
+        Args:
+            work: What each is to do.
+            timeout: Seconds that one phase of a start may take.
+            restarts: Whether workers that are lost, from now on, are replaced.
+
         Raises:
-            SamplerError: One failed, died, or stays in one phase for `timeout` seconds; the error names it.
+            SamplerError: One failed, died, or stays in one phase for too long; the error names it.
         """
+        self._work, self._start_timeout, self._restarts = list(work), timeout, restarts
 
-        async def start(worker: Supervised, message: Any) -> None:
-            await worker.send(message)
-            await worker.receive(timeout)
-            worker.phase = "waiting for work"
-            worker.notify(self._changed.set)
+        async def start(index: int) -> None:
+            try:
+                await self._begin(index)
+            except SamplerError as error:
+                await self._lose(index, error)
+                await self._replace(index)
 
-        await all_or_first_error(map(start, self._workers, work))
+        await all_or_first_error(map(start, range(len(work))))
+        self._on_phase = None  # a replacement is started behind what else is done
+
+    async def _begin(self, index: int) -> None:
+        worker = self._workers[index]
+        await worker.send(self._work[index])
+        await worker.receive(self._start_timeout)
+        worker.phase = "waiting for work"
+        worker.notify(self._changed.set)
 
     async def ask(self, message: Any, timeout: float | None, whom: Sequence[int] | None = None) -> list[Any]:
         """Send `message` to the workers, and gather their answers in their order.
@@ -95,45 +121,127 @@ class Workers:
             timeout: Seconds that a worker may stay at one place.
             whom: Indices among these workers, all by default.
 
+        Returns:
+            The answers, without those of the workers that were lost meanwhile.
+
         Raises:
-            SamplerError: The first failure.
+            SamplerError: The first failure, of a worker that is not replaced.
         """
-        whom = range(len(self._workers)) if whom is None else whom
+        whom = range(len(self._ranks)) if whom is None else whom
         for index in whom:
             await self._workers[index].send(message)
         answers: dict[int, Any] = {}
+        awaited = list(whom)
         watch = None if timeout is None else Watch(timeout, {index: self._places[index] for index in whom})
         while True:
             self._changed.clear()
-            for index in whom:
-                if index not in answers:
-                    try:
-                        answer = self._workers[index].receive_nowait()
-                    except ChannelClosed:
-                        raise await self._workers[index].gone(self._places[index]()) from None
-                    if answer is not None:
-                        answers[index] = answer
-                        if watch is not None:
-                            watch.forget(index)
-            if len(answers) == len(whom):
-                return [answers[index] for index in whom]
-            if watch is None:
-                await self._changed.wait()
-            else:
-                await self._watched(watch, timeout)
+            for index in tuple(awaited):
+                try:
+                    answer = await self._answer(index)
+                    if answer is None:
+                        continue
+                    answers[index] = answer
+                except SamplerError as error:
+                    await self._lose(index, error)
+                awaited.remove(index)
+                if watch is not None:
+                    watch.forget(index)
+            if not awaited:
+                return [answers[index] for index in whom if index in answers]
+            for index, stuck in await self._change(watch):
+                await self._lose(index, stuck)
+                awaited.remove(index)
+                watch.forget(index)  # type: ignore[union-attr] # it is what found out
 
-    async def _watched(self, watch: Watch, timeout: float | None) -> None:
-        """Wait for a change for a while, and see whether any worker is stuck."""
+    async def _answer(self, index: int) -> Any:
+        """What a worker has answered, None if it has not yet."""
+        worker = self._workers[index]
+        try:
+            return worker.receive_nowait()
+        except ChannelClosed:
+            raise await worker.gone(self._places[index]()) from None
+
+    async def _change(self, watch: Watch | None) -> list[tuple[int, SamplerError]]:
+        """Wait for a change; return which workers are stuck."""
+        if watch is None:
+            await self._changed.wait()
+            return []
         try:
             async with asyncio.timeout(watch.interval):
                 await self._changed.wait()
         except TimeoutError:
-            for index, place in watch.stuck():
-                worker = self._workers[index]
-                raise worker.too_late(f"is stuck in {place} for more than {timeout} s", place) from None
+            return [
+                (index, self._workers[index].too_late(f"is stuck in {place} for more than {watch.limit} s", place))
+                for index, place in watch.stuck()
+            ]
+        return []
+
+    async def _lose(self, index: int, error: SamplerError) -> None:
+        """End a worker that failed, if it is to be replaced.
+
+        Raises:
+            SamplerError: `error`: it is not.
+        """
+        if self._restarts is None:
+            raise error
+        failure = self._restarts.admit(error)
+        stopping = self._workers.pop(index).stop(self._close_grace)
+        self._ending[index] = asyncio.create_task(stopping)  # owned: awaited in _replace() or stop()
+        if not isinstance(error, WorkerError):
+            # It may still be writing. One that has reported its failure writes no more, and closes its environments.
+            await asyncio.shield(self._ending[index])
+        self._restarts.lost(index, failure)
+
+    def renew(self) -> None:
+        """Begin to replace the workers that were lost; `restore` waits for it."""
+        lost = [index for index in range(len(self._ranks)) if index not in self._workers]
+        if lost and self._renewing is None:
+            replacing = all_or_first_error(map(self._replace, lost))
+            self._renewing = asyncio.create_task(replacing)  # owned: awaited in restore() or stop()
+
+    async def restore(self) -> None:
+        """Wait until every worker that is lost has been replaced, those among them that went while they were idle.
+
+        Raises:
+            SamplerError: One is not replaced any more.
+        """
+        if self._restarts is None or not self._restarts.any:
+            return
+        gone = True
+        while gone:
+            self.renew()
+            if self._renewing is not None:
+                await self._renewing
+                self._renewing = None
+            gone = False
+            for index, worker in tuple(self._workers.items()):
+                worker.look()
+                try:
+                    await self._answer(index)
+                except SamplerError as error:
+                    await self._lose(index, error)
+                    gone = True
+
+    async def _replace(self, index: int) -> None:
+        assert self._restarts is not None
+        while True:
+            await asyncio.shield(self._ending[index])  # before its environments are built again elsewhere
+            del self._ending[index]
+            await asyncio.sleep(self._restarts.delay(index))
+            self._make(index)
+            self._work[index] = renewed(self._work[index])
+            try:
+                return await self._begin(index)
+            except SamplerError as error:
+                await self._lose(index, error)
 
     async def stop(self) -> list[SamplerError]:
         """Close the workers' environments and end them, all at once; return what they had to report last."""
-        workers, self._workers = self._workers, []
-        reports = await asyncio.gather(*(worker.stop(self._close_grace) for worker in workers))
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        workers, self._workers = self._workers, {}
+        stopping = (worker.stop(self._close_grace) for worker in workers.values())
+        reports = await asyncio.gather(*stopping)
+        await asyncio.gather(*self._ending.values())
         return [report for report in reports if report is not None]

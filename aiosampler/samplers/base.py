@@ -20,12 +20,13 @@ from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
 from aiosampler.memory.arena import Arena
 from aiosampler.processes import messages
-from aiosampler.processes.arena_map import ABORT_EVALUATION, Crew, plan_arena, slot_arrays
+from aiosampler.processes.arena_map import ABORT_EVALUATION, RESTARTS, Crew, plan_arena, slot_arrays
 from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.random_streams import seeded
 from aiosampler.processes.sampler_process import sampler_main
 from aiosampler.processes.supervised import Supervised
 from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.statistics import SamplerStatistics, Tally
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
 from aiosampler.specs.config import SamplerConfig, pickle_cargo, registered
@@ -97,7 +98,11 @@ class AsyncSamplerMixin:
             asked for, with the parameters published before: on-policy.
         start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
         step_timeout: Seconds that a step or a reset of one environment may take; None is no limit.
-        max_worker_restarts: How many workers may be replaced; for the parallel samplers.
+        max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
+            sampler, before a failure ends it; for the parallel samplers. The steps that are lost with a worker are
+            blank and marked in `Samples.valid`, its environments are built and reset anew, seeded by
+            ``environment_seed(seed, b, restarts=...)``, and nobody else's steps change. Errors of the agent are not
+            survived, which a new worker would repeat.
         start_timeout: Seconds that one phase of the start may take, such as building an environment; None is no limit.
 
     Attributes:
@@ -169,6 +174,7 @@ class AsyncSamplerMixin:
             overlap=overlap,
             start_method=start_method,
             step_timeout=step_timeout,
+            max_worker_restarts=max_worker_restarts,
             start_timeout=start_timeout,
         )
         self._check_placement(n_workers, affinity, device, max_worker_restarts)
@@ -192,6 +198,8 @@ class AsyncSamplerMixin:
         self._clocks: Any = None  # arrays of the arena
         self._control: Any = None
         self._progress: Any = None
+        self._tally = Tally()
+        self._last_version: int | None = None  # that was published before the sampler was closed
 
     def _check_placement(
         self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
@@ -341,13 +349,16 @@ class AsyncSamplerMixin:
                 assert facts is not None
             self._unclaimed = None
             self._timelines.append(self._timeline(facts.slot))
-            return filled_samples(
+            samples = filled_samples(
                 self._views[facts.slot],
                 self._slots[facts.slot],
                 facts,
                 self._unpack(facts.episodes),
                 self._timelines[-1],
             )
+            self._tally.batch(samples)
+            self._tally.lost(facts.losses)
+            return samples
 
     def __aiter__(self) -> AsyncIterator[Samples]:
         return self
@@ -367,7 +378,7 @@ class AsyncSamplerMixin:
             itr: What the agent's `eval_mode` gets; by default the number of the last batch that was asked for.
 
         Returns:
-            The finished episodes.
+            The finished episodes; without those of a worker that was lost meanwhile.
 
         Raises:
             ConfigError: There are no evaluation environments.
@@ -390,6 +401,7 @@ class AsyncSamplerMixin:
                     self._control[ABORT_EVALUATION] = 1  # nobody wants it: let it end at its next step
                 raise
             assert isinstance(evaluated, messages.Evaluated)
+            self._tally.evaluation()
             return self._unpack(evaluated.episodes)
 
     def publish(self, module: nn.Module | None = None) -> int:
@@ -417,6 +429,12 @@ class AsyncSamplerMixin:
         if self._store is None:
             raise self._not_running()
         return self._store.version
+
+    def statistics(self) -> SamplerStatistics:
+        """What the sampler has done so far; at any time, also when it is closed, and at once."""
+        running = self._state is _State.RUNNING and self._store is not None
+        version = self.policy_version if running else self._last_version
+        return self._tally.statistics(version, self._state.name.lower(), self._failure)
 
     def trace(self, path: str | Path) -> None:
         """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
@@ -467,13 +485,15 @@ class AsyncSamplerMixin:
     async def _close(self) -> None:
         running = self._state is _State.RUNNING
         # While it is tried out, an environment has no say: its constructor may take long, or never return.
+        if running and self._store is not None:
+            self._last_version = self._store.version
         grace = CLOSE_GRACE_S if self._control is not None else PROBE_GRACE_S
         self._state = _State.CLOSED
         process, self._process = self._process, None
         if process is None:
             return
         if self._control is not None:
-            self._control[:] = 1
+            self._control[:RESTARTS] = 1
         report = await process.stop(grace)
         self._let_go()
         if report is not None and running and self._failure is None:
@@ -516,6 +536,8 @@ class AsyncSamplerMixin:
             self._owed.popleft()
             if isinstance(answer, messages.Batch):
                 self._unclaimed = answer
+            elif isinstance(answer, messages.Evaluated):
+                self._tally.lost(answer.losses)  # also where its caller was cancelled
         return answer
 
     async def _receive(self) -> Any:
@@ -598,6 +620,7 @@ class AsyncSamplerMixin:
             start_method=config.start_method,
             step_timeout=config.step_timeout,
             start_timeout=config.start_timeout,
+            max_worker_restarts=config.max_worker_restarts,
         )
 
     def _initialize_agent(self, probed: messages.Probed) -> None:

@@ -28,10 +28,6 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
     def _check_placement(
         self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
     ) -> None:
-        if max_worker_restarts != 0:
-            raise ConfigError(
-                f"max_worker_restarts={max_worker_restarts!r}: workers cannot be replaced yet; leave it out"
-            )
         if affinity is not None and not isinstance(affinity, Affinity):
             raise TypeError(f"affinity must be an Affinity, got {affinity!r}")
         B = self._config.batch_B

@@ -138,11 +138,18 @@ class SampleStats:
         env_steps: Steps that were taken, blanks not counted.
         seconds: How long it took, in seconds.
         timeline: When which process did what; a copy.
+        lost_steps: Steps that are blank because a worker was lost.
+        lost_episodes: Episodes that were lost with a worker: open, or ended in this batch but not reported yet.
+        restarts: Workers that were replaced since the last batch, or will be before the next; those that were lost
+            in an evaluation are counted in `SamplerStatistics` alone.
     """
 
     env_steps: int
     seconds: float
     timeline: Timeline = field(repr=False)
+    lost_steps: int = 0
+    lost_episodes: int = 0
+    restarts: int = 0
 
     @property
     def steps_per_second(self) -> float:
@@ -160,7 +167,9 @@ class Samples:
     Attributes:
         agent: The agent's part.
         env: The environments' part.
-        valid: ``[T, B]`` bool, False where nothing happened: an environment waited for its reset (all is zero there).
+        valid: ``[T, B]`` bool, False where nothing happened, and all is zero: an environment waited for its reset, or
+            its worker was lost. A valid step that is not `done`, before one that is not valid, was the last before
+            such a loss, and what it led to is lost as well.
         traj_infos: Statistics of the episodes that ended in this batch, ordered by step, then environment.
         itr: Number of the batch.
         policy_version: Version of the parameters that chose all of its actions.
@@ -244,5 +253,12 @@ def filled_samples(
         traj_infos=traj_infos,
         itr=facts.itr,
         policy_version=facts.policy_version,
-        stats=SampleStats(int(np.count_nonzero(arrays["valid"])), facts.seconds, timeline),
+        stats=SampleStats(
+            int(np.count_nonzero(arrays["valid"])),
+            facts.seconds,
+            timeline,
+            lost_steps=sum(loss.steps for loss in facts.losses),
+            lost_episodes=sum(loss.episodes for loss in facts.losses),
+            restarts=len(facts.losses),
+        ),
     )

@@ -6,7 +6,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import ParameterStore
-from aiosampler.processes.messages import Collect, Evaluate, Serve
+from aiosampler.errors import ProcessFailure
+from aiosampler.processes.messages import Collect, Collected, Evaluate, Serve
+from aiosampler.processes.restarts import attach
 from aiosampler.processes.workers import START_MARGIN_S, Workers
 from aiosampler.servers.engine import assignments
 from aiosampler.servers.process import action_server_process
@@ -33,6 +35,7 @@ class Engine:
         self._progress = arrays["dense"]["progress"]
         self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
         self._servers: Workers | None = None
+        self._failures: list[ProcessFailure] = []  # of workers that were replaced
 
     async def start(self) -> None:
         """Start the servers, all at once."""
@@ -57,11 +60,11 @@ class Engine:
         """Take over the newest parameters, for all servers at once; they are idle now."""
         return self._store.adopt()
 
-    async def collect(self, itr: int, slot: int) -> list[bytes]:
+    async def collect(self, itr: int, slot: int) -> Collected:
         """Have each server fill its columns of a slot."""
         return await self._ask(Collect(itr, slot))
 
-    async def evaluate(self, itr: int) -> list[bytes]:
+    async def evaluate(self, itr: int) -> Collected:
         """Have the servers run the quotas of their evaluation environments."""
         return await self._ask(Evaluate(itr))
 
@@ -72,7 +75,19 @@ class Engine:
             for report in await servers.stop():
                 raise report
 
-    async def _ask(self, message: Any) -> list[bytes]:
+    async def _ask(self, message: Any) -> Collected:
         assert self._servers is not None
-        answers = await self._servers.ask(message, self._job.step_timeout)
-        return list(chain.from_iterable(answer.episodes for answer in answers))
+        try:
+            answers: list[Collected] = await self._servers.ask(message, self._job.step_timeout)
+        except ProcessFailure as exc:
+            own = self._ranks_beside(exc.rank)
+            attach(exc, [failure for failure in self._failures if failure.rank not in own])
+            raise
+        losses = tuple(chain.from_iterable(answer.losses for answer in answers))
+        self._failures += [loss.error for loss in losses]
+        return Collected(list(chain.from_iterable(answer.episodes for answer in answers)), losses)
+
+    def _ranks_beside(self, rank: int | None) -> list[int]:
+        """Ranks of the workers of the server that has this one, and tells by itself which it lost before."""
+        servers = [[share.rank for share in assignment.shares] for assignment in assignments(self._job)]
+        return next((ranks for ranks in servers if rank in ranks), [])

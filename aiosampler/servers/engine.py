@@ -12,11 +12,13 @@ from aiosampler.affinity import usable_cpu_count
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
-from aiosampler.processes.arena_map import ABORT_EVALUATION, eval_slot_arrays, slot_arrays
+from aiosampler.processes.arena_map import ABORT_EVALUATION, RESTARTS, eval_slot_arrays, slot_arrays
 from aiosampler.processes.assignments import Assignment, assign
-from aiosampler.processes.messages import Collect, Evaluate, Work
+from aiosampler.processes.losses import Losses
+from aiosampler.processes.messages import Collect, Collected, Evaluate, Work
 from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
+from aiosampler.processes.restarts import Restarts
 from aiosampler.processes.runner import eval_quotas
 from aiosampler.processes.worker_process import served_worker_main
 from aiosampler.processes.workers import Workers, all_or_first_error
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from aiosampler.agents.base import Agent
+    from aiosampler.errors import ProcessFailure
     from aiosampler.memory.arena import Arena
     from aiosampler.processes.cargo import Cargo
     from aiosampler.processes.messages import Job, Probed, Share, Start
@@ -73,8 +76,10 @@ class Engine:
         self._reader = 0 if assignment is None else None
         self._assignment = assignments(self._job)[0] if assignment is None else assignment
         self._shares = self._assignment.shares
+        self._losses = Losses(self._job, arrays, self._shares)
         self._workers: Workers | None = None
         self._groups: list[WorkerGroup] = []
+        self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
         self._on_cuda = self._assignment.device != "cpu"
         self._unpin: Callable[[], object] = lambda: None
@@ -98,9 +103,13 @@ class Engine:
             progress=dense["progress"][first : first + len(shares)],
             on_phase=self._phase,
         )
-        self._arena.close()
+        if not job.max_worker_restarts:
+            self._arena.close()
+        spent = dense["control"][RESTARTS : RESTARTS + 1]
         starting = self._workers.start(
-            [self._work(share, group) for group in self._assignment.groups for share in group], job.start_timeout
+            [self._work(share, group) for group in self._assignment.groups for share in group],
+            job.start_timeout,
+            Restarts(job.max_worker_restarts, spent, self._on_loss),
         )
         await all_or_first_error([starting, self._build()])
 
@@ -112,14 +121,22 @@ class Engine:
             self._store.load(model)
         return versions[0]
 
-    async def collect(self, itr: int, slot: int) -> list[bytes]:
+    async def collect(self, itr: int, slot: int) -> Collected:
         """Serve the workers while they fill a slot."""
+        assert self._workers is not None
+        await self._workers.restore()
+        self._losses.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.muster(range(len(shares)))
-        return await self._ask(Collect(itr, slot), None, self._server.serve_actions(itr, slot))
+        episodes = await self._ask(Collect(itr, slot), None, self._server.serve_actions(itr, slot))
+        self._losses.finish(slot)
+        self._workers.renew()
+        return Collected(episodes, self._losses.take())
 
-    async def evaluate(self, itr: int) -> list[bytes]:
+    async def evaluate(self, itr: int) -> Collected:
         """Serve the workers that have quotas until these are met."""
+        assert self._workers is not None
+        await self._workers.restore()
         quotas = eval_quotas(self._job)
         busy = [
             [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
@@ -132,7 +149,10 @@ class Engine:
             group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
         ]
         with self._random.evaluation():
-            return await self._ask(Evaluate(itr), whom, self._server.serve_actions_evaluation(itr))
+            episodes = await self._ask(Evaluate(itr), whom, self._server.serve_actions_evaluation(itr))
+        self._losses.settle()
+        self._workers.renew()
+        return Collected(episodes, self._losses.take())
 
     async def aclose(self) -> None:
         """Have the workers close their environments, and end them."""
@@ -165,6 +185,16 @@ class Engine:
                 group.abort()
             return True
         return False
+
+    def _on_loss(self, index: int, error: ProcessFailure) -> None:
+        """A worker has ended: its group goes on without, and its environments begin anew with the next batch."""
+        self._losses.found(index, error)
+        lost = self._shares[index]
+        g, shares = next((g, shares) for g, shares in enumerate(self._assignment.groups) if lost in shares)
+        self._groups[g].lose(shares.index(lost))
+        first = shares[0].environments.start
+        for inference in self._inferences[g : g + 1]:  # while the workers start there is none yet
+            inference.lost(b - first for b in lost.environments)
 
     def _work(self, share: Share, group: tuple[Share, ...]) -> Work:
         """What a worker needs, and nothing that would import torch there."""
@@ -219,6 +249,7 @@ class Engine:
             clocks = [clock[index] for clock in dense["stage_clocks"]]
             noise = self._noise_seed(Stream.ACTION_NOISE, index)
             inference = self._inference(agent, slots, clocks, waits=not job.mid_batch_reset, noise_seed=noise)
+            self._inferences.append(inference)
             training.append(Lane(group, inference))
             if evaluated:
                 slots = [columns(eval_slot_arrays(self._arrays), evaluated.start, len(evaluated))]

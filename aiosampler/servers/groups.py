@@ -61,6 +61,12 @@ class WorkerGroup:
             self._stepping = [member for member in self._stepping if self._gathering.comes(member)]
         return bool(self._stepping)
 
+    def lose(self, member: int) -> None:
+        """Go on without a worker, which has ended, until the next muster."""
+        self._present = [other for other in self._present if other != member]
+        self._stepping = [other for other in self._stepping if other != member]
+        self._gathering.lose(member)
+
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
         self._gathering.release(self._stepping)

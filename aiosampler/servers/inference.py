@@ -13,7 +13,7 @@ from aiosampler.collectors.progress import AGENT, AT, NOWHERE, TICK
 from aiosampler.specs.clocks import STAGE_TIMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from aiosampler.agents.base import Agent
     from aiosampler.specs.trees import Tree
@@ -41,6 +41,9 @@ class Inference(Protocol):
 
     def finish(self, T: int, *, idle: bool) -> None:
         """The batch is complete, its row T written; if `idle`, all environments wait."""
+
+    def lost(self, environments: Iterable[int]) -> None:
+        """These of the group's environments begin anew with the next batch."""
 
 
 class InPlaceInference:
@@ -149,3 +152,7 @@ class InPlaceInference:
         self._cells[AT] = AGENT
         self._stepper.finish(T, idle=idle)
         self._cells[AT] = NOWHERE
+
+    def lost(self, environments: Iterable[int]) -> None:
+        """These of the group's environments begin anew with the next batch: so does their recurrent state."""
+        self._waiting.update(environments)

@@ -58,15 +58,15 @@ class _Server:
         line.send(messages.Started())
         while True:
             request = await line.receive()
-            episodes: list[bytes] = []
+            collected = messages.Collected([])
             engine.adopt()
             with contextlib.suppress(Aborted):
                 match request:
                     case messages.Collect(itr, slot):
-                        episodes = await engine.collect(itr, slot)
+                        collected = await engine.collect(itr, slot)
                     case messages.Evaluate(itr):
-                        episodes = await engine.evaluate(itr)
-            line.send(messages.Served(episodes))
+                        collected = await engine.evaluate(itr)
+            line.send(collected)
 
     async def aclose(self) -> None:
         engine, self._engine = self._engine, None

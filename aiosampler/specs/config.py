@@ -45,6 +45,7 @@ class SamplerConfig:
     overlap: bool
     start_method: str
     step_timeout: float | None
+    max_worker_restarts: int
     start_timeout: float | None
 
     def __post_init__(self) -> None:
@@ -68,6 +69,7 @@ class SamplerConfig:
         self._check_evaluation()
         if self.start_method not in START_METHODS:
             raise ConfigError(f"start_method must be one of {', '.join(START_METHODS)}, got {self.start_method!r}")
+        self._integer("max_worker_restarts", 0)
         for name in ("step_timeout", "start_timeout"):
             _seconds(name, getattr(self, name))
 

@@ -21,20 +21,28 @@ class Stream(IntEnum):
     EXAMPLE = 6
 
 
-def seed_sequence(seed: int, stream: Stream, index: int = 0) -> np.random.SeedSequence:
-    """The `SeedSequence` of one purpose and index."""
-    return np.random.SeedSequence(seed, spawn_key=(int(stream), index))
+def seed_sequence(seed: int, stream: Stream, index: int = 0, generation: int = 0) -> np.random.SeedSequence:
+    """The `SeedSequence` of one purpose and index; each generation after the first has a branch of its own."""
+    branch = (generation,) if generation else ()
+    return np.random.SeedSequence(seed, spawn_key=(int(stream), index, *branch))
 
 
-def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:
+def stream_seed(seed: int, stream: Stream, index: int = 0, generation: int = 0) -> int:
     """A 32-bit seed drawn from `seed_sequence`."""
-    return int(seed_sequence(seed, stream, index).generate_state(1, np.uint32)[0])
+    return int(seed_sequence(seed, stream, index, generation).generate_state(1, np.uint32)[0])
 
 
-def environment_seed(seed: int, b: int, *, evaluation: bool = False) -> int:
+def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: int = 0) -> int:
     """What environment `b` of a sampler with `seed` is given at its first ``reset(seed=...)``.
 
     Later resets go on with the environment's own stream, so stepping a fresh environment with the recorded actions
     from this seed replays the trajectory.
+
+    Args:
+        seed: Of the sampler.
+        b: Index of the environment.
+        evaluation: Whether `b` counts the evaluation environments.
+        restarts: How many times the worker that has the environment was replaced before; each replacement draws from
+            a fresh branch, or it would repeat the steps that led to the failure.
     """
-    return stream_seed(seed, Stream.EVAL_ENV if evaluation else Stream.ENV, b)
+    return stream_seed(seed, Stream.EVAL_ENV if evaluation else Stream.ENV, b, restarts)

@@ -1,0 +1,80 @@
+"""When a lost worker is replaced: how often, how soon, and which failures are told when it is not any more."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from aiosampler.errors import ProcessFailure, WorkerDied, WorkerError, WorkerTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aiosampler.errors import SamplerError
+    from aiosampler.processes.messages import Work
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 2.0
+
+
+class Restarts:
+    """The budget of the workers of one process.
+
+    Args:
+        limit: How many workers may be replaced in the whole sampler.
+        spent: Array of one element, shared by all processes that have workers: how many were. Two that count at the
+            same instant may count one restart for two, which is no harm.
+        on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
+    """
+
+    def __init__(self, limit: int, spent: Any, on_loss: Callable[[int, ProcessFailure], object]) -> None:
+        self._limit, self._spent, self._on_loss = limit, spent, on_loss
+        self._failures: list[ProcessFailure] = []
+        self._of_each: Counter[int] = Counter()
+
+    @property
+    def any(self) -> bool:
+        """Whether a worker is ever replaced."""
+        return self._limit > 0
+
+    def admit(self, error: SamplerError) -> ProcessFailure:
+        """Count one more restart because of `error`, and return that.
+
+        Raises:
+            SamplerError: `error`: there are no restarts left, or a new worker would not help.
+        """
+        if not replaceable(error) or self._spent[0] >= self._limit:
+            attach(error, self._failures)
+            raise error
+        self._spent[0] += 1
+        self._failures.append(error)
+        return error
+
+    def lost(self, index: int, error: ProcessFailure) -> None:
+        """A worker writes no more."""
+        self._on_loss(index, error)
+
+    def delay(self, index: int) -> float:
+        """Seconds to wait before a worker is started anew: longer each time, for what will not heal."""
+        delay = FIRST_DELAY_S * 2.0 ** self._of_each[index]
+        self._of_each[index] += 1
+        return min(delay, LONGEST_DELAY_S)
+
+
+def replaceable(error: SamplerError) -> TypeGuard[ProcessFailure]:
+    """Whether a new worker may go on where one failed: not if the agent is at fault, which would be the same."""
+    return isinstance(error, WorkerDied | WorkerError | WorkerTimeout)
+
+
+def attach(error: SamplerError, failures: Iterable[ProcessFailure]) -> None:
+    """Put the failures that came before `error`, and were dealt with, in front of those that it has."""
+    failures = tuple(failures)
+    if failures and isinstance(error, ProcessFailure):
+        error.earlier = (*failures, *error.earlier)
+        lines = "".join(f"\n  {type(failure).__name__}: {failure}" for failure in failures)
+        error.add_note(f"Workers were replaced before, because of:{lines}")
+
+
+def renewed(work: Work) -> Work:
+    """The same work for the process that comes after."""
+    return dataclasses.replace(work, share=dataclasses.replace(work.share, generation=work.share.generation + 1))
