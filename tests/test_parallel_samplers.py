@@ -274,3 +274,19 @@ def test_the_quota_of_a_container_counts(monkeypatch, tmp_path):
         assert usable_cpu_count() == count
     quota.unlink()
     assert usable_cpu_count() == 8
+
+
+@pytest.mark.parametrize("whom", ["worker", "sampler", "server"])
+async def test_a_process_that_is_stopped_is_found_by_the_step_timeout(parallel, whom):
+    async with parallel(functools.partial(CountingEnv, 300, 300), n_workers=2, step_timeout=0.5) as sampler:
+        await sampler.obtain_samples()
+        process = psutil.Process(sampler._process.pid)
+        if whom == "worker":
+            process = workers(sampler)[1]
+        elif whom == "server":
+            process = process.children()[0]  # a worker, where there is but one device
+        process.suspend()
+        with pytest.raises(WorkerTimeout, match=r"is stuck in .* for more than 0\.5 s"):
+            async with asyncio.timeout(20):
+                while True:
+                    await sampler.obtain_samples()

@@ -33,6 +33,7 @@ class Place(NamedTuple):
     tick: int
     at: int
     evaluation: bool
+    waiting: bool = False  # for others, for as long as they take
 
     @property
     def env_index(self) -> int | None:
@@ -42,7 +43,7 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         if self.at >= 0:
             return f"{'evaluation ' if self.evaluation else ''}environment {self.at}"
-        return "the agent" if self.at == AGENT else "no environment"
+        return "the agent" if self.at == AGENT else "no environment, between two steps"
 
 
 def read_place(cells: Any) -> Place:
@@ -73,7 +74,7 @@ class Watch:
         now = time.monotonic()
         for rank, read in self._places.items():
             place, (seen, since) = read(), self._seen[rank]
-            if place != seen or place.at == NOWHERE:
+            if place != seen or place.waiting:
                 self._seen[rank] = place, now
             elif now - since >= self.limit:
                 yield rank, place

@@ -21,11 +21,15 @@ RESTARTS = 2
 
 
 class Crew(NamedTuple):
-    """How many of what a sampler has below its own process."""
+    """How many of what a sampler has below its own process.
+
+    Progress is told by each worker, then each server, and last by the sampler process; a single server is in that.
+    """
 
     workers: int
     servers: int = 0
     groups: int = 0
+    alone: bool = False  # the sampler process is the only worker
 
 
 def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, crew: Crew, evaluation: BatchSpec | None) -> Layout:
@@ -42,7 +46,7 @@ def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, crew: Crew, 
     eval_final = eval_slot and eval_slot.pop("final_observation")
     dense = {
         "control": ArraySpec((8,), np.dtype(np.int64)),
-        "progress": progress_specs(crew.workers + crew.servers),
+        "progress": progress_specs(crew.workers + (0 if crew.alone else max(1, crew.servers) + (crew.servers > 1))),
         "meetings": meeting_specs(crew.workers if crew.servers else 0),
         "parameters": parameters,
         "slots": (slot_specs(batch, step),) * N_SLOTS,

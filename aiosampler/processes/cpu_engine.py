@@ -6,10 +6,12 @@ into memory that the workers' models are views of: all of a batch is chosen by o
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted
+from aiosampler.collectors.progress import read_place
 from aiosampler.processes.arena_map import ABORT, RESTARTS
 from aiosampler.processes.assignments import assign
 from aiosampler.processes.losses import Losses
@@ -52,7 +54,7 @@ class Engine:
             [(self._arena,)] * job.n_workers,
             ranks=range(job.n_workers),
             start_method=job.start_method,
-            progress=self._progress,
+            places=[functools.partial(read_place, cells) for cells in self._progress[: job.n_workers]],
             on_phase=self._phase,
         )
         if not job.max_worker_restarts:

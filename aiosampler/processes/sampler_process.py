@@ -78,6 +78,7 @@ class _Sampler:
 
     async def _start(self, line: Line) -> Engine:
         from aiosampler.processes.cargo import Cargo
+        from aiosampler.processes.heartbeat import beat
         from aiosampler.processes.placement import place
         from aiosampler.processes.probe import probe
 
@@ -96,6 +97,7 @@ class _Sampler:
             cargo=cargo, probed=probed, start=start, arena=self._arena, arrays=arrays, phase=line.phase
         )
         self._engine = engine
+        beat(arrays["dense"]["progress"][-1], cargo.job.step_timeout)
         await engine.start()
         line.send(messages.Started())
         return engine

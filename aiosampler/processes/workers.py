@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.collectors.progress import Watch, read_place
+from aiosampler.collectors.progress import Watch
 from aiosampler.errors import SamplerError, WorkerError
 from aiosampler.processes.channel import ChannelClosed
 from aiosampler.processes.restarts import renewed
@@ -15,6 +14,7 @@ from aiosampler.processes.supervised import Supervised
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from aiosampler.collectors.progress import Place
     from aiosampler.processes.restarts import Restarts
 
 CLOSE_GRACE_S = 4.0  # for a worker to close its environments; less than the user's process grants the sampler process
@@ -41,7 +41,7 @@ class Workers:
         ranks: Of each.
         kind: Of process: a ``"worker"``, or a ``"server"`` that has workers.
         start_method: See `Process`.
-        progress: Progress cells of each.
+        places: Read where each is.
         on_phase: Told the phases of their starts.
         close_grace: Seconds that they may take to close.
     """
@@ -54,7 +54,7 @@ class Workers:
         ranks: Sequence[int],
         kind: str = "worker",
         start_method: str,
-        progress: Any,
+        places: Sequence[Callable[[], Place]],
         on_phase: Callable[[str], None],
         close_grace: float = CLOSE_GRACE_S,
     ) -> None:
@@ -62,7 +62,7 @@ class Workers:
         self._start_method, self._close_grace = start_method, close_grace
         self._on_phase: Callable[[str], None] | None = on_phase
         self._changed = asyncio.Event()
-        self._places = [functools.partial(read_place, cells) for cells in progress]
+        self._places = places
         self._work: list[Any] = []
         self._start_timeout: float | None = None
         self._restarts: Restarts | None = None

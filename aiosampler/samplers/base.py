@@ -560,8 +560,8 @@ class AsyncSamplerMixin:
         return message
 
     async def _receive_answer(self, process: Supervised) -> Any:
-        """Wait for an answer, and for what else this kind of sampler has to watch from here."""
-        return await process.receive(self._config.step_timeout, functools.partial(read_place, self._progress[0]))
+        """Wait for an answer, as long as the sampler process moves on; it watches its own processes itself."""
+        return await process.receive(self._config.step_timeout, functools.partial(read_place, self._progress[-1]))
 
     def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         expected = self._expected or (0, 0)
@@ -596,7 +596,7 @@ class AsyncSamplerMixin:
 
     def _crew(self) -> Crew:
         """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""
-        return Crew(workers=1)
+        return Crew(workers=1, alone=True)
 
     def _job(self) -> messages.Job:
         config = self._config

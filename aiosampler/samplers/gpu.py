@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from aiosampler.affinity import usable_cpu_count
-from aiosampler.collectors.progress import read_place
 from aiosampler.errors import ConfigError
 from aiosampler.processes.arena_map import Crew
 from aiosampler.processes.assignments import assign
@@ -18,7 +16,6 @@ from aiosampler.servers.action_server import AsyncActionServer
 
 if TYPE_CHECKING:
     from aiosampler.affinity import Affinity
-    from aiosampler.processes.supervised import Supervised
 
 
 class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
@@ -42,12 +39,6 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         D, W = len(self._devices), self._n_workers
         if W < D:
             raise ConfigError(f"n_workers={W} is less than the {D} devices, each of which needs workers of its own")
-
-    async def _receive_answer(self, process: Supervised) -> Any:
-        if len(self._devices) > 1:
-            return await process.receive()  # the sampler process watches the servers
-        agent = functools.partial(read_place, self._progress[self._n_workers])
-        return await process.receive(self._config.step_timeout, agent)
 
     def _default_workers(self) -> int:
         return min(self._config.batch_B, max(len(self._devices), usable_cpu_count()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiosampler.affinity import Affinity, usable_cpu_count
 from aiosampler.errors import ConfigError
@@ -10,9 +10,6 @@ from aiosampler.processes.arena_map import Crew
 from aiosampler.processes.workers import START_MARGIN_S
 from aiosampler.samplers.base import AsyncSamplerMixin
 from aiosampler.specs.batch import as_integer
-
-if TYPE_CHECKING:
-    from aiosampler.processes.supervised import Supervised
 
 
 class AsyncParallelSamplerMixin(AsyncSamplerMixin):
@@ -50,9 +47,6 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
             raise ConfigError(
                 f"affinity.workers has {len(affinity.workers)} sets of CPUs, but there are n_workers={self._n_workers}"
             )
-
-    async def _receive_answer(self, process: Supervised) -> Any:
-        return await process.receive()  # the sampler process watches the workers, and reports what is stuck
 
     def _crew(self) -> Crew:
         return Crew(self._n_workers)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import ParameterStore
+from aiosampler.collectors.progress import read_place
 from aiosampler.errors import ProcessFailure
 from aiosampler.processes.messages import Collect, Collected, Evaluate, Serve
 from aiosampler.processes.restarts import attach
@@ -47,7 +49,7 @@ class Engine:
             ranks=range(len(job.devices)),
             kind="server",
             start_method=job.start_method,
-            progress=self._progress[job.n_workers :],
+            places=[functools.partial(read_place, cells) for cells in self._progress[job.n_workers : -1]],
             on_phase=self._phase,
             close_grace=CLOSE_GRACE_S,
         )

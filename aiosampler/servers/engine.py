@@ -12,6 +12,7 @@ from aiosampler.affinity import usable_cpu_count
 from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
+from aiosampler.collectors.progress import read_place
 from aiosampler.processes.arena_map import ABORT_EVALUATION, RESTARTS, eval_slot_arrays, slot_arrays
 from aiosampler.processes.assignments import Assignment, assign
 from aiosampler.processes.losses import Losses
@@ -26,12 +27,14 @@ from aiosampler.servers.groups import WorkerGroup
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.servers.pipeline import Lane
 from aiosampler.signals.counter import Signal
+from aiosampler.signals.meeting import waits
 from aiosampler.specs.seeding import Stream, stream_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from aiosampler.agents.base import Agent
+    from aiosampler.collectors.progress import Place
     from aiosampler.errors import ProcessFailure
     from aiosampler.memory.arena import Arena
     from aiosampler.processes.cargo import Cargo
@@ -93,14 +96,13 @@ class Engine:
         for bell, signals, group in zip(bells, wakes, self._assignment.groups, strict=True):
             cells = dense["meetings"][group[0].rank : group[-1].rank + 1]
             self._groups.append(WorkerGroup(cells, bell, signals, may_wait=may_wait))
-        first = shares[0].rank
         self._phase(f"starting {len(shares)} workers")
         self._workers = Workers(
             served_worker_main,
             [(self._arena, bell, signal) for bell, signals in zip(bells, wakes, strict=True) for signal in signals],
             ranks=[share.rank for share in shares],
             start_method=job.start_method,
-            progress=dense["progress"][first : first + len(shares)],
+            places=[self._place(share) for share in shares],
             on_phase=self._phase,
         )
         if not job.max_worker_restarts:
@@ -185,6 +187,11 @@ class Engine:
                 group.abort()
             return True
         return False
+
+    def _place(self, share: Share) -> Callable[[], Place]:
+        dense = self._arrays["dense"]
+        progress, meeting = dense["progress"][share.rank], dense["meetings"][share.rank]
+        return lambda: read_place(progress)._replace(waiting=waits(meeting))
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """A worker has ended: its group goes on without, and its environments begin anew with the next batch."""

@@ -39,6 +39,7 @@ class _Server:
     async def run(self, line: Line) -> None:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.processes.cargo import Cargo
+        from aiosampler.processes.heartbeat import beat
         from aiosampler.processes.placement import place
         from aiosampler.servers.engine import Engine
 
@@ -54,6 +55,7 @@ class _Server:
             phase=line.phase,
             assignment=work.assignment,
         )
+        beat(arrays["dense"]["progress"][work.job.n_workers + work.assignment.index], work.job.step_timeout)
         await engine.start()
         line.send(messages.Started())
         while True:

@@ -184,6 +184,11 @@ class Gathering:
             self._waiter.set_result(None)
 
 
+def waits(cells: Any) -> bool:
+    """Whether a worker, whose row of cells this is, has arrived and not been released yet."""
+    return bool(cells[_ARRIVED] > cells[_RELEASED])
+
+
 def _dismiss(cells: Any, wake: Signal) -> None:
     cells[_LEAVE] = 1
     cells[_RELEASED] = FOR_GOOD
