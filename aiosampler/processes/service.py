@@ -85,7 +85,7 @@ async def run_service(sock: socket.socket, name: str, rank: int | None, service:
 
     failure: Exception | None = None
     try:
-        line.phase("importing torch and the packages of env_fn and agent")
+        line.phase("importing the packages of env_fn and agent")
         running = asyncio.ensure_future(service.run(line))  # owned: awaited here
         channel.on_end = running.cancel
         await running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -214,7 +215,7 @@ class Engine:
             share,
             None if cpus is None else cpus[share.rank],
             range(group[0].rank, group[-1].rank + 1),
-            spin=self._job.n_workers <= usable_cpu_count(),
+            spin=self._job.n_workers <= (usable_cpu_count() if cpus is None else len({*chain(*cpus)})),
         )
 
     async def _build(self) -> None:
