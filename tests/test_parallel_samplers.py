@@ -176,7 +176,7 @@ async def test_a_failure_names_worker_and_environment(parallel, moment, what, er
 async def test_a_killed_worker_is_reported_at_once(parallel, name):
     async with parallel(functools.partial(CountingEnv, 300, 300), batch_T=3 * 10**4, n_workers=4) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
-        await until(lambda: all(sampler._progress[:, 0] > 100))
+        await until(lambda: all(sampler._progress[:4, 0] > 100))
         assert len(workers(sampler)) == 4
         began = time.monotonic()
         workers(sampler)[1].send_signal(getattr(signal, name))
