@@ -163,7 +163,7 @@ async def test_a_worker_lost_in_a_batch_takes_its_open_rows_along_and_nothing_el
     ours, n = (2, 3), 12  # the columns of the worker; the step of environment 3 that fails
     taken, failed = 0, False
     replays = [Replay(b, mid_batch_reset) for b in ours]
-    timeout = 0.4 if fault == "hang" else None
+    timeout = 0.5 if fault == "hang" else None
     sampler = parallel(fated(fault, 3, n=n), mid_batch_reset=mid_batch_reset, step_timeout=timeout)
     async with sampler:
         for _ in range(8):

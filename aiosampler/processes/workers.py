@@ -137,12 +137,12 @@ class Workers:
             self._changed.clear()
             for index in tuple(awaited):
                 try:
-                    answer = await self._answer(index)
+                    answer = self._workers[index].receive_nowait()
                     if answer is None:
                         continue
                     answers[index] = answer
-                except SamplerError as error:
-                    await self._lose(index, error)
+                except (ChannelClosed, SamplerError) as exc:
+                    await self._lose(index, await self._failure(index, exc))
                 awaited.remove(index)
                 if watch is not None:
                     watch.forget(index)
@@ -153,13 +153,9 @@ class Workers:
                 awaited.remove(index)
                 watch.forget(index)  # type: ignore[union-attr] # it is what found out
 
-    async def _answer(self, index: int) -> Any:
-        """What a worker has answered, None if it has not yet."""
-        worker = self._workers[index]
-        try:
-            return worker.receive_nowait()
-        except ChannelClosed:
-            raise await worker.gone(self._places[index]()) from None
+    async def _failure(self, index: int, exc: ChannelClosed | SamplerError) -> SamplerError:
+        """Why a worker does not answer: what it reported, or how it ended."""
+        return exc if isinstance(exc, SamplerError) else await self._workers[index].gone(self._places[index]())
 
     async def _change(self, watch: Watch | None) -> list[tuple[int, SamplerError]]:
         """Wait for a change; return which workers are stuck."""
@@ -217,9 +213,9 @@ class Workers:
             for index, worker in tuple(self._workers.items()):
                 worker.look()
                 try:
-                    await self._answer(index)
-                except SamplerError as error:
-                    await self._lose(index, error)
+                    worker.receive_nowait()
+                except (ChannelClosed, SamplerError) as exc:
+                    await self._lose(index, await self._failure(index, exc))
                     gone = True
 
     async def _replace(self, index: int) -> None:

@@ -140,8 +140,8 @@ class SampleStats:
         timeline: When which process did what; a copy.
         lost_steps: Steps that are blank because a worker was lost.
         lost_episodes: Episodes that were lost with a worker: open, or ended in this batch but not reported yet.
-        restarts: Workers that were replaced since the last batch, or will be before the next; those that were lost
-            in an evaluation are counted in `SamplerStatistics` alone.
+        restarts: Workers that were lost since the last batch, and were replaced or will be before the next; those that
+            an evaluation finds are counted in `SamplerStatistics` alone.
     """
 
     env_steps: int
