@@ -16,7 +16,7 @@ from aiosampler.specs.trees import Tree
 N_SLOTS = 2
 #: Cells of the control array, written by the user's process: not zero ends a batch, or an evaluation, at its next step.
 ABORT, ABORT_EVALUATION = 0, 1
-#: The next cell: how many workers were replaced, counted by the processes that have workers. The flags lie below it.
+#: From here on, one cell for each process that has workers: how many of its workers were lost. The flags lie below.
 RESTARTS = 2
 
 
@@ -45,7 +45,7 @@ def plan_arena(batch: BatchSpec, step: StepSpecs, parameters: Tree, crew: Crew, 
     eval_slot = None if evaluation is None else eval_slot_specs(evaluation, step)
     eval_final = eval_slot and eval_slot.pop("final_observation")
     dense = {
-        "control": ArraySpec((8,), np.dtype(np.int64)),
+        "control": ArraySpec((max(8, RESTARTS + crew.servers),), np.dtype(np.int64)),
         "progress": progress_specs(crew.workers + (0 if crew.alone else max(1, crew.servers) + (crew.servers > 1))),
         "meetings": meeting_specs(crew.workers if crew.servers else 0),
         "parameters": parameters,

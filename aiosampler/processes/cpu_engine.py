@@ -64,8 +64,7 @@ class Engine:
             Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
             for share in self._shares
         ]
-        spent = self._control[RESTARTS : RESTARTS + 1]
-        restarts = Restarts(job.max_worker_restarts, spent, self._losses.found)
+        restarts = Restarts(job.max_worker_restarts, self._control[RESTARTS:], 0, self._losses.found)
         await self._workers.start(work, job.start_timeout, restarts)
 
     def adopt(self) -> int:

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from aiosampler.errors import ProcessFailure, WorkerDied, WorkerError, WorkerTimeout
+from aiosampler.signals.fence import fence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,13 +23,13 @@ class Restarts:
 
     Args:
         limit: How many workers may be replaced in the whole sampler.
-        spent: Array of one element, shared by all processes that have workers: how many were. Two that count at the
-            same instant may count one restart for two, which is no harm.
+        spent: Shared by all processes that have workers, a cell for each: how many it lost.
+        index: Of the cell of this process.
         on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
     """
 
-    def __init__(self, limit: int, spent: Any, on_loss: Callable[[int, ProcessFailure], object]) -> None:
-        self._limit, self._spent, self._on_loss = limit, spent, on_loss
+    def __init__(self, limit: int, spent: Any, index: int, on_loss: Callable[[int, ProcessFailure], object]) -> None:
+        self._limit, self._spent, self._index, self._on_loss = limit, spent, index, on_loss
         self._failures: list[ProcessFailure] = []
         self._of_each: Counter[int] = Counter()
 
@@ -43,10 +44,12 @@ class Restarts:
         Raises:
             SamplerError: `error`: there are no restarts left, or a new worker would not help.
         """
-        if not replaceable(error) or self._spent[0] >= self._limit:
+        if replaceable(error):
+            self._spent[self._index] += 1
+            fence()  # of two that lose a worker at once, at least one sees what the other counted
+        if not replaceable(error) or self._spent.sum() > self._limit:
             attach(error, self._failures)
             raise error
-        self._spent[0] += 1
         self._failures.append(error)
         return error
 

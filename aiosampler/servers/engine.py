@@ -108,11 +108,11 @@ class Engine:
         )
         if not job.max_worker_restarts:
             self._arena.close()
-        spent = dense["control"][RESTARTS : RESTARTS + 1]
+        spent = dense["control"][RESTARTS:]
         starting = self._workers.start(
             [self._work(share, group) for group in self._assignment.groups for share in group],
             job.start_timeout,
-            Restarts(job.max_worker_restarts, spent, self._on_loss),
+            Restarts(job.max_worker_restarts, spent, self._assignment.index, self._on_loss),
         )
         await all_or_first_error([starting, self._build()])
 
