@@ -19,7 +19,9 @@ from aiosampler.errors import ArenaError
 def _memory_descriptor() -> int:
     """An anonymous file in memory; where there are none (macOS), a temporary file that is already unlinked."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("aiosampler", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("aiosampler", os.MFD_CLOEXEC)
+        os.fchmod(descriptor, 0o600)  # it is made with 0777
+        return descriptor
     directory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryFile(dir=directory) as file:  # mode 0600, unlinked before it is used
         return os.dup(file.fileno())
