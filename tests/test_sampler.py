@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import multiprocessing
 import os
 import random
 import signal
@@ -398,11 +399,12 @@ async def test_the_exception_in_the_body_is_the_one_that_is_seen(kind):
 
 async def test_the_users_process_is_left_as_it_was(kind):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    multiprocessing.set_start_method(None, force=True)  # undecided, as in a fresh process
     before = (
         random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),
         asyncio.get_event_loop_policy() if not hasattr(asyncio, "_get_event_loop_policy") else None,
         [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
-        __import__("multiprocessing").get_start_method(allow_none=True), dict(os.environ),
+        multiprocessing.get_start_method(allow_none=True), dict(os.environ),
     )  # fmt: skip
     async with small(kind, agent=CategoricalPgAgent(_model), start_method="spawn") as sampler:
         await sampler.obtain_samples()
@@ -410,7 +412,7 @@ async def test_the_users_process_is_left_as_it_was(kind):
         random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),
         asyncio.get_event_loop_policy() if not hasattr(asyncio, "_get_event_loop_policy") else None,
         [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
-        __import__("multiprocessing").get_start_method(allow_none=True), dict(os.environ),
+        multiprocessing.get_start_method(allow_none=True), dict(os.environ),
     )  # fmt: skip
     assert before == after
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import multiprocessing
 import os
 from collections.abc import Callable, Coroutine
 from multiprocessing import (
@@ -131,9 +132,13 @@ def _exit_descriptor(aio_process: process.BaseProcess) -> int:
 
 
 def _preparation(name: str) -> dict[str, Any]:
-    """What multiprocessing tells a child about its parent, less the user's main module."""
+    """What multiprocessing tells a child about its parent, less the user's main module and start method."""
+    undecided = multiprocessing.get_start_method(allow_none=True) is None
     preparation = spawn.get_preparation_data(name)
-    return {key: value for key, value in preparation.items() if not key.startswith("init_main_from")}
+    if undecided:
+        multiprocessing.set_start_method(None, force=True)  # it asks for the default, which decides for that
+    ours = ("init_main_from", "start_method")
+    return {key: value for key, value in preparation.items() if not key.startswith(ours)}
 
 
 def _body(popen: Any, process_obj: process.BaseProcess) -> memoryview:
