@@ -1,8 +1,7 @@
 """The messages between the user's process and the sampler process, and between that and its workers.
 
-Those of each batch are named tuples of numbers and bytes, which plain pickle takes, and our own errors, which it takes
-too. Those of the start are dataclasses:
-they may hold what is defined in the user's main module, and travel by cloudpickle.
+Those of each batch are named tuples of numbers, bytes and our own errors, which plain pickle takes. Those of the start
+are dataclasses: they may hold what is defined in the user's main module, and travel by cloudpickle.
 """
 
 from collections.abc import Iterator, Sequence

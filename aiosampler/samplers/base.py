@@ -262,6 +262,7 @@ class AsyncSamplerMixin:
             self._control = arrays["dense"]["control"]
             self._progress = arrays["dense"]["progress"]
             self._clocks = arrays["dense"]["step_clocks"], arrays["dense"]["stage_clocks"]
+            self._groups = self._group_workers()
             self._store = ParameterStore(arrays["dense"]["parameters"], parameters)
             self.agent.attach(self._store)
             self._slots = slot_arrays(arrays)
@@ -545,7 +546,8 @@ class AsyncSamplerMixin:
         if process is None:
             raise SamplerClosed("the sampler was closed while this call was waiting")
         try:
-            return await self._receive_answer(process)
+            # It watches its own processes itself
+            return await process.receive(self._config.step_timeout, functools.partial(read_place, self._progress[-1]))
         except SamplerError as exc:
             if self._closing is not None:
                 raise SamplerClosed("the sampler was closed while this call was waiting") from None
@@ -558,10 +560,6 @@ class AsyncSamplerMixin:
         message = await self._process.receive(timeout)
         self._process.phase = "ready"
         return message
-
-    async def _receive_answer(self, process: Supervised) -> Any:
-        """Wait for an answer, as long as the sampler process moves on; it watches its own processes itself."""
-        return await process.receive(self._config.step_timeout, functools.partial(read_place, self._progress[-1]))
 
     def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         expected = self._expected or (0, 0)
@@ -588,7 +586,7 @@ class AsyncSamplerMixin:
 
     def _timeline(self, slot: int) -> Timeline:
         steps, stages = (clocks[slot].copy() for clocks in self._clocks)
-        return Timeline(steps, stages, self._group_workers())
+        return Timeline(steps, stages, self._groups)
 
     def _group_workers(self) -> Sequence[range]:
         """Ranks of the workers of each group that an action server serves."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aiosampler.processes.workers import all_or_first_error
 from aiosampler.servers.pipeline import Lane, Turns, serve
 
 if TYPE_CHECKING:
@@ -83,13 +83,9 @@ class AsyncAlternatingActionServer(AsyncActionServer):
 
     async def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> None:
         turns = self._turns() if len(lanes) == 2 else None
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for i, lane in enumerate(lanes):
-                    pipeline = serve(lane, slot, T, abort=abort, turns=turns, late=i == 1)
-                    tasks.create_task(pipeline, name=f"pipeline-{i}")
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await all_or_first_error(
+            serve(lane, slot, T, abort=abort, turns=turns, late=i == 1) for i, lane in enumerate(lanes)
+        )
 
     def _turns(self) -> Turns | None:
         return None
