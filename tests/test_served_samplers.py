@@ -20,19 +20,14 @@ from aiosampler import (
 )
 from aiosampler.affinity import usable_cpu_count
 from tests.conftest import until
-from tests.test_parallel_samplers import workers
+from tests.test_parallel_samplers import PARALLEL, workers
 from tests.test_sampler import assert_same, small
 from tests.torchless import cartpole
 from tests.worlds import AgeAgent, CountingEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
-SERVED = {
-    "gpu": (AsyncGpuSampler, {}),
-    "devices": (AsyncGpuSampler, {"device": ["cpu", "cpu"]}),
-    "alternating": (AsyncAlternatingSampler, {}),
-    "no-overlap": (AsyncNoOverlapAlternatingSampler, {}),
-}
+SERVED = {name: kind for name, kind in PARALLEL.items() if name != "cpu"}
 
 
 @pytest.fixture
