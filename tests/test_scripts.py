@@ -1,5 +1,6 @@
 """Programs of users: no guard around `__main__`, standard input, notebooks, and every way to die."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -107,14 +108,30 @@ def test_a_forgotten_sampler_does_not_keep_the_interpreter_from_ending_when_warn
     assert b"was not closed" in done.stderr
 
 
-def start(code, tmp_path):
+@contextlib.contextmanager
+def started(code, tmp_path):
+    """The process of a script that runs, and all of its processes; nothing of it is left after the test, come what may.
+
+    A test run that was started in the background ignores SIGINT, and would pass that on.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    for line in process.stdout:
-        if line.startswith("pids"):
-            return process, [psutil.Process(int(pid)) for pid in line.split()[1:]]
-    raise AssertionError(process.stderr.read())
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    family = []
+    try:
+        for line in process.stdout:
+            if line.startswith("pids"):
+                break
+        else:
+            raise AssertionError(process.stderr.read())
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        yield process, family
+    finally:
+        for member in (psutil.Process(process.pid), *family) if process.poll() is None else family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.communicate()
 
 
 def assert_gone(processes, before):
@@ -143,15 +160,13 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
         "busy": "\n        while True: await sampler.obtain_samples()",
         "stuck": "\n        while True: torch.zeros(10).sum()",
     }[doing]
-    process, family = start(script(what), tmp_path)
-    family += psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(getattr(signal, name))
-    if name == "SIGINT" and doing == "stuck":  # asyncio can cancel only what awaits; the second interrupt is final
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-    process.wait(10)
-    process.stdout.close(), process.stderr.close()
-    assert_gone(family, before)
+    with started(script(what), tmp_path) as (process, family):
+        process.send_signal(getattr(signal, name))
+        if name == "SIGINT" and doing == "stuck":  # asyncio can cancel only what awaits; the second interrupt is final
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+        process.wait(10)
+        assert_gone(family, before)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +183,7 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
 )
 def test_a_program_that_ends_in_any_way_leaves_nothing_behind(code, tmp_path):
     before = set(os.listdir("/dev/shm"))
-    process, family = start(code, tmp_path)
-    _, errors = process.communicate(timeout=20)
-    assert_gone(family, before)
+    with started(code, tmp_path) as (process, family):
+        _, errors = process.communicate(timeout=20)
+        assert_gone(family, before)
     assert "on purpose" in errors or errors == "" or "ResourceWarning" in errors
