@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +10,11 @@ import torch
 from aiosampler.agents.base import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
+from aiosampler.collectors.recording import ALL, exact_rows
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_rows, tree_structure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import gymnasium as gym
 
@@ -69,27 +69,21 @@ class Recorder:
             target[...] = array
         return arrays
 
-    def write_single(self, target: np.ndarray[Any, Any], tensor: Any) -> np.ndarray[Any, Any]:
-        """`write` where the structure is a single array."""
+    def write_single(self, targets: Sequence[np.ndarray[Any, Any]], tensor: Any, exact: Any) -> np.ndarray[Any, Any]:
+        """`write` where the structure is a single array; `exact` is the target as one of `exact_rows`."""
         try:
             array: np.ndarray[Any, Any] = tensor.numpy()
-        except Exception:
-            return self.write((target,), tensor)[0]
-        if array.shape != target.shape or array.dtype is not target.dtype:
-            return self.write((target,), tensor)[0]
-        target[...] = array
+            exact[ALL] = array
+        except Exception:  # whatever it is: the long way tells, if it does not work either
+            return self.write(targets, tensor)[0]
         return array
 
-    def write_flat(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> None:
-        """`write` where the structure is a flat dict."""
+    def write_flat(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree, exact: Sequence[Any]) -> None:
+        """`write` where the structure is a flat dict; `exact` are the targets as of `exact_rows`."""
         try:
+            for key, target in zip(self._keys, exact, strict=True):
+                target[ALL] = tree[key].numpy()
             fits = len(tree) == len(self._keys)
-            for key, target in zip(self._keys, targets, strict=True):
-                array = tree[key].numpy()
-                if array.shape != target.shape or array.dtype is not target.dtype:
-                    fits = False
-                    break
-                target[...] = array
         except Exception:
             fits = False
         if not fits:
@@ -121,15 +115,11 @@ class AgentStepper:
         self._agent, self._slots = agent, slots
         self._action = Recorder("action", slots[0]["action"])
         info = Recorder("agent_info", slots[0]["agent_info"])
-        self._write_info = info.write_flat if info.flat else info.write
+        self._info = info
         self._initial_state = Recorder("state", slots[0]["initial_state"])
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._inputs = [agent_inputs(slot) for slot in slots]
-        # [slot][t]: the views that step t writes to
-        self._rows = [
-            list(zip(_rows(slot["action"]), _rows(slot["prev_action"], 1), _rows(slot["agent_info"]), strict=False))
-            for slot in slots
-        ]
+        self._rows = [_rows(slot) for slot in slots]
         self._structure = slots[0]["action"]
         self._single = not isinstance(self._structure, dict | tuple)
         self._initial = agent.initial_state(slots[0]["reward"].shape[1])
@@ -164,15 +154,14 @@ class AgentStepper:
         Raises:
             AgentFault: It does not fit.
         """
-        action_rows, next_rows, _ = self._rows[self._slot][t]
+        row = self._rows[self._slot][t]
         if self._single:
-            array = self._action.write_single(action_rows[0], action)
-            next_rows[0][...] = array
-            leaves = [array]
-        else:
-            leaves = self._action.write(action_rows, action)
-            for row, leaf in zip(next_rows, leaves, strict=True):
-                row[...] = leaf
+            array = self._action.write_single(row.action, action, row.exact_action)
+            row.exact_prev_action[ALL] = array
+            return [array]
+        leaves = self._action.write(row.action, action)
+        for target, leaf in zip(row.prev_action, leaves, strict=True):
+            target[...] = leaf
         return leaves
 
     def record_info(self, t: int, agent_info: Tree) -> None:
@@ -181,7 +170,11 @@ class AgentStepper:
         Raises:
             AgentFault: It does not fit.
         """
-        self._write_info(self._rows[self._slot][t][2], agent_info)
+        row = self._rows[self._slot][t]
+        if self._info.flat:
+            self._info.write_flat(row.agent_info, agent_info, row.exact_agent_info)
+        else:
+            self._info.write(row.agent_info, agent_info)
 
     def ended(self, environments: Sequence[int]) -> None:
         """Put the recurrent state of these environments back to the initial one."""
@@ -228,10 +221,29 @@ class LocalAgent(AgentStepper):
         return self._split(tree_map(lambda _: next(remaining), self._structure))
 
 
-def _rows(tree: Tree, first: int = 0) -> Iterable[tuple[Any, ...]]:
-    """Rows of the leaves of a tree of arrays ``[T, n, ...]`` from the `first` on, as views made once."""
-    leaves = [leaf[first:] for leaf in tree_leaves(tree)]
-    return zip(*leaves, strict=True) if leaves else itertools.repeat(())
+class _Row(NamedTuple):
+    """What a step writes to: the leaves of row t, as arrays and as of `exact_rows`, where these are used."""
+
+    action: tuple[Any, ...]
+    prev_action: tuple[Any, ...]  # of row t + 1
+    agent_info: tuple[Any, ...]
+    exact_action: Any  # of the first leaf
+    exact_prev_action: Any
+    exact_agent_info: tuple[Any, ...]
+
+
+def _rows(slot: dict[str, Tree]) -> list[_Row]:
+    """The rows of a slot, as views made once."""
+    action, agent_info = tree_leaves(slot["action"]), tree_leaves(slot["agent_info"])
+    prev_action = [leaf[1:] for leaf in tree_leaves(slot["prev_action"])]
+    T = len(action[0])
+    columns = (
+        *(zip(*leaves, strict=True) if leaves else [()] * T for leaves in (action, prev_action, agent_info)),
+        exact_rows(action[0]),
+        exact_rows(prev_action[0]),
+        zip(*map(exact_rows, agent_info), strict=True) if agent_info else [()] * T,
+    )
+    return [_Row(*row) for row in zip(*columns, strict=True)]
 
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:

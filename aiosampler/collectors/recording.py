@@ -12,6 +12,44 @@ class Mismatch(Exception):
     """A value does not fit its spec."""
 
 
+#: To assign to the whole of an exact row.
+ALL = slice(None)
+
+
+class _ExactRow:
+    """An array of more than one dimension that takes only arrays of its own shape and dtype."""
+
+    __slots__ = ("_array", "_dtype", "_shape")
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array, self._shape, self._dtype = array, array.shape, array.dtype
+
+    def __setitem__(self, whole: slice, value: Any) -> None:
+        if value.shape != self._shape or value.dtype != self._dtype:
+            raise ValueError
+        self._array[...] = value
+
+
+def exact_rows(array: np.ndarray[Any, Any]) -> list[Any]:
+    """The rows of ``[T, n, ...]``, made once, for ``row[ALL] = value``.
+
+    That copies a value of just the row's shape and dtype, and raises for all else. With memoryviews, check and copy
+    together take half the time that NumPy takes for the copy alone.
+    """
+    return [memoryview(row) if row.ndim == 1 else _ExactRow(row) for row in array]
+
+
+def flat_rows(array: np.ndarray[Any, Any]) -> list[memoryview]:
+    """The rows of ``[T, n, k]``, made once, flattened: ``row[places[i]] = value`` is exact for vectors of length k."""
+    return [memoryview(row.reshape(-1)) for row in array]
+
+
+def flat_places(array: np.ndarray[Any, Any]) -> list[slice]:
+    """Where each of the n vectors of a row lies in `flat_rows`."""
+    _, n, k = array.shape
+    return [slice(i * k, (i + 1) * k) for i in range(n)]
+
+
 class LeafWriter:
     """Writes single arrays.
 
