@@ -9,7 +9,7 @@ from aiosampler.processes.arena_map import Crew, plan_arena, slot_arrays
 from aiosampler.processes.cargo import Cargo
 from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.local import LocalRunner
-from aiosampler.processes.messages import Job, Share, Start
+from aiosampler.processes.messages import Collect, Evaluate, Job, Share, Start
 from aiosampler.processes.probe import probe
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
@@ -28,7 +28,7 @@ class InProcess:
         agent = cargo.agent()
         agent.initialize(self.probed.spaces)
         parameters = parameter_specs(agent.model)
-        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters, 1), Crew(1), None)
+        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), Crew(1), None)
         arrays = layout.views(bytearray(layout.total_bytes))
         self.arrays, self.slots = arrays, slot_arrays(arrays)
         self.runner = LocalRunner(
@@ -37,14 +37,13 @@ class InProcess:
             start=Start(layout, self.probed.specs, parameters, None),
             arrays=arrays,
             share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
-            reader=0,
             phase=lambda phase: None,
         )
         self.runner.start()
         self.itr = 0
 
     def collect(self):
-        finished = self.runner.collect(self.itr, self.itr % 2)
+        finished = self.runner.collect(Collect(self.itr, self.itr % 2))
         slot = self.slots[self.itr % 2]
         facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
         self.itr += 1
@@ -57,7 +56,7 @@ class InProcess:
         )
 
     def evaluate(self):
-        return self._infos(self.runner.evaluate(self.itr))
+        return self._infos(self.runner.evaluate(Evaluate(self.itr)))
 
     def _infos(self, finished):
         return unpack_episodes([finished], self.config.traj_info_cls)

@@ -241,6 +241,13 @@ async def test_workers_keep_to_their_cpus_and_one_thread():
         assert [info[key][0].tolist() for key in keys[1:]] == [[1] * 3] * 3
 
 
+async def test_no_process_has_threads_beside_its_own_two(parallel):
+    async with parallel(n_workers=2, start_method="spawn") as sampler:
+        await sampler.obtain_samples()
+        for process in our_children():
+            assert process.num_threads() <= 2, process.cmdline()  # one of them watches the parent
+
+
 def test_affinities_for_gpus_and_alternating_groups():
     cpus = usable_cpus()
     assert make_affinity().workers == [(c,) for c in cpus]

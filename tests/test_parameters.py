@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aiosampler import ConfigError
-from aiosampler.agents.parameters import ParameterStore, parameter_specs, store_specs
+from aiosampler.agents.parameters import AdoptedParameters, Publisher, Reader, parameter_specs, store_specs
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.layout import plan
 
@@ -26,8 +26,8 @@ class Net(nn.Module):
                 tensor.fill_(value)
 
 
-def arrays(arena, module, n_readers):
-    layout = plan(store_specs(parameter_specs(module), n_readers), {})
+def arrays(arena, module):
+    layout = plan(store_specs(parameter_specs(module)), {})
     arena.grow(layout.total_bytes, layout.dense_bytes)
     return layout.views(arena.map(layout.total_bytes))["dense"]
 
@@ -39,37 +39,69 @@ def arena():
     arena.close()
 
 
-def test_what_is_published_is_adopted_by_every_reader_with_its_version(arena):
-    source, views = Net(), arrays(arena, Net(), 2)
-    writer = ParameterStore(views, parameter_specs(source))
-    readers = [ParameterStore(views, parameter_specs(source), reader) for reader in (0, 1)]
-    bound = Net()
-    readers[0].bind(bound)
+class Copy:
+    """A model with what a reader adopts."""
+
+    def __init__(self, views, module, *, copy=False):
+        self.reader, self.module = Reader(views), Net()
+        self.reader.adopt()
+        self.adopted = AdoptedParameters(views, parameter_specs(module))
+        self.adopted.bind(self.module, copy=copy)
+
+    def adopt(self):
+        version, buffer = self.reader.adopt()
+        self.adopted.select(buffer)
+        assert self.adopted.version == version
+        return version
+
+    def values(self):
+        tensors = self.module.state_dict().values()
+        return {float(end) for tensor in tensors for end in (tensor.min(), tensor.max())}
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["view", "copy"])
+def test_what_is_published_is_adopted_with_its_version(arena, copy):
+    source, views = Net(), arrays(arena, Net())
+    writer = Publisher(views, parameter_specs(source))
     assert writer.publish(source, version=0) == 0
+    bound = Copy(views, source, copy=copy)
     for version in range(1, 9):
-        source.fill(version % 100)
+        source.fill(version)
         assert writer.publish(source) == version
-        assert [reader.adopt() for reader in readers] == [version, version]
-        for mine, theirs in zip(bound.state_dict().values(), source.state_dict().values(), strict=True):
-            assert torch.equal(mine, theirs)
+        for _ in range(2):
+            assert bound.adopt() == version
+            assert bound.values() == {version}
+
+
+def test_what_was_adopted_before_stays_as_it_is_until_it_is_left(arena):
+    source, views = Net(), arrays(arena, Net())
+    writer = Publisher(views, parameter_specs(source))
+    bound = Copy(views, source)
+    for version in range(1, 5):
+        source.fill(version)
+        writer.publish(source)
+        buffers = {bound.reader.adopt().buffer for _ in range(3)}  # three batches could begin with it
+        assert len(buffers) == 1
+        assert bound.values() == {version - 1}
+        bound.adopted.select(buffers.pop())
+        assert bound.values() == {version}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it imports its compiler
 def test_a_compiled_module_is_published_as_the_module_it_wraps(arena):
     source = Net()
-    writer = ParameterStore(arrays(arena, source, 1), parameter_specs(source))
+    writer = Publisher(arrays(arena, source), parameter_specs(source))
     assert writer.publish(torch.compile(source), version=4) == 4
     assert parameter_specs(torch.compile(source)) == parameter_specs(source)
 
 
 def test_threads_that_publish_at_once_take_turns(arena):
     nets = [Net(), Net()]
-    views = arrays(arena, nets[0], 1)
-    writer, reader = (ParameterStore(views, parameter_specs(nets[0]), r) for r in (None, 0))
-    bound = Net()
-    reader.bind(bound)
+    views = arrays(arena, nets[0])
+    writer = Publisher(views, parameter_specs(nets[0]))
     nets[0].fill(0)
     writer.publish(nets[0])
+    bound = Copy(views, nets[0])
     stop = threading.Event()
 
     def publish(net):
@@ -84,8 +116,8 @@ def test_threads_that_publish_at_once_take_turns(arena):
         thread.start()
     try:
         for _ in range(300):
-            reader.adopt()
-            assert len({float(tensor.flatten()[k]) for tensor in bound.state_dict().values() for k in (0, -1)}) == 1
+            bound.adopt()
+            assert len(bound.values()) == 1
     finally:
         stop.set()
         for thread in threads:
@@ -94,7 +126,7 @@ def test_threads_that_publish_at_once_take_turns(arena):
 
 def test_mismatches_name_the_parameter(arena):
     net = Net()
-    store = ParameterStore(arrays(arena, net, 1), parameter_specs(net))
+    store = Publisher(arrays(arena, net), parameter_specs(net))
     other = Net()
     other.extra = nn.Parameter(torch.zeros(1))
     narrow = Net()
@@ -118,9 +150,9 @@ def test_mismatches_name_the_parameter(arena):
 def _hammer(arena, started):
     torch.set_num_threads(1)
     net = Net()
-    layout = plan(store_specs(parameter_specs(net), 1), {})
+    layout = plan(store_specs(parameter_specs(net)), {})
     views = layout.views(arena.map(layout.total_bytes))["dense"]
-    store = ParameterStore(views, parameter_specs(net))
+    store = Publisher(views, parameter_specs(net))
     version = 0
     while True:
         version += 1
@@ -131,44 +163,40 @@ def _hammer(arena, started):
 
 def test_a_reader_never_sees_half_a_version_while_another_process_publishes_and_when_it_is_killed(arena):
     net = Net()
-    views = arrays(arena, net, 1)
-    ParameterStore(views, parameter_specs(net)).publish(net, version=0)
+    views = arrays(arena, net)
+    Publisher(views, parameter_specs(net)).publish(net, version=0)
     context = multiprocessing.get_context("spawn")
-    bound, last = Net(), -1
+    last = -1
     for _ in range(3):
         seen = set()
         started = context.Event()
         writer = context.Process(target=_hammer, args=(arena, started))
         writer.start()
         assert started.wait(30)
-        reader = ParameterStore(views, parameter_specs(net), reader=0)
-        reader.bind(bound)
+        bound = Copy(views, net)
         adopted = 0
         while adopted < 300 or len(seen) < 20:
             adopted += 1
-            last = reader.adopt()
+            last = bound.adopt()
             seen.add(last)
-            values = {float(tensor.min()) for tensor in bound.state_dict().values()}
-            values |= {float(tensor.max()) for tensor in bound.state_dict().values()}
-            assert values == {float(last % 128)}
+            assert bound.values() == {float(last % 128)}
         os.kill(writer.pid, signal.SIGKILL)  # wherever it is
         writer.join()
         writer.close()
-        assert reader.adopt() >= last  # what was complete can still be adopted
+        assert bound.adopt() >= last  # what was complete can still be adopted
 
 
 @pytest.mark.parametrize("died_reading", [0, 1, 2])
 def test_a_reader_that_died_while_it_copied_does_not_stop_the_writer(arena, died_reading):
     net = Net()
-    views = arrays(arena, net, 1)
-    writer = ParameterStore(views, parameter_specs(net))
+    views = arrays(arena, net)
+    writer = Publisher(views, parameter_specs(net))
     for version in range(died_reading + 1):
         writer.publish(net, version=version)
     views["reading"][0] = 1 + views["latest"][0]
     for version in range(10, 20):
         net.fill(version)
         writer.publish(net, version=version)
-    assert ParameterStore(views, parameter_specs(net), reader=0).adopt() == 19
-    bound = Net()
-    ParameterStore(views, parameter_specs(net), reader=0).bind(bound)
-    assert (bound.layers[0].weight == 19).all()
+    bound = Copy(views, net)
+    assert bound.adopted.version == 19
+    assert bound.values() == {19.0}

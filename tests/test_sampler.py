@@ -540,6 +540,7 @@ async def test_a_sampler_that_is_dropped_ends_its_processes(kind):
         del sampler
         gc.collect()
     await until(lambda: not our_children())
+    await until(lambda: not any(task.get_name().startswith("watch-") for task in asyncio.all_tasks()))
 
 
 async def test_a_child_that_the_user_forks_does_not_end_the_sampler(kind):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from aiosampler.agents.parameters import ParameterStore
+    from aiosampler.agents.parameters import AdoptedParameters, Publisher
     from aiosampler.specs.arrays import Spaces
     from aiosampler.specs.trees import Tree
 
@@ -45,7 +45,7 @@ class Agent:
         agent.collector_initialize(global_B, env_ranks)
         state = agent.initial_state(B)
         for itr in ...:
-            agent.recv_shared_memory()
+            agent.recv_shared_memory()                                    # the model has the newest parameters
             agent.sample_mode(itr)
             for t in range(T):
                 action, agent_info, state = agent.step(inputs[t], state)   # state is reset where an episode ends
@@ -66,7 +66,7 @@ class Agent:
     cuda_graph: bool = False
     model: nn.Module | None = None
     mode: str = "train"
-    _parameters: ParameterStore | None = None
+    _parameters: Publisher | AdoptedParameters | None = None
 
     def initialize(self, spaces: Spaces) -> None:
         """Build `self.model` from the spaces of a single environment; called once in each process that has the agent.
@@ -112,24 +112,30 @@ class Agent:
         """Publish the parameters of `model` to the sampler; return the policy version.
 
         Raises:
-            SamplerError: The agent belongs to no running sampler.
+            SamplerError: The agent belongs to no running sampler, or is a sampler's own copy.
         """
-        return self._store().publish(self.model)
+        store = self._store()
+        if not hasattr(store, "publish"):
+            raise SamplerError("parameters are published by the user's process, not by the sampler's copy of the agent")
+        return store.publish(self.model)
 
     def recv_shared_memory(self) -> int:
-        """Adopt the newest published parameters; return their policy version. The sampler calls it."""
-        return self._store().adopt()
+        """Heed that the model has the parameters for the batch that begins; return their policy version.
 
-    def attach(self, parameters: ParameterStore) -> None:
+        The sampler calls it in each process that has the agent; override it to do what new parameters ask for.
+        """
+        return self._store().version
+
+    def attach(self, parameters: Publisher | AdoptedParameters) -> None:
         """Connect the agent with the parameters in the arena. The sampler calls it."""
         self._parameters = parameters
 
-    def detach(self, parameters: ParameterStore | None) -> None:
+    def detach(self, parameters: Publisher | AdoptedParameters | None) -> None:
         """End the connection, if it is this one. The sampler calls it."""
         if self._parameters is parameters:
             self._parameters = None
 
-    def _store(self) -> ParameterStore:
+    def _store(self) -> Publisher | AdoptedParameters:
         if self._parameters is None:
             raise SamplerError("the agent belongs to no running sampler; start the sampler before publishing")
         return self._parameters

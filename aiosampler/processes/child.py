@@ -3,12 +3,14 @@
 Imported by the bare interpreter of a child, so it imports nothing that reads the environment variables set here.
 """
 
+import importlib
 import os
 import select
 import signal
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -53,6 +55,17 @@ def isolate(foreign: tuple[int, ...]) -> None:
     for descriptor in foreign:
         os.close(descriptor)
     _own_ends.clear()
+
+
+async def enter(target: str, *args: Any) -> None:
+    """Run a coroutine function that is named, not passed: what its module imports is imported when all is set up.
+
+    Args:
+        target: ``"module:function"``.
+        args: Its arguments.
+    """
+    module, name = target.split(":")
+    await getattr(importlib.import_module(module), name)(*args)
 
 
 def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:

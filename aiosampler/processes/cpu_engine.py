@@ -1,15 +1,18 @@
 """The engine of the CPU sampler: workers that step their share of the environments with an agent of their own.
 
-For each batch one message goes to each worker, and one comes back. The parameters are adopted here, between batches,
-into memory that the workers' models are views of: all of a batch is chosen by one version, which nobody copies.
+For each batch one message goes to each worker, and one comes back. The workers' models are views of the parameters that
+were adopted for the batch: all of it is chosen by one version, which nobody copies.
+
+A worker that is done with its columns of a batch begins with those of the next at once, if that was asked for: it waits
+neither for the other workers nor for what becomes of the batch.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.progress import read_place
 from aiosampler.processes.arena_map import ABORT, RESTARTS
@@ -38,11 +41,13 @@ class Engine:
         self._job, self._arena, self._phase = cargo.job, arena, phase
         self._probed, self._start = probed, start
         self._control, self._progress = arrays["dense"]["control"], arrays["dense"]["progress"]
-        self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
         self._shares = assign(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)[0].shares
         self._losses = Losses(self._job, arrays, self._shares)
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: Workers | None = None
+        self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
+        # A worker that is lost is replaced between two batches, which there is no such time for otherwise
+        self.runs_ahead = not self._job.max_worker_restarts
 
     async def start(self) -> None:
         """Start the workers, all at once."""
@@ -59,7 +64,6 @@ class Engine:
         )
         if not job.max_worker_restarts:
             self._arena.close()
-        self._store.adopt()  # the workers' models are views of what is adopted
         work = [
             Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
             for share in self._shares
@@ -67,27 +71,26 @@ class Engine:
         restarts = Restarts(job.max_worker_restarts, self._control[RESTARTS:], 0, self._losses.found)
         await self._workers.start(work, job.start_timeout, restarts)
 
-    def adopt(self) -> int:
-        """Take over the newest parameters, for all workers at once; they are idle now."""
-        return self._store.adopt()
-
-    async def collect(self, itr: int, slot: int) -> Collected:
-        """Have each worker fill its columns of a slot."""
+    async def collect(self, request: Collect) -> Collected:
+        """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
         assert self._workers is not None
         await self._workers.restore()
-        self._losses.begin(slot)
-        episodes = await self._ask(Collect(itr, slot))
-        self._losses.finish(slot)
-        self._workers.renew()
+        self._losses.begin(request.slot)
+        await self._workers.send(request)
+        async with self._turn:
+            episodes = await self._gather()
+            self._losses.finish(request.slot)
+            self._workers.renew()
         if self._control[ABORT]:
             raise Aborted
         return Collected(episodes, self._losses.take())
 
-    async def evaluate(self, itr: int) -> Collected:
+    async def evaluate(self, request: Evaluate) -> Collected:
         """Have the workers that have evaluation environments run their quotas."""
         assert self._workers is not None
         await self._workers.restore()
-        episodes = await self._ask(Evaluate(itr), self._evaluators)
+        await self._workers.send(request, self._evaluators)
+        episodes = await self._gather(self._evaluators)
         self._losses.settle()
         self._workers.renew()
         return Collected(episodes, self._losses.take())
@@ -100,7 +103,7 @@ class Engine:
             for report in await workers.stop():
                 raise report
 
-    async def _ask(self, message: Any, ranks: list[int] | None = None) -> list[bytes]:
+    async def _gather(self, ranks: list[int] | None = None) -> list[bytes]:
         assert self._workers is not None
-        answers = await self._workers.ask(message, self._job.step_timeout, ranks)
+        answers = await self._workers.gather(self._job.step_timeout, ranks)
         return [answer.episodes for answer in answers]

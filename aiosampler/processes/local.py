@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from aiosampler.agents.parameters import ParameterStore
+from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
 from aiosampler.processes.arena_map import ABORT, ABORT_EVALUATION, RESTARTS, eval_slot_specs
 from aiosampler.processes.probe import initialize_agent
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.processes.cargo import Cargo
-    from aiosampler.processes.messages import Probed, Share, Start
+    from aiosampler.processes.messages import Collect, Evaluate, Probed, Share, Start
 
 
 class LocalRunner:
@@ -31,7 +31,6 @@ class LocalRunner:
         start: Layout and specs.
         arrays: Views of the arena.
         share: Which environments are ours.
-        reader: Index among the readers of parameters; None if another process adopts them for this one.
         phase: Told what is being done.
     """
 
@@ -43,17 +42,16 @@ class LocalRunner:
         start: Start,
         arrays: Tree,
         share: Share,
-        reader: int | None,
         phase: Callable[[str], None],
     ) -> None:
         job, self._control = cargo.job, arrays["dense"]["control"]
         self._B, self._environments = job.batch.B, list(share.environments)
         self._agent = agent = cargo.agent()
         initialize_agent(agent, probed.spaces, job.seed)
-        store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader)
+        self._parameters = AdoptedParameters(arrays["dense"]["parameters"], start.parameters)
         if agent.model is not None:
-            store.bind(agent.model)
-        agent.attach(store)
+            self._parameters.bind(agent.model)
+        agent.attach(self._parameters)
         self._random = RandomStreams(job.seed, share.rank, share.generation)
         eval_specs = eval_slot_specs(job.eval_batch, start.specs) if job.eval_batch else {}
         self._runner = Runner(
@@ -73,22 +71,25 @@ class LocalRunner:
             call_agent("collector_initialize()", self._agent.collector_initialize, self._B, self._environments)
             self._runner.start()
 
-    def adopt(self) -> int:
-        """Take over the newest parameters; return their version."""
-        version: int = call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
-        return version
-
-    def collect(self, itr: int, slot: int) -> bytes:
+    def collect(self, request: Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
+        itr, slot, parameters = request
+        self._use(parameters)
         with torch.inference_mode():
             call_agent("sample_mode()", self._agent.sample_mode, itr)
             return self._runner.collect(slot)
 
-    def evaluate(self, itr: int) -> bytes:
+    def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
+        itr, parameters = request
+        self._use(parameters)
         with torch.inference_mode(), self._random.evaluation():
             call_agent("eval_mode()", self._agent.eval_mode, itr)
             return self._runner.evaluate()
+
+    def _use(self, parameters: int) -> None:
+        self._parameters.select(parameters)
+        call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
 
     def abort(self) -> None:
         """End what is being collected, here and in all other processes, at its next step; from any thread."""

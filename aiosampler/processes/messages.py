@@ -135,6 +135,7 @@ class Collect(NamedTuple):
 
     itr: int
     slot: int
+    parameters: int = 0  # which adopted buffer has them; said by the sampler process, which adopts
 
 
 class Finished(NamedTuple):
@@ -173,6 +174,7 @@ class Evaluate(NamedTuple):
     """Evaluate; answered by `Evaluated`."""
 
     itr: int
+    parameters: int = 0  # as in `Collect`
 
 
 class Evaluated(NamedTuple):

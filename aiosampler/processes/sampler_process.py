@@ -1,24 +1,29 @@
 """The sampler process: answers the user's process, one request after the other, and collects ahead in between.
 
-With overlap, the next batch is begun as soon as one is handed out, into the other slot: the user has given that back by
-asking. Parameters are adopted before the batch is handed out, so what the user publishes after receiving batch k is
-used from batch k + 2 on, whatever the timing.
+With overlap, batch k + 1 is begun when batch k is asked for, into the other slot, which the user has given back by
+asking. Where batch k is not complete by then, an engine that runs ahead has its workers go on from one to the other by
+themselves; other engines begin when it is. Parameters are adopted when a batch is begun and thus before batch k is
+handed out, so what the user publishes after receiving it is used from batch k + 2 on, whatever the timing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiosampler.collectors.collector import Aborted
 from aiosampler.processes import messages
 from aiosampler.processes.arena_map import RESTARTS
 from aiosampler.processes.service import Line, run_service
+from aiosampler.processes.tasks import first_error
 
 if TYPE_CHECKING:
     import socket
 
+    from aiosampler.agents.parameters import Adopted
     from aiosampler.memory.arena import Arena
 
 
@@ -28,16 +33,16 @@ class Engine(Protocol):
     A module with a class `Engine` is named by `Probe.engine`; see `serial_engine` for its arguments.
     """
 
+    runs_ahead: bool
+    """Whether `collect` may be called while the batch before is being collected; they end in their order."""
+
     async def start(self) -> None:
         """Start workers, build environments, reset them."""
 
-    def adopt(self) -> int:
-        """Take over the newest parameters; return their version."""
-
-    async def collect(self, itr: int, slot: int) -> messages.Collected:
+    async def collect(self, request: messages.Collect) -> messages.Collected:
         """Fill a slot; return the episodes that ended, and what was lost."""
 
-    async def evaluate(self, itr: int) -> messages.Collected:
+    async def evaluate(self, request: messages.Evaluate) -> messages.Collected:
         """Evaluate; return the episodes that ended, and what was lost."""
 
     async def aclose(self) -> None:
@@ -59,6 +64,7 @@ class _Sampler:
         self._arena = arena
         self._control: Any = None
         self._engine: Engine | None = None
+        self._last_end = 0.0  # of a batch
         self.starting = True
 
     def abort(self) -> None:
@@ -68,7 +74,9 @@ class _Sampler:
     async def run(self, line: Line) -> None:
         engine = await self._start(line)
         self.starting = False
-        await self._serve(line, engine)
+        with first_error():
+            async with asyncio.TaskGroup() as tasks:
+                await self._serve(line, engine, tasks)
 
     async def aclose(self) -> None:
         engine, self._engine = self._engine, None
@@ -77,6 +85,7 @@ class _Sampler:
         self._arena.close()
 
     async def _start(self, line: Line) -> Engine:
+        from aiosampler.agents.parameters import Reader
         from aiosampler.processes.cargo import Cargo
         from aiosampler.processes.heartbeat import beat
         from aiosampler.processes.placement import place
@@ -93,38 +102,50 @@ class _Sampler:
         arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
         self._control = arrays["dense"]["control"]
         self._overlap = cargo.job.overlap
+        self._parameters = Reader(arrays["dense"]["parameters"])
         engine: Engine = importlib.import_module(request.engine).Engine(
             cargo=cargo, probed=probed, start=start, arena=self._arena, arrays=arrays, phase=line.phase
         )
         self._engine = engine
         beat(arrays["dense"]["progress"][-1], cargo.job.step_timeout)
+        self._parameters.adopt()  # for the models that are built now
         await engine.start()
         line.send(messages.Started())
         return engine
 
-    async def _serve(self, line: Line, engine: Engine) -> None:
-        from aiosampler.collectors.collector import Aborted
-
-        ahead: messages.Batch | None = None
+    async def _serve(self, line: Line, engine: Engine, tasks: asyncio.TaskGroup) -> None:
+        ahead: asyncio.Task[messages.Batch | None] | None = None
         while True:
             # What was aborted is not wanted: this process is to end, or the caller of an evaluation left.
             match await line.receive():
                 case messages.Collect(itr, slot):
-                    with contextlib.suppress(Aborted):
-                        batch = ahead or await self._collect(engine, engine.adopt(), itr, slot)
-                        ahead = None
-                        version = engine.adopt() if self._overlap else 0
+                    wanted = ahead or self._begin(engine, tasks, itr, slot)
+                    if self._overlap and not engine.runs_ahead:
+                        await wanted
+                    ahead = self._begin(engine, tasks, itr + 1, 1 - slot) if self._overlap else None
+                    batch = await wanted
+                    if batch is not None:
                         line.send(batch)
-                        if self._overlap:
-                            ahead = await self._collect(engine, version, itr + 1, 1 - slot)
                 case messages.Evaluate(itr):
+                    if ahead is not None:
+                        await asyncio.wait((ahead,))
                     evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
-                        engine.adopt()
-                        evaluated = await engine.evaluate(itr)
+                        evaluated = await engine.evaluate(messages.Evaluate(itr, self._parameters.adopt().buffer))
                     line.send(messages.Evaluated(*evaluated))
 
-    async def _collect(self, engine: Engine, version: int, itr: int, slot: int) -> messages.Batch:
+    def _begin(
+        self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
+    ) -> asyncio.Task[messages.Batch | None]:
+        """Have a batch collected, with the parameters that are the newest now."""
+        return tasks.create_task(self._collect(engine, itr, slot, self._parameters.adopt()))
+
+    async def _collect(self, engine: Engine, itr: int, slot: int, adopted: Adopted) -> messages.Batch | None:
         began = time.perf_counter()
-        episodes, losses = await engine.collect(itr, slot)
-        return messages.Batch(itr, slot, version, episodes, time.perf_counter() - began, losses)
+        try:
+            episodes, losses = await engine.collect(messages.Collect(itr, slot, adopted.buffer))
+        except Aborted:
+            return None
+        ended = time.perf_counter()
+        seconds, self._last_end = ended - max(began, self._last_end), ended
+        return messages.Batch(itr, slot, adopted.version, episodes, seconds, losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiosampler.processes.local import LocalRunner
-from aiosampler.processes.messages import Collected, Share
+from aiosampler.processes.messages import Collect, Collected, Evaluate, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Engine:
     """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do."""
 
+    runs_ahead = False
+
     def __init__(
         self, *, cargo: Cargo, probed: Probed, start: Start, arena: Arena, arrays: Tree, phase: Callable[[str], None]
     ) -> None:
@@ -26,26 +28,20 @@ class Engine:
         job = cargo.job
         self._step_clocks = arrays["dense"]["step_clocks"]
         share = Share(0, range(job.batch.B), range(job.eval_n_envs))
-        self._runner = LocalRunner(
-            cargo=cargo, probed=probed, start=start, arrays=arrays, share=share, reader=0, phase=phase
-        )
+        self._runner = LocalRunner(cargo=cargo, probed=probed, start=start, arrays=arrays, share=share, phase=phase)
 
     async def start(self) -> None:
         """Build the environments and reset them."""
         self._runner.start()
 
-    def adopt(self) -> int:
-        """Take over the newest parameters; return their version."""
-        return self._runner.adopt()
-
-    async def collect(self, itr: int, slot: int) -> Collected:
+    async def collect(self, request: Collect) -> Collected:
         """Fill a slot."""
-        self._step_clocks[slot].fill(0)
-        return Collected([self._runner.collect(itr, slot)])
+        self._step_clocks[request.slot].fill(0)
+        return Collected([self._runner.collect(request)])
 
-    async def evaluate(self, itr: int) -> Collected:
+    async def evaluate(self, request: Evaluate) -> Collected:
         """Evaluate."""
-        return Collected([self._runner.evaluate(itr)])
+        return Collected([self._runner.evaluate(request)])
 
     async def aclose(self) -> None:
         """Close the environments."""

@@ -14,7 +14,7 @@ from aiosampler.signals.meeting import Attendance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiosampler.processes.messages import Work
+    from aiosampler.processes.messages import Collect, Evaluate, Work
     from aiosampler.signals.counter import Signal
     from aiosampler.specs.trees import Tree
 
@@ -52,15 +52,12 @@ class ServedRunner:
         """Build all environments and reset them."""
         self._runner.start()
 
-    def adopt(self) -> None:
-        """There are no parameters here."""
-
-    def collect(self, itr: int, slot: int) -> bytes:
+    def collect(self, request: Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
         self._attendance.begin()
-        return self._runner.collect(slot)
+        return self._runner.collect(request.slot)
 
-    def evaluate(self, itr: int) -> bytes:
+    def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
         self._attendance.begin()
         with self._random.evaluation():

@@ -12,7 +12,7 @@ from typing import Any
 from aiosampler.collectors.progress import Place, Watch
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.processes.channel import Channel, ChannelClosed
-from aiosampler.processes.child import forget, isolate, keep_from_forks, kept_from_forks
+from aiosampler.processes.child import enter, forget, isolate, keep_from_forks, kept_from_forks
 from aiosampler.processes.messages import Failure, Phase
 from aiosampler.processes.process import Process
 
@@ -21,7 +21,8 @@ class Supervised:
     """Starts a child process and talks to it.
 
     Args:
-        target: Coroutine function that runs in it; called with its end of the control channel, and `args`.
+        target: Coroutine function, at the top level of a module, that runs in it; called with its end of the control
+            channel, and `args`.
         args: Further arguments.
         name: Of the process.
         start_method: See `Process`.
@@ -47,8 +48,8 @@ class Supervised:
         keep_from_forks(self._descriptor)
         foreign = kept_from_forks() if start_method == "fork" else ()
         self._process = Process(
-            target=target,
-            args=(child_end, *args),
+            target=enter,
+            args=(f"{target.__module__}:{target.__qualname__}", child_end, *args),
             name=f"aiosampler-{name}",
             start_method=start_method,
             initializer=isolate,

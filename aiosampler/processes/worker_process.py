@@ -41,7 +41,6 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
             start=work.start,
             arrays=arrays,
             share=work.share,
-            reader=None,
             phase=phase,
         )
 
@@ -75,13 +74,10 @@ class WorkerRunner(Protocol):
     def start(self) -> None:
         """Build all environments and reset them."""
 
-    def adopt(self) -> object:
-        """Heed that parameters may have been adopted."""
-
-    def collect(self, itr: int, slot: int) -> bytes:
+    def collect(self, request: messages.Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
 
-    def evaluate(self, itr: int) -> bytes:
+    def evaluate(self, request: messages.Evaluate) -> bytes:
         """Evaluate; return the episodes that ended, packed."""
 
     def abort(self) -> None:
@@ -116,12 +112,11 @@ class _Worker:
             request = await line.receive()
             finished = NO_EPISODES
             with contextlib.suppress(Aborted):
-                runner.adopt()
                 match request:
-                    case messages.Collect(itr, slot):
-                        finished = runner.collect(itr, slot)
-                    case messages.Evaluate(itr):
-                        finished = runner.evaluate(itr)
+                    case messages.Collect():
+                        finished = runner.collect(request)
+                    case messages.Evaluate():
+                        finished = runner.evaluate(request)
             line.send(messages.Finished(finished))
 
     async def aclose(self) -> None:

@@ -10,9 +10,10 @@ from aiosampler.errors import SamplerError, WorkerError
 from aiosampler.processes.channel import ChannelClosed
 from aiosampler.processes.restarts import renewed
 from aiosampler.processes.supervised import Supervised
+from aiosampler.processes.tasks import all_or_first_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from aiosampler.collectors.progress import Place
     from aiosampler.processes.restarts import Restarts
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
 CLOSE_GRACE_S = 4.0  # for a worker to close its environments; less than the user's process grants the sampler process
 
 START_MARGIN_S = 3.0  # that a process is given to report which of its own processes is late
-
-
-async def all_or_first_error(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Await all; when one raises, cancel the others and raise just that."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 class Workers:
@@ -113,13 +104,17 @@ class Workers:
         worker.phase = "waiting for work"
         worker.notify(self._changed.set)
 
-    async def ask(self, message: Any, timeout: float | None, whom: Sequence[int] | None = None) -> list[Any]:
-        """Send `message` to the workers, and gather their answers in their order.
+    async def send(self, message: Any, whom: Sequence[int] | None = None) -> None:
+        """Send `message` to the workers with the indices `whom`, all by default; they answer in its turn."""
+        for index in range(len(self._ranks)) if whom is None else whom:
+            await self._workers[index].send(message)
+
+    async def gather(self, timeout: float | None, whom: Sequence[int] | None = None) -> list[Any]:
+        """Gather one answer of each worker, in their order. One caller at a time.
 
         Args:
-            message: What to send.
             timeout: Seconds that a worker may stay at one place.
-            whom: Indices among these workers, all by default.
+            whom: As of `send`.
 
         Returns:
             The answers, without those of the workers that were lost meanwhile.
@@ -128,8 +123,6 @@ class Workers:
             SamplerError: The first failure, of a worker that is not replaced.
         """
         whom = range(len(self._ranks)) if whom is None else whom
-        for index in whom:
-            await self._workers[index].send(message)
         answers: dict[int, Any] = {}
         awaited = list(whom)
         watch = None if timeout is None else Watch(timeout, {index: self._places[index] for index in whom})

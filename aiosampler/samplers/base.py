@@ -14,7 +14,7 @@ import numpy as np
 
 from aiosampler.affinity import Affinity
 from aiosampler.agents.base import Agent
-from aiosampler.agents.parameters import ParameterStore, parameter_specs, store_specs
+from aiosampler.agents.parameters import Publisher, parameter_specs, store_specs
 from aiosampler.collectors.progress import read_place
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
@@ -191,7 +191,7 @@ class AsyncSamplerMixin:
         self._closing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None  # what closed the sampler, if nobody asked for it
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._store: ParameterStore | None = None
+        self._store: Publisher | None = None
         self._slots: list[dict[str, Tree]] = []
         self._views: list[Samples] = []
         self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
@@ -251,7 +251,7 @@ class AsyncSamplerMixin:
                 layout = plan_arena(
                     self._config.batch,
                     probed.specs,
-                    store_specs(parameters, n_readers=1),
+                    store_specs(parameters),
                     self._crew(),
                     self._config.eval_batch if self._shared_evaluation else None,
                 )
@@ -263,7 +263,7 @@ class AsyncSamplerMixin:
             self._progress = arrays["dense"]["progress"]
             self._clocks = arrays["dense"]["step_clocks"], arrays["dense"]["stage_clocks"]
             self._groups = self._group_workers()
-            self._store = ParameterStore(arrays["dense"]["parameters"], parameters)
+            self._store = Publisher(arrays["dense"]["parameters"], parameters)
             self.agent.attach(self._store)
             self._slots = slot_arrays(arrays)
             self._views = [samples_view(slot) for slot in self._slots]

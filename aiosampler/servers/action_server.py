@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiosampler.processes.workers import all_or_first_error
+from aiosampler.processes.tasks import all_or_first_error
 from aiosampler.servers.pipeline import Lane, Turns, serve
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aiosampler.agents.parameters import ParameterStore
 from aiosampler.collectors.progress import read_place
 from aiosampler.errors import ProcessFailure
 from aiosampler.processes.messages import Collect, Collected, Evaluate, Serve
@@ -27,7 +26,9 @@ CLOSE_GRACE_S = 5.0  # for a server; more than it grants its workers, less than 
 
 
 class Engine:
-    """Has action servers collect, all with the parameters that are adopted here."""
+    """Has action servers collect, all with the same parameters."""
+
+    runs_ahead = False
 
     def __init__(
         self, *, cargo: Cargo, probed: Probed, start: Start, arena: Arena, arrays: Tree, phase: Callable[[str], None]
@@ -35,7 +36,6 @@ class Engine:
         self._job, self._probed, self._start = cargo.job, probed, start
         self._arena, self._phase = arena, phase
         self._progress = arrays["dense"]["progress"]
-        self._store = ParameterStore(arrays["dense"]["parameters"], start.parameters, reader=0)
         self._servers: Workers | None = None
         self._failures: list[ProcessFailure] = []  # of workers that were replaced
 
@@ -54,21 +54,16 @@ class Engine:
             close_grace=CLOSE_GRACE_S,
         )
         self._arena.close()
-        self._store.adopt()
         work = [Serve(job, self._probed, self._start, assignment) for assignment in assignments(job)]
         await self._servers.start(work, job.start_timeout and job.start_timeout + START_MARGIN_S)
 
-    def adopt(self) -> int:
-        """Take over the newest parameters, for all servers at once; they are idle now."""
-        return self._store.adopt()
-
-    async def collect(self, itr: int, slot: int) -> Collected:
+    async def collect(self, request: Collect) -> Collected:
         """Have each server fill its columns of a slot."""
-        return await self._ask(Collect(itr, slot))
+        return await self._ask(request)
 
-    async def evaluate(self, itr: int) -> Collected:
+    async def evaluate(self, request: Evaluate) -> Collected:
         """Have the servers run the quotas of their evaluation environments."""
-        return await self._ask(Evaluate(itr))
+        return await self._ask(request)
 
     async def aclose(self) -> None:
         """Have the servers end their workers, and end them."""
@@ -77,10 +72,11 @@ class Engine:
             for report in await servers.stop():
                 raise report
 
-    async def _ask(self, message: Any) -> Collected:
+    async def _ask(self, request: Collect | Evaluate) -> Collected:
         assert self._servers is not None
+        await self._servers.send(request)
         try:
-            answers: list[Collected] = await self._servers.ask(message, self._job.step_timeout)
+            answers: list[Collected] = await self._servers.gather(self._job.step_timeout)
         except ProcessFailure as exc:
             own = self._ranks_beside(exc.rank)
             attach(exc, [failure for failure in self._failures if failure.rank not in own])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aiosampler.affinity import usable_cpu_count
-from aiosampler.agents.parameters import ParameterStore
+from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
 from aiosampler.collectors.progress import read_place
@@ -22,8 +22,9 @@ from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
 from aiosampler.processes.restarts import Restarts
 from aiosampler.processes.runner import eval_quotas
+from aiosampler.processes.tasks import all_or_first_error
 from aiosampler.processes.worker_process import served_worker_main
-from aiosampler.processes.workers import Workers, all_or_first_error
+from aiosampler.processes.workers import Workers
 from aiosampler.servers.groups import WorkerGroup
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.servers.pipeline import Lane
@@ -61,8 +62,10 @@ class Engine:
         arena: The shared memory, for the workers.
         arrays: Views of it.
         phase: Told what is being done.
-        assignment: Of this server, where there are several; another process adopts parameters then.
+        assignment: Of this server, where there are several.
     """
+
+    runs_ahead = False
 
     def __init__(
         self,
@@ -77,7 +80,6 @@ class Engine:
     ) -> None:
         self._cargo, self._job, self._probed, self._start = cargo, cargo.job, probed, start
         self._arena, self._arrays, self._phase = arena, arrays, phase
-        self._reader = 0 if assignment is None else None
         self._assignment = assignments(self._job)[0] if assignment is None else assignment
         self._shares = self._assignment.shares
         self._losses = Losses(self._job, arrays, self._shares)
@@ -85,6 +87,7 @@ class Engine:
         self._groups: list[WorkerGroup] = []
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
+        self._parameters: list[AdoptedParameters] = []  # of each agent
         self._on_cuda = self._assignment.device != "cpu"
         self._unpin: Callable[[], object] = lambda: None
 
@@ -116,30 +119,26 @@ class Engine:
         )
         await all_or_first_error([starting, self._build()])
 
-    def adopt(self) -> int:
-        """Take over the newest parameters; the workers have none."""
-        versions: list[int] = [call_agent("recv_shared_memory()", agent.recv_shared_memory) for agent in self._agents]
-        model = self._agents[0].model
-        if self._on_cuda and model is not None:
-            self._store.load(model)
-        return versions[0]
-
-    async def collect(self, itr: int, slot: int) -> Collected:
+    async def collect(self, request: Collect) -> Collected:
         """Serve the workers while they fill a slot."""
         assert self._workers is not None
+        itr, slot, parameters = request
         await self._workers.restore()
+        self._use(parameters)
         self._losses.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.muster(range(len(shares)))
-        episodes = await self._ask(Collect(itr, slot), None, self._server.serve_actions(itr, slot))
+        episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
         self._losses.finish(slot)
         self._workers.renew()
         return Collected(episodes, self._losses.take())
 
-    async def evaluate(self, itr: int) -> Collected:
+    async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas until these are met."""
         assert self._workers is not None
+        itr, parameters = request
         await self._workers.restore()
+        self._use(parameters)
         quotas = eval_quotas(self._job)
         busy = [
             [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
@@ -152,7 +151,7 @@ class Engine:
             group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
         ]
         with self._random.evaluation():
-            episodes = await self._ask(Evaluate(itr), whom, self._server.serve_actions_evaluation(itr))
+            episodes = await self._ask(request, whom, self._server.serve_actions_evaluation(itr))
         self._losses.settle()
         self._workers.renew()
         return Collected(episodes, self._losses.take())
@@ -170,9 +169,12 @@ class Engine:
             for report in reports:
                 raise report
 
-    async def _ask(self, message: Any, whom: Sequence[int] | None, serving: Coroutine[Any, Any, None]) -> list[bytes]:
+    async def _ask(
+        self, request: Collect | Evaluate, whom: Sequence[int] | None, serving: Coroutine[Any, Any, None]
+    ) -> list[bytes]:
         assert self._workers is not None
-        asking = self._workers.ask(message, self._job.step_timeout, whom)
+        await self._workers.send(request, whom)
+        asking = self._workers.gather(self._job.step_timeout, whom)
         with torch.inference_mode():
             answers, aborted = await all_or_first_error([asking, self._served(serving)])
         if aborted:
@@ -188,6 +190,12 @@ class Engine:
                 group.abort()
             return True
         return False
+
+    def _use(self, parameters: int) -> None:
+        """Have the agents act with these; the workers have none."""
+        for agent, store in zip(self._agents, self._parameters, strict=True):
+            store.select(parameters)
+            call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
     def _place(self, share: Share) -> Callable[[], Place]:
         dense = self._arrays["dense"]
@@ -223,23 +231,19 @@ class Engine:
         job, cargo, dense = self._job, self._cargo, self._arrays["dense"]
         agent = cargo.agent()
         initialize_agent(agent, self._probed.spaces, job.seed)
-        self._store = ParameterStore(dense["parameters"], self._start.parameters, self._reader)
         if self._on_cuda:
             from aiosampler.servers.cuda import pin
 
             torch.cuda.set_device(self._assignment.device)
             self._unpin = pin(dense["control"], self._start.layout.dense_bytes)
-        if agent.model is not None:
-            if self._on_cuda:
+            if agent.model is not None:
                 agent.model.to(self._assignment.device)
-            else:
-                self._store.bind(agent.model)
-        agent.attach(self._store)
-        self._agents.append(agent)
-        for _ in self._groups[1:]:
-            self._agents.append(copy.copy(agent))
-            # Only the first adopts parameters; the copies learn which they are.
-            self._agents[-1].attach(ParameterStore(dense["parameters"], self._start.parameters))
+        self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
+        for each in self._agents:
+            self._parameters.append(AdoptedParameters(dense["parameters"], self._start.parameters))
+            each.attach(self._parameters[-1])
+        if agent.model is not None:  # of all of them
+            self._parameters[0].bind(agent.model, copy=self._on_cuda)
         self._random = RandomStreams(job.seed, self._assignment.index)
         with torch.inference_mode():
             self._server = self._make_server()

@@ -61,13 +61,12 @@ class _Server:
         while True:
             request = await line.receive()
             collected = messages.Collected([])
-            engine.adopt()
             with contextlib.suppress(Aborted):
                 match request:
-                    case messages.Collect(itr, slot):
-                        collected = await engine.collect(itr, slot)
-                    case messages.Evaluate(itr):
-                        collected = await engine.evaluate(itr)
+                    case messages.Collect():
+                        collected = await engine.collect(request)
+                    case messages.Evaluate():
+                        collected = await engine.evaluate(request)
             line.send(collected)
 
     async def aclose(self) -> None:
