@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import cloudpickle
 import gymnasium as gym
@@ -63,6 +65,25 @@ def test_categorical_actions_follow_the_probabilities_and_are_recorded_with_them
     assert (agent.value(inputs(), None) == 2.5).all()
     agent.eval_mode(0)
     assert (agent.step(inputs(), None).action == 0).all()
+
+
+@torch.inference_mode()
+def test_categorical_noise_of_small_batches_is_new_in_each_step_and_another_in_each_copy():
+    probabilities = torch.tensor([0.1, 0.6, 0.3])
+    agent = make(CategoricalPgAgent(lambda o, a: Head(probabilities.log(), 2.5)), spaces.Discrete(3))
+    agent.sample_mode(0)
+
+    def actions(agent, seed):
+        torch.manual_seed(seed)
+        return torch.stack([agent.step(inputs(7), None).action for _ in range(3000)])
+
+    first = actions(agent, 0)
+    assert torch.allclose(torch.bincount(first.flatten(), minlength=3) / first.numel(), probabilities, atol=0.02)
+    assert first.unique(dim=0).shape[0] > 300  # of 3 ** 7
+    assert agent.step(inputs(5), None).action.shape == (5,)
+    for again in (copy.copy(agent), pickle.loads(cloudpickle.dumps(agent))):
+        assert torch.equal(actions(again, 0), first)
+        assert not torch.equal(actions(again, 1), first)
 
 
 @torch.inference_mode()

@@ -141,9 +141,9 @@ class Agent:
         return self._parameters
 
     def _set_mode(self, mode: str) -> None:
-        self.mode = mode
-        if self.model is not None:
-            self.model.train(mode == "train")
+        changes, self.mode = mode != self.mode, mode
+        if self.model is not None and (changes or self.model.training is not (mode == "train")):
+            self.model.train(mode == "train")  # which looks at every module
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_parameters"}
