@@ -9,7 +9,8 @@
     │   └── EnvironmentFailed (also ConfigError)    ... while `env_fn` was tried out at the start
     ├── WorkerTimeout                    a process is alive and does not move on
     ├── AgentError                       the agent raised, or returned what does not fit
-    ├── ArenaError                       the shared memory cannot be had
+    ├── ResourceError                    the system denies what the sampler needs
+    │   └── ArenaError                   ... the shared memory
     └── SamplerClosed                    the sampler is not running (any more)
 
 Facts are attributes; the message says what happened and what to do. The traceback of another process arrives as a
@@ -31,7 +32,11 @@ class SamplerClosed(SamplerError):
     """The sampler was not started, was closed, or was closed by an earlier failure."""
 
 
-class ArenaError(SamplerError):
+class ResourceError(SamplerError):
+    """The system denies what the sampler needs: descriptors, processes, memory."""
+
+
+class ArenaError(ResourceError):
     """The shared memory cannot be had; the message gives the number of bytes."""
 
 

@@ -293,7 +293,8 @@ async def test_a_process_that_is_stopped_is_found_by_the_step_timeout(parallel, 
         elif whom == "server":
             process = process.children()[0]  # a worker, where there is but one device
         process.suspend()
-        with pytest.raises(WorkerTimeout, match=r"is stuck in .* for more than 0\.5 s"):
+        with pytest.raises(WorkerTimeout, match=r"is stuck in .* for more than 0\.5 s") as caught:
             async with asyncio.timeout(20):
                 while True:
                     await sampler.obtain_samples()
+        assert "does not tell where it is: it is stopped" in caught.value.__notes__[0]

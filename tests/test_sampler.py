@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import random
+import re
 import signal
 import threading
 
@@ -275,10 +276,11 @@ class _OneFaulty(FaultyEnv):
         ("exit", WorkerDied, ["exit code 3", "environment 1 "]),
         ("segv", WorkerDied, ["SIGSEGV", "environment 1 "]),
         ("hang", WorkerTimeout, ["environment 1 ", "0.4 s"]),
+        ("hang in C", WorkerTimeout, ["environment 1 ", "0.4 s"]),
     ],
 )
 async def test_a_failure_reaches_the_caller_with_the_environment_at_fault(kind, fault, error, words):
-    limit = 0.4 if fault == "hang" else None
+    limit = 0.4 if error is WorkerTimeout else None
 
     sampler = small(kind, functools.partial(_OneFaulty, fault), step_timeout=limit)
     with pytest.raises(error) as caught:
@@ -293,6 +295,11 @@ async def test_a_failure_reaches_the_caller_with_the_environment_at_fault(kind, 
         assert "Traceback" in "".join(caught.value.__notes__)
     if error is WorkerDied:
         assert caught.value.exitcode in (3, -signal.SIGSEGV)
+    if fault == "segv":
+        assert "Last words" in caught.value.__notes__[0]
+        assert "Segmentation fault" in caught.value.__notes__[0]
+    if error is WorkerTimeout or fault == "segv":  # its threads are told, with the line of the environment
+        assert re.search(r"worlds\.py\", line \d+ in step", caught.value.__notes__[0])
     with pytest.raises(SamplerClosed):
         await sampler.obtain_samples()
     assert our_children() == []

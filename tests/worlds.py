@@ -1,5 +1,6 @@
 """Environments and agents whose every value says where it belongs, so that a misplaced row shows."""
 
+import ctypes
 import os
 import signal
 import time
@@ -122,6 +123,8 @@ class FaultyEnv(CountingEnv):
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "hang":
                 time.sleep(3600)
+            case "hang in C":
+                ctypes.PyDLL(None).sleep(3600)  # with the lock of the interpreter
             case "shape":
                 return np.zeros(4, np.int64), *result[1:]
             case "dtype":

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from aiosampler.processes.last_words import prepare_last_words
+
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -41,11 +43,12 @@ def kept_from_forks() -> tuple[int, ...]:
     return tuple(_own_ends)
 
 
-def isolate(foreign: tuple[int, ...]) -> None:
-    """Set up this process before its event loop starts; numerical libraries may start one thread in it.
+def isolate(foreign: tuple[int, ...], last_words: socket.socket) -> None:
+    """Set up this process before its event loop is made; numerical libraries may start one thread in it.
 
     Args:
         foreign: Descriptors that a forked process has got but must not keep, or it would pass for their owner.
+        last_words: See `aiosampler.processes.last_words`.
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
@@ -55,6 +58,7 @@ def isolate(foreign: tuple[int, ...]) -> None:
     for descriptor in foreign:
         os.close(descriptor)
     _own_ends.clear()
+    prepare_last_words(last_words)
 
 
 async def enter(target: str, *args: Any) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from multiprocessing import (
     context,
     forkserver,
+    popen_fork,
     popen_forkserver,
     popen_spawn_posix,
     process,
@@ -28,6 +29,8 @@ from typing import Any
 
 import aiomultiprocess
 from aiomultiprocess.types import Unit
+
+from aiosampler.processes.last_words import UNCAUGHT, say
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -47,8 +50,8 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         args: Sockets, signals and the arena travel as descriptors, all else by pickle.
         name: Shown in messages and by debuggers.
         start_method: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
-        initializer: Called first in the child, before the event loop is made.
-        initargs: Its arguments.
+        prepare: Called first in the child, before the event loop is made.
+        prepare_args: Its arguments.
     """
 
     def __init__(
@@ -58,13 +61,12 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         args: tuple[Any, ...],
         name: str,
         start_method: str,
-        initializer: Callable[..., None],
-        initargs: tuple[Any, ...] = (),
+        prepare: Callable[..., None],
+        prepare_args: tuple[Any, ...] = (),
     ) -> None:
         # The parent's constructor is replaced, not called: it would start the manager.
-        self.unit = Unit(target, args, {}, None, initializer, initargs, new_event_loop)
-        run = aiomultiprocess.Process.run_async
-        self.aio_process = _PROCESSES[start_method](target=run, args=(self.unit,), name=name)
+        self.unit = Unit(target, args, {}, None, None, (), new_event_loop)
+        self.aio_process = _PROCESSES[start_method](target=_run, args=(self.unit, prepare, prepare_args), name=name)
         self._ended: asyncio.Event | None = None
         self._exit_descriptor = -1
 
@@ -78,7 +80,12 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._exit_descriptor = _exit_descriptor(self.aio_process)
-        self._loop.add_reader(self._exit_descriptor, self._on_exit)
+        try:
+            self._loop.add_reader(self._exit_descriptor, self._on_exit)
+        except BaseException:
+            self.kill()
+            self.forsake()
+            raise
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Suspend until the process has ended; False if `timeout` seconds were not enough."""
@@ -118,6 +125,15 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             os.close(self._exit_descriptor)
 
 
+def _run(unit: Unit, prepare: Callable[..., None], args: tuple[Any, ...]) -> None:
+    prepare(*args)
+    try:
+        aiomultiprocess.Process.run_async(unit)
+    except BaseException as exc:
+        say(exc)
+        raise SystemExit(UNCAUGHT) from exc  # its traceback was logged already
+
+
 def _exit_descriptor(aio_process: process.BaseProcess) -> int:
     """What becomes readable when the process ends.
 
@@ -152,6 +168,13 @@ def _body(popen: Any, process_obj: process.BaseProcess) -> memoryview:
     return body.getbuffer()
 
 
+def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        opened.callback(os.close, end)
+    return ends
+
+
 def _close_all(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
@@ -165,15 +188,8 @@ class _SpawnPopen(popen_spawn_posix.Popen):
     def _launch(self, process_obj: process.BaseProcess) -> None:
         body = _body(self, process_obj)
         with contextlib.ExitStack() as opened:
-
-            def pipe() -> tuple[int, int]:
-                ends = os.pipe()
-                for end in ends:
-                    opened.callback(os.close, end)
-                return ends
-
-            sentinel, child_sentinel = pipe()
-            child_input, body_end = pipe()
+            sentinel, child_sentinel = _pipe(opened)
+            child_input, body_end = _pipe(opened)
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_input)
             self.pid = util.spawnv_passfds(
                 os.fsencode(spawn.get_executable()), command, [*self._fds, child_input, child_sentinel]
@@ -186,6 +202,28 @@ class _SpawnPopen(popen_spawn_posix.Popen):
         os.close(child_sentinel)
         # The child takes the end of its input for the end of this process, so it stays open until then.
         self.finalizer = util.Finalize(self, _close_all, (sentinel, body_end))
+
+
+class _ForkPopen(popen_fork.Popen):
+    """Forks; multiprocessing's own leaves pipes behind when the system denies the second one, or the process."""
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        with contextlib.ExitStack() as opened:
+            sentinel, child_sentinel = _pipe(opened)
+            child_input, parent_end = _pipe(opened)
+            self.pid = os.fork()
+            if self.pid == 0:
+                code = 1
+                try:
+                    os.close(sentinel)
+                    os.close(parent_end)
+                    code = process_obj._bootstrap(parent_sentinel=child_input)  # type: ignore[attr-defined] # noqa: SLF001 - what its own does
+                finally:
+                    os._exit(code)
+            opened.pop_all()
+        _close_all(child_sentinel, child_input)
+        self.finalizer = util.Finalize(self, _close_all, (sentinel, parent_end))
+        self.sentinel = sentinel
 
 
 class _ForkServerPopen(popen_forkserver.Popen):
@@ -216,6 +254,12 @@ class _SpawnProcess(context.SpawnProcess):
         return _SpawnPopen(process_obj)
 
 
+class _ForkProcess(context.ForkProcess):
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Any:
+        return _ForkPopen(process_obj)
+
+
 class _ForkServerProcess(context.ForkServerProcess):
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Any:
@@ -225,5 +269,5 @@ class _ForkServerProcess(context.ForkServerProcess):
 _PROCESSES: dict[str, type[process.BaseProcess]] = {
     "spawn": _SpawnProcess,
     "forkserver": _ForkServerProcess,
-    "fork": context.ForkProcess,
+    "fork": _ForkProcess,
 }

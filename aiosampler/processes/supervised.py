@@ -13,8 +13,10 @@ from aiosampler.collectors.progress import Place, Watch
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.processes.channel import Channel, ChannelClosed
 from aiosampler.processes.child import enter, forget, isolate, keep_from_forks, kept_from_forks
+from aiosampler.processes.last_words import UNCAUGHT, LastWords
 from aiosampler.processes.messages import Failure, Phase
 from aiosampler.processes.process import Process
+from aiosampler.processes.resources import denied
 
 
 class Supervised:
@@ -28,6 +30,9 @@ class Supervised:
         start_method: See `Process`.
         rank: Of the worker.
         on_phase: Told the phases of its start.
+
+    Raises:
+        ResourceError: The system gives no descriptors or no process.
     """
 
     def __init__(
@@ -43,28 +48,31 @@ class Supervised:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
         self._on_phase = on_phase
         self._stopping = self._hopeless = False
-        self._socket, child_end = socket.socketpair()
-        self._descriptor = self._socket.fileno()
-        keep_from_forks(self._descriptor)
-        foreign = kept_from_forks() if start_method == "fork" else ()
-        self._process = Process(
-            target=enter,
-            args=(f"{target.__module__}:{target.__qualname__}", child_end, *args),
-            name=f"aiosampler-{name}",
-            start_method=start_method,
-            initializer=isolate,
-            initargs=(foreign,),
-        )
-        self._channel = Channel(self._socket)
-        try:
-            self._process.start()
-        except BaseException:
-            self._close_socket()
-            raise
-        finally:
+        with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
+            self._socket, child_end = map(opened.enter_context, socket.socketpair())
+            self._last_words = LastWords()
+            opened.callback(self._last_words.close)
+            self._descriptor = self._socket.fileno()
+            keep_from_forks(self._descriptor)
+            opened.callback(forget, self._descriptor)
+            self._process = Process(
+                target=enter,
+                args=(f"{target.__module__}:{target.__qualname__}", child_end, *args),
+                name=f"aiosampler-{name}",
+                start_method=start_method,
+                prepare=isolate,
+                prepare_args=(kept_from_forks() if start_method == "fork" else (), self._last_words.child_end),
+            )
+            self._channel = Channel(self._socket)
+            opened.callback(self._channel.close)
+            try:
+                self._process.start()
+            finally:
+                self._last_words.child_end.close()
+            opened.pop_all()
             child_end.close()
         # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
-        self._abandoned = weakref.finalize(self, _abandon, os.getpid(), self._process, name)
+        self._abandoned = weakref.finalize(self, _abandon, os.getpid(), self._process, self._last_words, name)
         # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
         self._watching = asyncio.create_task(
             _watch(self._process, self._channel, self._descriptor), name=f"watch-{name}"
@@ -101,9 +109,9 @@ class Supervised:
                         return message
             except TimeoutError:
                 if watch is None:
-                    raise self.too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
+                    raise await self.too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
                 for _, stuck in watch.stuck():
-                    raise self.too_late(f"is stuck in {stuck} for more than {timeout} s", stuck) from None
+                    raise await self.too_late(f"is stuck in {stuck} for more than {timeout} s", stuck) from None
             except ChannelClosed:
                 raise await self.gone(place and place()) from None
 
@@ -160,6 +168,7 @@ class Supervised:
                 if isinstance(message, Failure) and isinstance(message.error, SamplerError):
                     last = message.error
         self._abandoned.detach()
+        self._last_words.close()
         self._close_socket()
         self._process.release()
         return last
@@ -175,16 +184,24 @@ class Supervised:
         if not self._channel.closed:
             _close_channel(self._channel, self._descriptor)
 
-    def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
-        """The error for a child that does not move on, and is given up."""
+    async def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
+        """The error for a child that does not move on, and is given up; with what its threads are doing."""
         self._hopeless = True
-        return WorkerTimeout(
+        error = WorkerTimeout(
             f"the {self.name} process {what}",
             process=self.name,
             rank=self.rank,
             env_index=place and place.env_index,
             evaluation=place is not None and place.evaluation,
         )
+        if self.pid is not None:
+            stacks = await self._last_words.stacks(self.pid)
+            error.add_note(
+                f"Threads of the {self.name} process:\n{stacks}"
+                if stacks
+                else f"The {self.name} process does not tell where it is: it is stopped, or inside the kernel"
+            )
+        return error
 
     async def gone(self, place: Place | None) -> WorkerDied | SamplerClosed:
         """The error for a child that sends no more."""
@@ -195,14 +212,18 @@ class Supervised:
         self._hopeless = self._hopeless or not ended
         exitcode = self._process.exitcode if ended else None
         doing = f"while it was {self.phase}" if place is None else f"with {place} in hand"
+        words = self._last_words.read()
+        why = f": {words.strip().splitlines()[-1]}" if words and exitcode == UNCAUGHT else ""
         error = WorkerDied(
-            f"the {self.name} process ended unexpectedly by {exit_reason(exitcode)}, {doing}",
+            f"the {self.name} process ended unexpectedly by {exit_reason(exitcode)}, {doing}{why}",
             process=self.name,
             rank=self.rank,
             env_index=place and place.env_index,
             evaluation=place is not None and place.evaluation,
         )
         error.exitcode = exitcode
+        if words:
+            error.add_note(f"Last words of the {self.name} process:\n{words}")
         return error
 
 
@@ -218,8 +239,9 @@ def _close_channel(channel: Channel, descriptor: int) -> None:
     channel.close()
 
 
-def _abandon(owner: int, process: Process, name: str) -> None:
+def _abandon(owner: int, process: Process, last_words: LastWords, name: str) -> None:
     if os.getpid() != owner:  # a process that the user forked is ending
         return
     process.kill()
+    last_words.close()
     warnings.warn(f"a sampler was not closed: its {name} process was killed", ResourceWarning, stacklevel=2)

@@ -160,7 +160,10 @@ class Workers:
                 await self._changed.wait()
         except TimeoutError:
             return [
-                (index, self._workers[index].too_late(f"is stuck in {place} for more than {watch.limit} s", place))
+                (
+                    index,
+                    await self._workers[index].too_late(f"is stuck in {place} for more than {watch.limit} s", place),
+                )
                 for index, place in watch.stuck()
             ]
         return []

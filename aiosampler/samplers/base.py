@@ -23,6 +23,7 @@ from aiosampler.processes import messages
 from aiosampler.processes.arena_map import ABORT_EVALUATION, RESTARTS, Crew, plan_arena, slot_arrays
 from aiosampler.processes.episodes import unpack_episodes
 from aiosampler.processes.random_streams import seeded
+from aiosampler.processes.resources import denied
 from aiosampler.processes.sampler_process import sampler_main
 from aiosampler.processes.supervised import Supervised
 from aiosampler.samplers.samples import filled_samples, samples_view
@@ -239,7 +240,8 @@ class AsyncSamplerMixin:
         self._loop = asyncio.get_running_loop()
         self._state = _State.PROBING
         async with self._closed_on_failure():
-            arena = Arena()
+            with denied("the shared memory cannot be made"):
+                arena = Arena()
             try:
                 self._process = Supervised(
                     sampler_main, (arena,), name="sampler", start_method=self._config.start_method

@@ -20,6 +20,7 @@ from aiosampler.processes.losses import Losses
 from aiosampler.processes.messages import Collect, Collected, Evaluate, Work
 from aiosampler.processes.probe import initialize_agent
 from aiosampler.processes.random_streams import RandomStreams
+from aiosampler.processes.resources import denied
 from aiosampler.processes.restarts import Restarts
 from aiosampler.processes.runner import eval_quotas
 from aiosampler.processes.tasks import all_or_first_error
@@ -94,8 +95,9 @@ class Engine:
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
         job, shares, dense = self._job, self._shares, self._arrays["dense"]
-        bells = [Signal() for _ in self._assignment.groups]
-        wakes = [[Signal() for _ in group] for group in self._assignment.groups]
+        with denied("there are no signals for the workers"):
+            bells = [Signal() for _ in self._assignment.groups]
+            wakes = [[Signal() for _ in group] for group in self._assignment.groups]
         may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
         for bell, signals, group in zip(bells, wakes, self._assignment.groups, strict=True):
             cells = dense["meetings"][group[0].rank : group[-1].rank + 1]

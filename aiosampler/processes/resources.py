@@ -1,0 +1,32 @@
+"""What the system denies, in a sentence that says what to do about it."""
+
+import contextlib
+import errno
+import resource
+from collections.abc import Iterator
+
+from aiosampler.errors import ResourceError
+
+
+@contextlib.contextmanager
+def denied(what: str) -> Iterator[None]:
+    """Turn an error of the system in the block into a `ResourceError`.
+
+    Args:
+        what: That cannot be done then.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise ResourceError(f"{what}: {exc.strerror or exc}{_advice(exc)}") from exc
+
+
+def _advice(exc: OSError) -> str:
+    match exc.errno:
+        case errno.EMFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return f"; this process may open {limit} files (`ulimit -n`): raise that, or use fewer workers"
+        case errno.ENFILE | errno.EAGAIN | errno.ENOMEM:
+            return "; use fewer workers, or raise the limits of the system"
+        case _:
+            return ""
