@@ -29,6 +29,7 @@ GOOD = {"agent": RandomAgent(), "batch_T": 4, "batch_B": 2}
         ({"seed": "x"}, ConfigError, "seed must be an integer of at least 0, got 'x'"),
         ({"seed": 2**200}, ConfigError, "seed must be below"),
         ({"overlap": 1}, TypeError, "overlap must be True or False, got 1"),
+        ({"debug": 0}, TypeError, "debug must be True or False, got 0"),
         ({"mid_batch_reset": None}, TypeError, "mid_batch_reset must be True or False"),
         ({"bootstrap_value": "yes"}, TypeError, "bootstrap_value must be True or False"),
         (

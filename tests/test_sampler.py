@@ -539,8 +539,9 @@ def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
     asyncio.run(other_loop())
 
 
-async def test_a_sampler_that_is_dropped_ends_its_processes(kind):
-    sampler = small(kind)
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+async def test_a_sampler_that_is_dropped_ends_its_processes(kind, debug):
+    sampler = small(kind, debug=debug)
     await sampler.async_initialize()
     await sampler.initialize()
     with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031 - dropping takes two statements
@@ -598,3 +599,65 @@ async def test_the_agent_is_told_which_parameters_it_has(kind):
             assert samples.policy_version == version
             assert (samples.agent.agent_info["adopted"] == version).all()
             sampler.publish()
+
+
+@pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
+async def test_debugging_poisons_what_was_given_back_and_changes_nothing_else(kind, mid_batch_reset, same_generators):
+    arguments = {
+        "agent": AgeAgent(), "batch_T": 5, "batch_B": 4, "seed": 3, "bootstrap_value": True,
+        "mid_batch_reset": mid_batch_reset, "env_info_keys": ("doubled", "parity"),
+    }  # fmt: skip
+    expected = InProcess(CountingEnv, **arguments)
+    async with kind(CountingEnv, **arguments, start_method="fork", debug=True, overlap=False) as sampler:
+        kept = None
+        for _ in range(5):
+            samples = await sampler.obtain_samples()
+            assert_same(samples, expected.collect())
+            if kept is not None:  # nothing is collected ahead, so nobody has written to its slot yet
+                assert kept.env.observation.eq(torch.iinfo(torch.int64).min).all()
+                assert kept.env.last_observation.eq(torch.iinfo(torch.int64).min).all()
+                assert kept.env.env_info["parity"].eq(-128).all()
+                for leaf in (kept.env.reward, kept.agent.agent_info["look"], kept.agent.initial_state["age"]):
+                    assert leaf.isnan().all()
+                assert kept.valid.all()
+            kept = samples
+    expected.close()
+
+
+async def test_final_observations_of_a_batch_that_was_given_back_are_no_silent_mixture(kind):
+    async with small(kind) as sampler:
+        first = await sampler.obtain_samples()
+        second = await sampler.obtain_samples()
+        with pytest.raises(SamplerError, match="went back to the sampler when the next one was asked for"):
+            len(first.env.final_observation)
+        third = second.clone()
+        gathered = second.env.final_observation.t.clone()
+        await sampler.obtain_samples()
+        assert torch.equal(second.env.final_observation.t, gathered)  # it had been read before
+        assert torch.equal(third.env.final_observation.t, gathered)
+
+
+async def test_debugging_logs_what_the_sampler_and_its_processes_do(kind, caplog):
+    caplog.set_level("INFO", "aiosampler")
+    async with small(kind, eval_n_envs=1, eval_max_steps=9, debug=True) as sampler:
+        for _ in range(2):
+            await sampler.obtain_samples()
+        await sampler.evaluate_agent()
+    lines = [record.getMessage() for record in caplog.records]
+    assert all(line.startswith(f"{type(sampler).__name__} {id(sampler):x}: ") for line in lines)
+    said = [line.split(": ", 1)[1] for line in lines]
+    expected = [
+        "new -> probing", "trying out the example environment", "probing -> probed", "probed -> starting",
+        "resetting environment 0", "starting -> running", "collecting batch 0 into slot 0 with policy version 0",
+        "collecting batch 1 into slot 1", "evaluating after batch 1", "running -> closed",
+    ]  # fmt: skip
+    remaining = iter(said)
+    for what in expected:
+        assert any(what in line for line in remaining), (what, said)
+
+
+async def test_nothing_is_logged_without_debugging(kind, caplog):
+    caplog.set_level("DEBUG", "aiosampler")
+    async with small(kind) as sampler:
+        await sampler.obtain_samples()
+    assert caplog.records == []

@@ -67,6 +67,14 @@ class Channel:
             raise ChannelClosed
         return None
 
+    def take(self, kind: type) -> list[Any]:
+        """The messages of a kind that have arrived before any other."""
+        taken = []
+        while self._messages and isinstance(message := pickle.loads(self._messages[0]), kind):
+            taken.append(message)
+            self._messages.popleft()
+        return taken
+
     async def send(self, message: Any) -> None:
         """Send a message without blocking the loop; small ones leave before this suspends.
 

@@ -41,6 +41,7 @@ class Job:
     step_timeout: float | None
     start_timeout: float | None
     max_worker_restarts: int
+    debug: bool  # whether the sampler process tells what it does also when it has started
 
     @property
     def eval_chunks(self) -> Iterator[int]:
@@ -125,7 +126,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What the sampler process has begun to do on its way to being ready."""
+    """What a process has begun to do on its way to being ready; later as well, if that is wanted for debugging."""
 
     name: str
 

@@ -22,6 +22,7 @@ from aiosampler.processes.tasks import first_error
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from aiosampler.agents.parameters import Adopted
     from aiosampler.memory.arena import Arena
@@ -65,6 +66,7 @@ class _Sampler:
         self._control: Any = None
         self._engine: Engine | None = None
         self._last_end = 0.0  # of a batch
+        self._tell: Callable[[str], None] = _ignore
         self.starting = True
 
     def abort(self) -> None:
@@ -101,15 +103,22 @@ class _Sampler:
         place(start.affinity.cpus, start.affinity.torch_threads)
         arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
         self._control = arrays["dense"]["control"]
-        self._overlap = cargo.job.overlap
+        self._overlap, self._tell = cargo.job.overlap, line.phase
         self._parameters = Reader(arrays["dense"]["parameters"])
         engine: Engine = importlib.import_module(request.engine).Engine(
-            cargo=cargo, probed=probed, start=start, arena=self._arena, arrays=arrays, phase=line.phase
+            cargo=cargo,
+            probed=probed,
+            start=start,
+            arena=self._arena,
+            arrays=arrays,
+            phase=lambda name: self._tell(name),
         )
         self._engine = engine
         beat(arrays["dense"]["progress"][-1], cargo.job.step_timeout)
         self._parameters.adopt()  # for the models that are built now
         await engine.start()
+        if not cargo.job.debug:
+            self._tell = _ignore  # what follows, a replacement of a worker say, happens behind what else is done
         line.send(messages.Started())
         return engine
 
@@ -129,6 +138,7 @@ class _Sampler:
                 case messages.Evaluate(itr):
                     if ahead is not None:
                         await asyncio.wait((ahead,))
+                    self._tell(f"evaluating after batch {itr}")
                     evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
                         evaluated = await engine.evaluate(messages.Evaluate(itr, self._parameters.adopt().buffer))
@@ -138,7 +148,9 @@ class _Sampler:
         self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
     ) -> asyncio.Task[messages.Batch | None]:
         """Have a batch collected, with the parameters that are the newest now."""
-        return tasks.create_task(self._collect(engine, itr, slot, self._parameters.adopt()))
+        adopted = self._parameters.adopt()
+        self._tell(f"collecting batch {itr} into slot {slot} with policy version {adopted.version}")
+        return tasks.create_task(self._collect(engine, itr, slot, adopted))
 
     async def _collect(self, engine: Engine, itr: int, slot: int, adopted: Adopted) -> messages.Batch | None:
         began = time.perf_counter()
@@ -149,3 +161,7 @@ class _Sampler:
         ended = time.perf_counter()
         seconds, self._last_end = ended - max(began, self._last_end), ended
         return messages.Batch(itr, slot, adopted.version, episodes, seconds, losses)
+
+
+def _ignore(phase: str) -> None:
+    """Nobody wants to know."""

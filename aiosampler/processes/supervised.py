@@ -132,6 +132,16 @@ class Supervised:
         """Have `on_change` called whenever there is something to receive."""
         self._channel.on_change = on_change
 
+    def notify_of_phases(self) -> None:
+        """Tell of the phases as they arrive, whether or not somebody receives."""
+        take = weakref.WeakMethod(self.take_phases)  # the event loop refers to the channel, and must not keep this
+        self._channel.on_change = lambda: (method := take()) and method()
+
+    def take_phases(self) -> None:
+        """Tell of the phases that have arrived."""
+        for phase in self._channel.take(Phase):
+            self._sifted(phase)
+
     def _sifted(self, message: Any) -> Any:
         """A message that is for the caller; others are dealt with, and give None."""
         match message:

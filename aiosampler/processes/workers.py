@@ -51,7 +51,7 @@ class Workers:
     ) -> None:
         self._target, self._args, self._ranks, self._kind = target, args, ranks, kind
         self._start_method, self._close_grace = start_method, close_grace
-        self._on_phase: Callable[[str], None] | None = on_phase
+        self._on_phase = on_phase
         self._changed = asyncio.Event()
         self._places = places
         self._work: list[Any] = []
@@ -95,7 +95,6 @@ class Workers:
                 await self._replace(index)
 
         await all_or_first_error(map(start, range(len(work))))
-        self._on_phase = None  # a replacement is started behind what else is done
 
     async def _begin(self, index: int) -> None:
         worker = self._workers[index]

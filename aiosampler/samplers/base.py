@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -26,7 +27,7 @@ from aiosampler.processes.random_streams import seeded
 from aiosampler.processes.resources import denied
 from aiosampler.processes.sampler_process import sampler_main
 from aiosampler.processes.supervised import Supervised
-from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.samples import filled_samples, poison, samples_view
 from aiosampler.samplers.statistics import SamplerStatistics, Tally
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
@@ -42,13 +43,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from aiosampler.samplers.samples import Samples
+    from aiosampler.samplers.samples import FinalObservations, Samples
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.trees import Tree
 
 CLOSE_GRACE_S = 6.0  # for environments to close, those of workers among them
 PROBE_GRACE_S = 0.5
 TRACED_BATCHES = 16
+
+
+log = logging.getLogger("aiosampler")
 
 
 class _State(Enum):
@@ -105,6 +109,9 @@ class AsyncSamplerMixin:
             ``environment_seed(seed, b, restarts=...)``, and nobody else's steps change. Errors of the agent are not
             survived, which a new worker would repeat.
         start_timeout: Seconds that one phase of the start may take, such as building an environment; None is no limit.
+        debug: Fill a batch with NaN, or with the lowest or highest integers, when it goes back to the sampler, so that
+            it shows where it was kept for too long; and log what the sampler and its processes do, at level INFO of the
+            logger ``aiosampler``.
 
     Attributes:
         seed: The seed in use.
@@ -152,6 +159,7 @@ class AsyncSamplerMixin:
         step_timeout: float | None = None,
         max_worker_restarts: int = 0,
         start_timeout: float | None = 120.0,
+        debug: bool = False,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -177,7 +185,11 @@ class AsyncSamplerMixin:
             step_timeout=step_timeout,
             max_worker_restarts=max_worker_restarts,
             start_timeout=start_timeout,
+            debug=debug,
         )
+        self._log: Callable[[str], None] = _ignore
+        if debug:  # refers to no sampler: who drops one in use is warned
+            self._log = functools.partial(log.info, "%s %x: %s", type(self).__name__, id(self))
         self._check_placement(n_workers, affinity, device, max_worker_restarts)
         self._cargo = pickle_cargo(config)
         self._affinity = affinity or Affinity()
@@ -186,6 +198,7 @@ class AsyncSamplerMixin:
         self._state = _State.NEW
         self._order = asyncio.Lock()
         self._owed: deque[type] = deque()  # answers that are still to come, in the order of their requests
+        self._held: tuple[int, FinalObservations] | None = None  # slot and part of the batch that is the user's
         self._unclaimed: messages.Batch | None = None  # a batch whose caller was cancelled
         self._expected: tuple[int, int] | None = None  # itr and slot of the batch that is collected ahead
         self._process: Supervised | None = None
@@ -238,14 +251,20 @@ class AsyncSamplerMixin:
         """
         self._require(_State.NEW, "async_initialize() starts a sampler once")
         self._loop = asyncio.get_running_loop()
-        self._state = _State.PROBING
+        self._enter(_State.PROBING)
         async with self._closed_on_failure():
             with denied("the shared memory cannot be made"):
                 arena = Arena()
             try:
                 self._process = Supervised(
-                    sampler_main, (arena,), name="sampler", start_method=self._config.start_method
+                    sampler_main,
+                    (arena,),
+                    name="sampler",
+                    start_method=self._config.start_method,
+                    on_phase=self._log,
                 )
+                if self._config.debug:
+                    self._process.notify_of_phases()
                 await self._process.send(messages.Probe(self._job(), self._engine))
                 probed = await self._receive_start(self._config.start_timeout)
                 self._initialize_agent(probed)
@@ -271,7 +290,7 @@ class AsyncSamplerMixin:
             self._views = [samples_view(slot) for slot in self._slots]
             self._start = messages.Start(layout, probed.specs, parameters, self._affinity)
             self._require(_State.PROBING, "")
-            self._state = _State.PROBED
+            self._enter(_State.PROBED)
             return (self._views[0], self._views[1]), probed.examples
 
     async def initialize(self, affinity: Affinity | None = None) -> None:
@@ -291,14 +310,14 @@ class AsyncSamplerMixin:
         if affinity is not None:
             self._check_affinity(affinity)
             self._start = dataclasses.replace(self._start, affinity=affinity)
-        self._state = _State.STARTING
+        self._enter(_State.STARTING)
         async with self._closed_on_failure():
             self._store.publish(self.agent.model, version=0)
             await self._process.send(self._start)
             timeout = self._config.start_timeout
             await self._receive_start(timeout and timeout + self._start_margin)
             self._require(_State.STARTING, "")
-            self._state = _State.RUNNING
+            self._enter(_State.RUNNING)
 
     async def __aenter__(self) -> Self:
         await self.async_initialize()
@@ -341,6 +360,7 @@ class AsyncSamplerMixin:
             facts = self._unclaimed
             if facts is None and messages.Batch not in self._owed:
                 itr, slot = self._next_batch(itr, db_idx)
+                self._give_back()
                 await self._request(messages.Collect(itr, slot), messages.Batch)
                 self._expected = (itr + 1, 1 - slot)
             else:
@@ -359,6 +379,7 @@ class AsyncSamplerMixin:
                 self._unpack(facts.episodes),
                 self._timelines[-1],
             )
+            self._held = facts.slot, samples.env.final_observation
             self._tally.batch(samples)
             self._tally.lost(facts.losses)
             return samples
@@ -491,7 +512,7 @@ class AsyncSamplerMixin:
         if running and self._store is not None:
             self._last_version = self._store.version
         grace = CLOSE_GRACE_S if self._control is not None else PROBE_GRACE_S
-        self._state = _State.CLOSED
+        self._enter(_State.CLOSED)
         process, self._process = self._process, None
         if process is None:
             return
@@ -516,6 +537,7 @@ class AsyncSamplerMixin:
             yield
         except BaseException as exc:
             if self._closing is None:
+                self._log(f"failed: {exc!r}")
                 self._failure = exc
                 await self.aclose()
             raise
@@ -529,6 +551,19 @@ class AsyncSamplerMixin:
             raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
         self._owed.append(answer)
         await self._process.send(request)
+
+    def _enter(self, state: _State) -> None:
+        self._log(f"{self._state.name.lower()} -> {state.name.lower()}")
+        self._state = state
+
+    def _give_back(self) -> None:
+        """The batch that was handed out last is the sampler's again."""
+        if self._held is not None:
+            slot, final_observation = self._held
+            self._held = None
+            final_observation.expire()
+            if self._config.debug:
+                poison(self._slots[slot])
 
     async def _settle(self) -> Any:
         """Receive all answers that are owed; keep a batch, return the last."""
@@ -553,6 +588,7 @@ class AsyncSamplerMixin:
         except SamplerError as exc:
             if self._closing is not None:
                 raise SamplerClosed("the sampler was closed while this call was waiting") from None
+            self._log(f"failed: {exc}")
             self._failure = exc
             await self.aclose()
             raise
@@ -621,6 +657,7 @@ class AsyncSamplerMixin:
             step_timeout=config.step_timeout,
             start_timeout=config.start_timeout,
             max_worker_restarts=config.max_worker_restarts,
+            debug=config.debug,
         )
 
     def _initialize_agent(self, probed: messages.Probed) -> None:
@@ -649,3 +686,7 @@ class AsyncSamplerMixin:
             closed.__cause__ = self._failure
             return closed
         return SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+
+
+def _ignore(what: str) -> None:
+    """Nobody wants to know."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from aiosampler.errors import SamplerError
 from aiosampler.samplers.timeline import Timeline, empty_timeline
-from aiosampler.specs.trees import Tree, tree_map
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from aiosampler.collectors.traj_info import TrajInfo
@@ -39,11 +40,12 @@ class FinalObservations:
     """The true last observations of the N episodes that ended in a batch, before their resets.
 
     ``final[t, b]`` is that of the episode that ended at step t of environment b. The arrays below are ordered by step,
-    then environment; they are gathered, which copies them, when one is first asked for.
+    then environment; they are gathered, which copies them, when one is first asked for. Where that was not done before
+    the next batch was asked for, they raise `SamplerError`.
     """
 
     def __init__(self, arrays: dict[str, Any]) -> None:
-        self._arrays = arrays
+        self._arrays: dict[str, Any] | None = arrays
         self._gathered: tuple[torch.Tensor, torch.Tensor, Tree] | None = None
         self._shape: tuple[int, int] = arrays["done"].shape if arrays else (0, 0)
 
@@ -80,8 +82,17 @@ class FinalObservations:
         self._gather()
         return self  # what is gathered is a copy already
 
+    def expire(self) -> None:
+        """The slot goes back to the sampler: what was not gathered is lost."""
+        self._arrays = None
+
     def _gather(self) -> tuple[torch.Tensor, torch.Tensor, Tree]:
         if self._gathered is None:
+            if self._arrays is None:
+                raise SamplerError(
+                    "the batch went back to the sampler when the next one was asked for, and its final observations "
+                    "with it; read them before, or clone() the batch"
+                )
             count, ends = self._arrays["final_count"], self._arrays["final_t"]
             b, k = np.nonzero(np.arange(ends.shape[1]) < count[:, None])
             t = ends[b, k].astype(np.int64)
@@ -203,6 +214,21 @@ class Samples:
             valid=self.valid.clone(),
             traj_infos=list(self.traj_infos),
         )
+
+
+def poison(slot: dict[str, Tree]) -> None:
+    """Fill a slot with values that no batch has: NaN, the lowest of signed and the highest of unsigned numbers."""
+    for name, tree in slot.items():
+        for array in [] if name.startswith("final_") else tree_leaves(tree):
+            match array.dtype.kind:
+                case "f":
+                    array.fill(np.nan)
+                case "i":
+                    array.fill(np.iinfo(array.dtype).min)
+                case "u":
+                    array.fill(np.iinfo(array.dtype).max)
+                case _:
+                    array.fill(True)
 
 
 def samples_view(arrays: dict[str, Tree]) -> Samples:

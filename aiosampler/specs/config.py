@@ -47,6 +47,7 @@ class SamplerConfig:
     step_timeout: float | None
     max_worker_restarts: int
     start_timeout: float | None
+    debug: bool
 
     def __post_init__(self) -> None:
         if not isinstance(self.env_fn, EnvSpec) and not callable(self.env_fn):
@@ -59,7 +60,7 @@ class SamplerConfig:
             _mapping(name, getattr(self, name))
         if self.seed is not None and self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
-        for name in ("mid_batch_reset", "bootstrap_value", "overlap"):
+        for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._integer("max_decorrelation_steps", 0)
