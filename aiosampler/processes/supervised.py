@@ -122,7 +122,11 @@ class Supervised:
             ChannelClosed: The child is gone; `gone` tells how.
             SamplerError: What the child reports.
         """
-        return self._sifted(self._channel.receive_nowait())
+        while (message := self._channel.receive_nowait()) is not None:
+            message = self._sifted(message)
+            if message is not None:
+                return message
+        return None
 
     def look(self) -> None:
         """Take in what has arrived, should the event loop not have come to it."""
