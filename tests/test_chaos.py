@@ -1,4 +1,4 @@
-"""Processes killed at random moments: every run ends soon, with a typed error or normally, and leaves nothing behind.
+"""Processes killed or stopped at random moments: every run ends soon, with a typed error or normally, leaving nothing.
 
 A short form runs with the other tests. The long form: ``python -m tests.test_chaos --runs 200 --seed 1``.
 """
@@ -24,15 +24,24 @@ import pytest
 import torch
 import uvloop
 
-from aiosampler import AsyncSerialSampler, SamplerClosed, SamplerError, TrajInfo, WorkerDied, environment_seed
+from aiosampler import (
+    AsyncSerialSampler,
+    SamplerClosed,
+    SamplerError,
+    TrajInfo,
+    WorkerDied,
+    WorkerTimeout,
+    environment_seed,
+)
 from tests.conftest import descriptors, our_children
 from tests.test_parallel_samplers import PARALLEL
 from tests.worlds import AgeAgent, CountingEnv
 
 KINDS = {"serial": (AsyncSerialSampler, {}), **PARALLEL}
 PHASES = {"starting": 0.2, "collecting": 0.05, "evaluating": 0.05, "idling": 0.05, "closing": 0.02}  # and their seconds
-#: What is killed, and how often workers are replaced.
-MODES = {"any": 0, "any-restarts": 1000, "workers": 1000}
+#: What is killed, and how often workers are replaced. In mode "user" it is the process that holds the sampler.
+MODES = {"any": 0, "any-restarts": 1000, "workers": 1000, "user": 0}
+STEP_TIMEOUT, START_TIMEOUT = 0.7, 3.0  # for processes that are stopped
 SEED, B, ROUNDS, LIMIT_S, GONE_S = 5, 8, 3, 20.0, 6.0
 
 
@@ -106,8 +115,9 @@ class Killer:
     def __init__(self, draw, kind, mode):
         self._draw, self._mode = draw, mode
         self._roles = ("sampler", "server", "worker") if kind == "devices" else ("sampler", "worker")
-        times = draw.randint(1, 3) if mode == "workers" else 1
+        times = {"workers": draw.randint(1, 3), "none": 0}.get(mode, 1)
         self._fates = {}
+        self.number = draw.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP))
         for _ in range(times):
             phase = draw.choice(list(PHASES))
             turn = draw.randrange(ROUNDS) if phase not in ("starting", "closing") else 0
@@ -130,10 +140,9 @@ class Killer:
             candidates = self._candidates()
             if candidates:
                 role, process = self._draw.choice(candidates)
-                number = self._draw.choice((signal.SIGKILL, signal.SIGSEGV))
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    kill = Kill(role, self.phase, number, time.monotonic())
-                    process.send_signal(number)
+                    kill = Kill(role, self.phase, self.number, time.monotonic())
+                    process.send_signal(self.number)
                     self.kills.append(kill)
                 return
             end = time.monotonic() + 0.001  # it is to start yet
@@ -219,24 +228,10 @@ def run(kind, mode, seed):
         AssertionError: It did not end as it should.
     """
     draw = random.Random(f"{kind} {mode} {seed}")
-    cls, arguments = KINDS[kind]
-    if kind != "serial":
-        arguments = {**arguments, "n_workers": draw.choice((2, 4)), "max_worker_restarts": MODES[mode]}
-    sampler = cls(
-        CountingEnv,
-        agent=AgeAgent(),
-        batch_T=draw.choice((1, 5, 40)),
-        batch_B=B,
-        seed=SEED,
-        bootstrap_value=True,
-        mid_batch_reset=draw.random() < 0.5,
-        overlap=draw.random() < 0.7,
-        eval_n_envs=4,
-        eval_max_steps=400,
-        start_method="fork",
-        **arguments,
-    )
+    if mode == "user":
+        return run_as_user(kind, draw)
     killer, lifeline = Killer(draw, kind, mode), Lifeline()
+    sampler = make(kind, draw, MODES[mode], timeouts=killer.number == signal.SIGSTOP)
     try:
         with asyncio.Runner(loop_factory=draw.choice((asyncio.new_event_loop, uvloop.new_event_loop))) as runner:
             error, ended = runner.run(survive(sampler, killer))
@@ -252,20 +247,70 @@ def run(kind, mode, seed):
         assert killer.kills, f"nothing was killed, {outcome}"
         outcome.detection = ended - killer.kills[0].at
         assert mode != "workers", f"workers are replaced, {outcome}"
-        assert type(error) in (WorkerDied, SamplerClosed), f"another error, {outcome}"
-        if isinstance(error, WorkerDied):
+        stopped = killer.number == signal.SIGSTOP
+        assert type(error) in (WorkerTimeout if stopped else WorkerDied, SamplerClosed), f"another error, {outcome}"
+        if not isinstance(error, SamplerClosed):
             (kill,) = killer.kills
             assert error.process.startswith(kill.role), f"another process, {outcome}"
-            assert error.exitcode == -kill.number, f"another exit code, {outcome}"
+            assert stopped or error.exitcode == -kill.number, f"another exit code, {outcome}"
         if mode == "any-restarts":
             assert killer.kills[0].role != "worker", f"workers are replaced, {outcome}"
     return outcome
 
 
+def run_as_user(kind, draw):
+    """One run in which the process that holds the sampler is killed, terminated or interrupted."""
+    number, delay = draw.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)), draw.uniform(0, 1.0)
+    lifeline = Lifeline()
+    user = os.fork()
+    if user == 0:
+        try:
+            with contextlib.suppress(KeyboardInterrupt), asyncio.Runner() as runner:
+                while True:  # so that closing is interrupted, too
+                    sampler = make(kind, draw, 0)
+                    runner.run(use(sampler, Killer(draw, kind, "none")))
+        finally:
+            os._exit(0)
+    time.sleep(delay)
+    began = time.monotonic()
+    os.kill(user, number)
+    try:
+        all_gone = lifeline.all_gone(GONE_S)
+        gone = time.monotonic() - began
+    finally:
+        os.kill(user, signal.SIGKILL)
+        os.waitpid(user, 0)
+    outcome = Outcome("normal end", "", [Kill("user", f"running for {delay:.2f} s", number, began)], gone)
+    assert all_gone, f"a process is left, {outcome}"
+    return outcome
+
+
+def make(kind, draw, restarts, *, timeouts=False):
+    cls, arguments = KINDS[kind]
+    if kind != "serial":
+        arguments = {**arguments, "n_workers": draw.choice((2, 4)), "max_worker_restarts": restarts}
+    return cls(
+        CountingEnv,
+        agent=AgeAgent(),
+        batch_T=draw.choice((1, 5, 40)),
+        batch_B=B,
+        seed=SEED,
+        bootstrap_value=True,
+        mid_batch_reset=draw.random() < 0.5,
+        overlap=draw.random() < 0.7,
+        eval_n_envs=4,
+        eval_max_steps=400,
+        start_method="fork",
+        step_timeout=STEP_TIMEOUT if timeouts else None,
+        start_timeout=START_TIMEOUT if timeouts else 120.0,
+        **arguments,
+    )
+
+
 def cases():
     for kind in KINDS:
         for number, mode in enumerate(MODES):
-            yield kind, ("any" if kind == "serial" else mode), number + 1
+            yield kind, ("any" if kind == "serial" and mode != "user" else mode), number + 1
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -295,7 +340,7 @@ def main():
     options = parser.parse_args()
     outcomes, failures, worst, last = collections.Counter(), [], (0.0, "none"), (0.0, "none")
     began = time.monotonic()
-    choices = [(kind, mode) for kind in KINDS for mode in MODES if kind != "serial" or mode == "any"]
+    choices = [(kind, mode) for kind in KINDS for mode in MODES if kind != "serial" or mode in ("any", "user")]
     random.Random(options.seed).shuffle(choices)
     for number, (kind, mode) in zip(range(options.runs), itertools.cycle(choices)):
         if time.monotonic() - began > options.seconds:

@@ -31,7 +31,7 @@ from aiosampler.processes.assignments import assign
 from tests.conftest import our_children, until
 from tests.test_arguments import TellingEnv
 from tests.test_sampler import _model, small
-from tests.worlds import CountingEnv, NoisyAgent
+from tests.worlds import CountingEnv, FaultyEnv, NoisyAgent
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
@@ -199,6 +199,7 @@ async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_me
         await sampler.obtain_samples()
         children = our_children()
         assert len(children) >= 3
+        workers(sampler)[0].suspend()  # and cannot see that its parent is gone
         psutil.Process(sampler._process.pid).kill()
         with pytest.raises(WorkerDied, match="the sampler process ended unexpectedly by SIGKILL"):
             while True:
@@ -281,6 +282,13 @@ def test_the_quota_of_a_container_counts(monkeypatch, tmp_path):
         assert usable_cpu_count() == count
     quota.unlink()
     assert usable_cpu_count() == 8
+
+
+async def test_a_stopped_worker_is_closed_like_any_other(parallel, tmp_path):
+    async with parallel(lambda: FaultyEnv(None, fuse=str(tmp_path / "fuse")), n_workers=2) as sampler:
+        await sampler.obtain_samples()
+        workers(sampler)[0].suspend()
+    assert (tmp_path / "fuse").read_text().count("closed") == 5  # of four environments, and the example
 
 
 @pytest.mark.parametrize("whom", ["worker", "sampler", "server"])

@@ -3,6 +3,8 @@
 Imported by the bare interpreter of a child, so it imports nothing that reads the environment variables set here.
 """
 
+import contextlib
+import ctypes
 import importlib
 import os
 import select
@@ -21,6 +23,8 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+PARENT_ENDED = signal.SIGUSR1  # in a fork server
+_PR_SET_PDEATHSIG = 1  # see prctl(2)
 GRACE_S = 2.0  # for a process whose parent is gone
 
 #: Descriptors of this process's ends of control channels. A forked child gets copies of them and must close them: as
@@ -59,6 +63,8 @@ def isolate(foreign: tuple[int, ...], last_words: socket.socket) -> None:
         os.close(descriptor)
     _own_ends.clear()
     prepare_last_words(last_words)
+    signal.signal(PARENT_ENDED, signal.SIG_DFL)  # of a fork server
+    signal_when_parent_ends(signal.SIGCONT)  # or this process, if it is stopped by then, would not notice
 
 
 async def enter(target: str, *args: Any) -> None:
@@ -70,6 +76,12 @@ async def enter(target: str, *args: Any) -> None:
     """
     module, name = target.split(":")
     await getattr(importlib.import_module(module), name)(*args)
+
+
+def signal_when_parent_ends(number: int) -> None:
+    """Have the kernel send a signal when the thread ends that started this process; on Linux."""
+    with contextlib.suppress(AttributeError):  # there is no such thing on this system
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:

@@ -13,7 +13,8 @@ import functools
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Coroutine
+import signal
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing import (
     context,
     forkserver,
@@ -31,6 +32,8 @@ import aiomultiprocess
 from aiomultiprocess.types import Unit
 
 from aiosampler.processes.last_words import UNCAUGHT, say
+
+TERMINATION_S = 0.5  # that a process is given to go when it is terminated
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -87,19 +90,26 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             self.forsake()
             raise
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is known to have ended; its pid may be another's then."""
+        return self._ended is not None and self._ended.is_set()
+
     async def wait(self, timeout: float | None = None) -> bool:
         """Suspend until the process has ended; False if `timeout` seconds were not enough."""
         assert self._ended is not None, "start() comes first"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._ended.wait()
-        return self._ended.is_set()
+        return self.ended
 
     async def stop(self, grace: float) -> None:
         """End the process: wait `grace` seconds for it to go by itself, then terminate it, then kill it."""
+        if not self.ended:
+            os.kill(self.pid, signal.SIGCONT)  # it may be stopped, and could not go
         if not await self.wait(grace):
             self.terminate()
-            if not await self.wait(1.0):
+            if not await self.wait(TERMINATION_S):
                 self.kill()
                 await self.wait()
 
@@ -147,12 +157,21 @@ def _exit_descriptor(aio_process: process.BaseProcess) -> int:
     return aio_process.sentinel
 
 
+@contextlib.contextmanager
+def _start_method_left_alone() -> Iterator[None]:
+    """Around what asks for the start method of the user's process, which decides for the default if none was chosen."""
+    undecided = multiprocessing.get_start_method(allow_none=True) is None
+    try:
+        yield
+    finally:
+        if undecided:
+            multiprocessing.set_start_method(None, force=True)
+
+
 def _preparation(name: str) -> dict[str, Any]:
     """What multiprocessing tells a child about its parent, less the user's main module and start method."""
-    undecided = multiprocessing.get_start_method(allow_none=True) is None
-    preparation = spawn.get_preparation_data(name)
-    if undecided:
-        multiprocessing.set_start_method(None, force=True)  # it asks for the default, which decides for that
+    with _start_method_left_alone():
+        preparation = spawn.get_preparation_data(name)
     ours = ("init_main_from", "start_method")
     return {key: value for key, value in preparation.items() if not key.startswith(ours)}
 
@@ -233,7 +252,8 @@ class _ForkServerPopen(popen_forkserver.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         body = _body(self, process_obj)
-        self.sentinel, body_end = _fork_server().connect_to_new_process(self._fds)
+        with _start_method_left_alone():
+            self.sentinel, body_end = _fork_server().connect_to_new_process(self._fds)
         self.finalizer = util.Finalize(self, _close_all, (os.dup(body_end), self.sentinel))
         with open(body_end, "wb") as stream:
             stream.write(body)
@@ -244,7 +264,7 @@ class _ForkServerPopen(popen_forkserver.Popen):
 def _fork_server() -> forkserver.ForkServer:
     """The server of this process; like multiprocessing's, it lives until the process ends."""
     server = forkserver.ForkServer()
-    server.set_forkserver_preload([])
+    server.set_forkserver_preload(["aiosampler.processes.fork_server"])
     return server
 
 

@@ -208,7 +208,7 @@ class Supervised:
             env_index=place and place.env_index,
             evaluation=place is not None and place.evaluation,
         )
-        if self.pid is not None:
+        if self.pid is not None and not self._process.ended:
             stacks = await self._last_words.stacks(self.pid)
             error.add_note(
                 f"Threads of the {self.name} process:\n{stacks}"
