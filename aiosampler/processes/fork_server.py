@@ -1,6 +1,6 @@
 """Imported by our fork servers, to have them end with their parents.
 
-They end by themselves when nobody has the other end of a pipe any more. But what they forked has it, too: a server whose
+They end by themselves when nobody has the other end of a pipe any more. But what they forked has it, too: one whose
 parent was killed would wait for a process that is stopped, and is continued only when the server ends.
 """
 

@@ -31,6 +31,7 @@ from typing import Any
 import aiomultiprocess
 from aiomultiprocess.types import Unit
 
+from aiosampler.processes.forking import forking
 from aiosampler.processes.last_words import UNCAUGHT, say
 
 TERMINATION_S = 0.5  # that a process is given to go when it is terminated
@@ -230,7 +231,8 @@ class _ForkPopen(popen_fork.Popen):
         with contextlib.ExitStack() as opened:
             sentinel, child_sentinel = _pipe(opened)
             child_input, parent_end = _pipe(opened)
-            self.pid = os.fork()
+            with forking:
+                self.pid = os.fork()
             if self.pid == 0:
                 code = 1
                 try:

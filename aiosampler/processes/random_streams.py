@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aiosampler.processes.forking import forking
 from aiosampler.specs.seeding import Stream, stream_seed
 
 
@@ -42,13 +43,14 @@ class RandomStreams:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators for the block, and put them back: for the user's process."""
-    before = _state()
-    seed_generators(seed)
-    try:
-        yield
-    finally:
-        _set_state(before)
+    """Seed the global generators for the block, and put them back: for the user's process, by one thread at a time."""
+    with forking:  # torch takes locks of its own
+        before = _state()
+        seed_generators(seed)
+        try:
+            yield
+        finally:
+            _set_state(before)
 
 
 def seed_generators(seed: int) -> None:
