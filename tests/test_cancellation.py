@@ -173,7 +173,9 @@ async def test_twenty_in_sequence_and_two_at_once_leave_nothing(kind):
     assert usage() == before
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+@pytest.mark.parametrize(
+    ("kind", "start_method"), [("serial", "spawn"), *((kind, "fork") for kind in KINDS)], indirect=["kind"]
+)
 def test_a_sampler_for_each_thread_with_a_loop_of_its_own(kind, start_method):
     oracle = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5)
     expected = [oracle.collect().clone() for _ in range(5)]
