@@ -445,6 +445,17 @@ async def test_the_sampler_process_that_is_killed_is_reported(kind, moment):
     await sampler.aclose()
 
 
+async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_yet(kind):
+    sampler = small(kind, start_method="forkserver")
+    await sampler.async_initialize()
+    await sampler.initialize()
+    process = psutil.Process(sampler._process.pid)
+    process.kill()
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        pass  # the event loop stands still while the fork server takes the exit code
+    await sampler.aclose()
+
+
 async def test_cancelling_the_start_leaves_nothing_behind(kind):
     for steps in (1, 2, 3, 5, 8, 13, 21, 34):
         sampler = small(kind)

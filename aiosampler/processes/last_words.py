@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import traceback
+from collections.abc import Callable
 
 UNCAUGHT = 1  # exit code of a process that an exception ended, which are its last words
 ANSWER_S, PAUSE_S = 0.5, 0.05  # for a dump to begin; after which it is over
@@ -55,10 +56,9 @@ class LastWords:
                 data += chunk
         return data.decode(errors="replace")
 
-    async def stacks(self, pid: int) -> str:
-        """The stacks of process `pid`; empty if it does not answer, because it is stopped or gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, _SIGNAL)
+    async def stacks(self, send_signal: Callable[[int], None]) -> str:
+        """The stacks of whom the signal is sent to; empty if it does not answer, because it is stopped or gone."""
+        send_signal(_SIGNAL)
         loop, data = asyncio.get_running_loop(), bytearray()
         with contextlib.suppress(TimeoutError, OSError):
             while chunk := await asyncio.wait_for(loop.sock_recv(self._socket, _LIMIT), PAUSE_S if data else ANSWER_S):

@@ -104,10 +104,19 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
                 await self._ended.wait()
         return self.ended
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal; nothing to a process that has ended, also where its end was not noticed yet."""
+        if self.ended:
+            return
+        with contextlib.suppress(ProcessLookupError):  # the fork server takes its children's exit codes at any time
+            if self._exit_descriptor == self.aio_process.sentinel:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(self._exit_descriptor, number)
+
     async def stop(self, grace: float) -> None:
         """End the process: wait `grace` seconds for it to go by itself, then terminate it, then kill it."""
-        if not self.ended:
-            os.kill(self.pid, signal.SIGCONT)  # it may be stopped, and could not go
+        self.send_signal(signal.SIGCONT)  # it may be stopped, and could not go
         if not await self.wait(grace):
             self.terminate()
             if not await self.wait(TERMINATION_S):

@@ -209,7 +209,7 @@ class Supervised:
             evaluation=place is not None and place.evaluation,
         )
         if self.pid is not None and not self._process.ended:
-            stacks = await self._last_words.stacks(self.pid)
+            stacks = await self._last_words.stacks(self._process.send_signal)
             error.add_note(
                 f"Threads of the {self.name} process:\n{stacks}"
                 if stacks

@@ -102,6 +102,7 @@ class AsyncSamplerMixin:
         overlap: Collect the next batch while the user works on this one. If False, a batch is collected when it is
             asked for, with the parameters published before: on-policy.
         start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
+            ``"fork"`` is quick, and not safe while other threads of your process use torch.
         step_timeout: Seconds that a step or a reset of one environment may take; None is no limit.
         max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
             sampler, before a failure ends it; for the parallel samplers. The steps that are lost with a worker are
@@ -429,9 +430,10 @@ class AsyncSamplerMixin:
             return self._unpack(evaluated.episodes)
 
     def publish(self, module: nn.Module | None = None) -> int:
-        """Copy parameters and buffers to the sampler, which adopts the newest at the start of a batch.
+        """Copy parameters and buffers to the sampler, which adopts the newest when it begins a batch.
 
-        Returns at once; a sampler that is collecting is not disturbed, and never sees half of an update.
+        With overlap, a batch is begun when the one before is asked for. Returns at once; a sampler that is collecting
+        is not disturbed, and never sees half of an update.
 
         Args:
             module: With the tensors of the agent's model; the agent's model itself by default.
