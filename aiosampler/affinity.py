@@ -57,6 +57,7 @@ def make_affinity(
     *,
     n_gpus: int = 0,
     alternating: bool = False,
+    apart: bool = False,
     cpus: Sequence[int] | None = None,
     torch_threads: int = 1,
 ) -> Affinity:
@@ -65,10 +66,15 @@ def make_affinity(
     With GPUs, each has an action server that wants a CPU of its own; it gets one where that leaves at least twice as
     many for the workers. Alternating groups take turns, so each CPU gets one worker of each group.
 
+    Where the CPUs are few, the agent is one of the CPU, and a forward pass takes a millisecond or longer, such as that
+    of a convolutional network, it is better to keep the groups `apart`: each has one half of the CPUs, and the actions
+    of a group are computed on its own half, which is idle then.
+
     Args:
         n_workers: How many there will be; by default one for each CPU of the workers, or two if they alternate.
         n_gpus: How many devices infer.
         alternating: Whether the workers form two groups.
+        apart: Whether these groups have CPUs of their own.
         cpus: To use, by default all that this process may use.
         torch_threads: Threads that torch may use in the sampler process.
 
@@ -83,12 +89,19 @@ def make_affinity(
     servers = usable[:n_gpus] if len(usable) >= 3 * n_gpus else ()
     stepping = usable[len(servers) :]
     groups = 2 if alternating else 1
+    half = len(stepping) // 2
+    if apart and (not alternating or n_gpus or not half):
+        raise ConfigError(
+            "apart=True is for two groups on two CPUs or more, without GPUs; "
+            f"got alternating={alternating}, n_gpus={n_gpus} and {len(stepping)} CPUs"
+        )
+    places = [stepping[:half], stepping[half : 2 * half]] if apart else [stepping] * groups
     if n_workers is None:
-        n_workers = groups * len(stepping)
+        n_workers = sum(map(len, places))
     if n_workers % groups:
         raise ConfigError(f"n_workers must be even for two groups, got {n_workers}")
-    each_group = [(stepping[i % len(stepping)],) for i in range(n_workers // groups)]
-    return Affinity(cpus=servers or None, workers=each_group * groups, torch_threads=torch_threads)
+    workers = [(place[i % len(place)],) for place in places for i in range(n_workers // groups)]
+    return Affinity(cpus=servers or None, workers=workers, torch_threads=torch_threads)
 
 
 def _check_cpus(name: str, cpus: Sequence[int]) -> None:

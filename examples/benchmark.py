@@ -1,12 +1,14 @@
 """How fast samplers are, as a share of what the same machine could do at best, measured in the same run.
 
     python examples/benchmark.py --env cartpole --B 16 --workers 2
+    python examples/benchmark.py --env pong --samplers gpu,alternating --affinity apart
 
 The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
-+ (time to act on n observations)): nothing recorded, nobody waited for. Acting is what one would write by hand: the
-model, a multinomial draw, its log-probability, and conversion to NumPy. Windows of the ceiling's two times and of the
-samplers alternate, so that a machine that changes its speed changes it for both; medians are shown. `strict` is the
-share of a ceiling with the time of the agent's own step, which is faster and converts nothing.
++ (time to act on n observations)): nothing recorded, nobody waited for. An action server acts on all B observations
+while the workers wait; if groups alternate, it is all the work there is, spread evenly over W CPUs. Acting is what one
+would write by hand: the model, a multinomial draw, its log-probability, and conversion to NumPy. Windows of the
+ceiling's two times and of the samplers alternate, so that a machine that changes its speed changes it for both. Medians
+are shown; `strict` is the share of a ceiling with the time of the agent's own step, which is faster.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from aiosampler import (
     AsyncSerialSampler,
     CategoricalPgAgent,
     Spaces,
+    make_affinity,
 )
 
 
@@ -79,10 +82,10 @@ def seconds_per_call(call: Callable[[], object], seconds: float) -> float:
 
 
 class Ceiling:
-    """Measures the best possible rate of a number of workers."""
+    """Measures the best possible rate of a number of workers, for whom the agent acts `acts` times a step."""
 
-    def __init__(self, env_fn: Callable[[], "gym.Env[Any, Any]"], n: int, n_acting: int) -> None:
-        self.env, self.n = env_fn(), n
+    def __init__(self, env_fn: Callable[[], "gym.Env[Any, Any]"], n: int, n_acting: int, acts: float) -> None:
+        self.env, self.n, self.acts = env_fn(), n, acts
         self.env.reset(seed=0)
         self.agent = CategoricalPgAgent(Policy)
         self.agent.initialize(Spaces(self.env.observation_space, self.env.action_space))
@@ -114,7 +117,7 @@ class Ceiling:
         """Two ceilings in steps per second, and the seconds of one environment's step and of acting."""
         env = seconds_per_call(self.step_environment, seconds / 2) / len(self.actions)
         act, step = (seconds_per_call(call, seconds / 4) for call in (self.act, self.step_agent))
-        best, strict = [workers * self.n / (self.n * env + acting) for acting in (act, step)]
+        best, strict = [workers * self.n / (self.n * env + self.acts * acting) for acting in (act, step)]
         return best, strict, env, act
 
 
@@ -130,18 +133,22 @@ async def rate(sampler: Any, seconds: float) -> float:
 async def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     env_fn = {"cartpole": make_cartpole, "pong": make_pong}[args.env]
-    served = {"n_workers": args.workers, "device": args.device}
+    served: dict[str, Any] = {"n_workers": args.workers, "device": args.device}
+    affinity = None
+    if args.affinity != "default":
+        affinity = make_affinity(args.workers, alternating=True, apart=args.affinity == "apart")
     kinds: dict[str, tuple[Any, int, dict[str, Any]]] = {
         "serial": (AsyncSerialSampler, 1, {}),
         "cpu": (AsyncCpuSampler, args.workers, {"n_workers": args.workers}),
         "gpu": (AsyncGpuSampler, args.workers, served),
-        "alternating": (AsyncAlternatingSampler, args.workers, served),
-        "no-overlap": (AsyncNoOverlapAlternatingSampler, args.workers, served),
+        "alternating": (AsyncAlternatingSampler, args.workers, {**served, "affinity": affinity}),
+        "no-overlap": (AsyncNoOverlapAlternatingSampler, args.workers, {**served, "affinity": affinity}),
     }
     for name in args.samplers.split(","):
         kind, workers, options = kinds[name]
-        n = args.B // workers
-        ceiling = Ceiling(env_fn, n, n if name in ("serial", "cpu") else args.B)
+        n, half = args.B // workers, args.B // 2
+        n_acting, acts = {"gpu": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(name, (half, 2 / workers))
+        ceiling = Ceiling(env_fn, n, n_acting, acts)
         agent = CategoricalPgAgent(Policy)
         rows: list[tuple[float, ...]] = []
         async with kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options) as sampler:
@@ -168,6 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--T", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--affinity", choices=["default", "shared", "apart"], default="default", help="of two groups")
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     asyncio.run(main(parser.parse_args()))

@@ -51,6 +51,9 @@ class LoggedGroup:
             self.log.append((self.name, "stepped"))
         return self.stepping
 
+    def attend(self):
+        assert not self.under_way
+
     def send_actions(self):
         assert self.stepping
         assert not self.under_way
@@ -249,6 +252,9 @@ class WorldInMemory:
             slot["observation"][t + 1] = 2 * slot["action"][t] % 1000
             slot["terminated"][t] = self.ends[t]
         return True
+
+    def attend(self):
+        pass
 
     def send_actions(self):
         self.t += 1

@@ -263,6 +263,15 @@ def test_affinities_for_gpus_and_alternating_groups():
         make_affinity(cpus=[999])
 
 
+def test_groups_that_are_kept_apart_have_a_half_of_the_cpus_each(monkeypatch):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: tuple(range(5)))
+    assert make_affinity(alternating=True, apart=True).workers == [(0,), (1,), (2,), (3,)]
+    assert make_affinity(6, alternating=True, apart=True).workers == [(0,), (1,), (0,), (2,), (3,), (2,)]
+    for arguments in ({}, {"alternating": True, "n_gpus": 1}, {"alternating": True, "cpus": [0]}):
+        with pytest.raises(ConfigError, match="apart=True is for two groups on two CPUs or more, without GPUs; got"):
+            make_affinity(apart=True, **arguments)
+
+
 def test_a_gpu_gets_a_cpu_where_there_are_enough(monkeypatch):
     monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: tuple(range(8)))
     affinity = make_affinity(n_gpus=2)

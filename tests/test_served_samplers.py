@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import threading
 
 import psutil
@@ -18,12 +19,12 @@ from aiosampler import (
     RandomAgent,
     WorkerTimeout,
 )
-from aiosampler.affinity import usable_cpu_count
+from aiosampler.affinity import make_affinity, usable_cpu_count, usable_cpus
 from tests.conftest import until
 from tests.test_parallel_samplers import PARALLEL, workers
 from tests.test_sampler import assert_same, small
 from tests.torchless import cartpole
-from tests.worlds import AgeAgent, CountingEnv
+from tests.worlds import AgeAgent, CountingEnv, LookingAgent
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
@@ -179,3 +180,30 @@ def test_an_alternating_sampler_has_two_workers_for_each_cpu_by_default():
     assert small(AsyncAlternatingSampler, batch_B=8 * n)._n_workers == 2 * n
     assert small(AsyncAlternatingSampler, batch_B=2)._n_workers == 2
     assert small(AsyncAlternatingSampler, batch_B=12, device=["cpu"] * 3)._n_workers % 6 == 0
+
+
+class SeatedAgent(LookingAgent):
+    """Tells the CPU it runs on."""
+
+    def step(self, inputs, state):
+        step = super().step(inputs, state)
+        cpus = os.sched_getaffinity(0)
+        seat = torch.full_like(step.action, min(cpus) if len(cpus) == 1 else -1)
+        return step._replace(agent_info={**step.agent_info, "seat": seat})
+
+
+@pytest.mark.skipif(len(usable_cpus()) < 2, reason="needs two CPUs")
+@pytest.mark.parametrize("kind", [AsyncAlternatingSampler, AsyncNoOverlapAlternatingSampler])
+@pytest.mark.parametrize("apart", [False, True])
+async def test_actions_are_computed_on_the_cpu_of_the_group_that_waits_if_it_has_one(kind, apart):
+    first, second = usable_cpus()[:2]
+    affinity = make_affinity(2, alternating=True, apart=apart, cpus=[first, second])
+    async with small(
+        kind, agent=SeatedAgent(), n_workers=2, affinity=affinity, eval_n_envs=2, eval_max_steps=20
+    ) as sampler:
+        for _ in range(2):
+            seats = (await sampler.obtain_samples()).agent.agent_info["seat"]
+            await sampler.evaluate_agent()
+            assert (seats[:, :2] == (first if apart else -1)).all()
+            assert (seats[:, 2:] == (second if apart else -1)).all()
+    assert usable_cpus()[:2] == (first, second)

@@ -69,14 +69,14 @@ def group(request, signal):
     cells = np.zeros(spec.shape, spec.dtype)
     wakes = [Signal() for _ in range(3)]
     members = [Attendance(cells, i, signal, wakes[i], spin=request.param) for i in range(3)]
-    yield cells, wakes, members
+    yield cells, wakes, members, request.param
     for one in wakes:
         one.close()
 
 
 async def test_the_last_to_arrive_rings_and_all_go_on_when_they_are_released(signal, group):
-    cells, wakes, members = group
-    gathering = Gathering(cells, signal, wakes)
+    cells, wakes, members, spin = group
+    gathering = Gathering(cells, signal, wakes, spin=spin)
     gathering.muster([0, 1, 2])
     met = [0, 0, 0]
 
@@ -101,8 +101,8 @@ async def test_the_last_to_arrive_rings_and_all_go_on_when_they_are_released(sig
 
 
 async def test_nobody_waits_for_members_that_come_no_more(signal, group):
-    cells, wakes, members = group
-    gathering = Gathering(cells, signal, wakes)
+    cells, wakes, members, spin = group
+    gathering = Gathering(cells, signal, wakes, spin=spin)
     gathering.muster([0, 2])
     waiting = asyncio.create_task(gathering.all_arrived())
     thread = threading.Thread(target=members[0].meet)
@@ -117,8 +117,8 @@ async def test_nobody_waits_for_members_that_come_no_more(signal, group):
 
 
 async def test_a_meeting_that_is_given_up_leaves_the_next_one_in_order(signal, group):
-    cells, wakes, members = group
-    gathering = Gathering(cells, signal, wakes)
+    cells, wakes, members, spin = group
+    gathering = Gathering(cells, signal, wakes, spin=spin)
     for _ in range(20):
         gathering.muster([0, 1, 2])
         for member in members:
@@ -147,7 +147,7 @@ async def test_a_meeting_that_is_given_up_leaves_the_next_one_in_order(signal, g
 
 
 def test_a_member_leaves_when_it_is_told_to_by_another_thread(group):
-    _, _, members = group
+    _, _, members, _ = group
     assert not members[0].leave[0]
     thread = threading.Thread(target=members[0].abort)
     thread.start()

@@ -9,6 +9,7 @@ from aiosampler.signals.meeting import Gathering
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiosampler.servers.seats import Seats
     from aiosampler.signals.counter import Signal
 
 
@@ -21,6 +22,9 @@ class Group(Protocol):
 
     async def observations(self) -> bool:
         """Suspend until all workers that step have written their observations; return `stepping`."""
+
+    def attend(self) -> None:
+        """Have this thread where the actions of this group are best computed; the workers wait."""
 
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
@@ -37,10 +41,24 @@ class WorkerGroup:
         bell: Rung by the worker that arrives last.
         wakes: Posted for workers that are asleep.
         may_wait: Whether environments may wait before a batch is over.
+        spin: Whether the server has a CPU to itself while these workers step.
+        seats: For the server, if it has none.
+        index: Of this group among the two that have these.
     """
 
-    def __init__(self, cells: Any, bell: Signal, wakes: list[Signal], *, may_wait: bool) -> None:
-        self._gathering, self._may_wait = Gathering(cells, bell, wakes), may_wait
+    def __init__(
+        self,
+        cells: Any,
+        bell: Signal,
+        wakes: list[Signal],
+        *,
+        may_wait: bool,
+        spin: bool = False,
+        seats: Seats | None = None,
+        index: int = 0,
+    ) -> None:
+        self._gathering, self._may_wait = Gathering(cells, bell, wakes, spin=spin), may_wait
+        self._seats, self._index = seats, index
         self._present: list[int] = []
         self._stepping: list[int] = []
 
@@ -67,8 +85,15 @@ class WorkerGroup:
         self._stepping = [other for other in self._stepping if other != member]
         self._gathering.lose(member)
 
+    def attend(self) -> None:
+        """Have this thread where the actions of this group are best computed; the workers wait."""
+        if self._seats is not None:
+            self._seats.sit(self._index)
+
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
+        if self._seats is not None:
+            self._seats.make_room(self._index)
         self._gathering.release(self._stepping)
 
     def dismiss(self) -> None:

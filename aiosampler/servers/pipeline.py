@@ -68,6 +68,7 @@ async def serve(lane: Lane, slot: int, T: int, *, abort: Any, turns: Turns | Non
             break
         if turns is not None:
             await asyncio.sleep(0)  # the other first releases its workers, before the agent keeps the loop busy
+        group.attend()
         await inference.act(t)
         if turns is not None:
             await turns.wait()

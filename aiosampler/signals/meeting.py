@@ -15,9 +15,9 @@ Who arrives last rings the bell, so the server's event loop wakes once for each 
 A worker writes its cell and then looks at the others'. If two arrive at the same instant, both may ring, which does no
 harm: the server looks at the cells, too. That neither rings is what the fence between write and look prevents.
 
-A worker that has a CPU to itself looks for its release for a moment before it sleeps: to wake a sleeping process on
-another CPU takes some 5 us, and 50 us in many virtual machines, twice for each step of a group. It lets others run
-between two looks, and sleeps at once when the last wait was a long one.
+A process that has a CPU to itself looks at the cells for a moment before it sleeps, the server's event loop at all else
+between two looks: to wake a sleeping process on another CPU takes some 5 us, and 50 us in many virtual machines, twice
+for each step of a group. It lets others run meanwhile, and sleeps at once when the last wait was a long one.
 """
 
 import asyncio
@@ -117,14 +117,16 @@ class Gathering:
         cells: Of the group.
         bell: Rung by the worker that arrives last.
         wakes: Posted for workers that are asleep.
+        spin: Whether the server has a CPU to itself while these workers step.
     """
 
-    def __init__(self, cells: Any, bell: Signal, wakes: list[Signal]) -> None:
+    def __init__(self, cells: Any, bell: Signal, wakes: list[Signal], *, spin: bool = False) -> None:
         self._cells, self._arrived = cells, memoryview(cells[:, _ARRIVED])
         self._members = [memoryview(row) for row in cells]
         self._bell, self._wakes = bell, wakes
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        self._spin = self._patient = spin
         self._round = 0
         self._loop.add_reader(bell.fileno(), self._on_bell)
 
@@ -139,12 +141,19 @@ class Gathering:
     async def all_arrived(self) -> None:
         """Suspend until every worker that comes has arrived once more."""
         self._round += 1
+        limit = perf_counter_ns() + SPIN_NS if self._spin else 0
+        if self._patient:
+            while min(self._arrived) < self._round and perf_counter_ns() < limit:
+                os.sched_yield()
+                await asyncio.sleep(0)
         if min(self._arrived) < self._round:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+        if limit:
+            self._patient = perf_counter_ns() < limit
 
     def comes(self, member: int) -> bool:
         """Whether this worker is expected again."""
