@@ -32,7 +32,8 @@ class Affinity:
     """Placement of a sampler's processes. `make_affinity` builds one for this machine.
 
     Attributes:
-        cpus: CPUs of the sampler process; None leaves it those of the user's process.
+        cpus: CPUs of the sampler process; None leaves it those of the user's process. If two groups of workers have all
+            of them between them, an action server on the CPU is always on those of the group that it serves.
         workers: CPUs of each worker; None leaves them those of the sampler process.
         torch_threads: Threads that torch may use in the sampler process.
     """
@@ -68,7 +69,7 @@ def make_affinity(
 
     Where the CPUs are few, the agent is one of the CPU, and a forward pass takes a millisecond or longer, such as that
     of a convolutional network, it is better to keep the groups `apart`: each has one half of the CPUs, and the actions
-    of a group are computed on its own half, which is idle then.
+    of a group are computed on its own half, which is idle then (on one device, and with one torch thread).
 
     Args:
         n_workers: How many there will be; by default one for each CPU of the workers, or two if they alternate.
@@ -96,11 +97,16 @@ def make_affinity(
             f"got alternating={alternating}, n_gpus={n_gpus} and {len(stepping)} CPUs"
         )
     places = [stepping[:half], stepping[half : 2 * half]] if apart else [stepping] * groups
+    devices = max(1, n_gpus) if alternating else 1
+    wholes = groups * devices  # each device has workers of both groups
     if n_workers is None:
-        n_workers = sum(map(len, places))
-    if n_workers % groups:
-        raise ConfigError(f"n_workers must be even for two groups, got {n_workers}")
-    workers = [(place[i % len(place)],) for place in places for i in range(n_workers // groups)]
+        n_workers = max(1, sum(map(len, places)) // wholes) * wholes
+    if n_workers % wholes:
+        raise ConfigError(f"n_workers must be a multiple of {wholes} for two groups on each device, got {n_workers}")
+    each = n_workers // wholes
+    workers = [
+        (place[(device * each + i) % len(place)],) for device in range(devices) for place in places for i in range(each)
+    ]
     return Affinity(cpus=servers or None, workers=workers, torch_threads=torch_threads)
 
 

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -178,3 +179,22 @@ async def test_memory_that_is_not_there_is_refused_before_it_is_missed(kind):
     with pytest.raises(ArenaError, match=r"need [\d,]+ bytes of shared memory.*batch_T"):
         async with kind(Vast, agent=RandomAgent(), batch_T=10**5, batch_B=4):
             pass
+
+
+async def test_a_fork_server_that_cannot_fork_is_told(kind, monkeypatch):
+    def end_of_data(descriptor):
+        raise EOFError  # the server was denied the process, and is gone
+
+    monkeypatch.setattr("multiprocessing.forkserver.read_signed", end_of_data)
+    with pytest.raises(ResourceError, match=r"cannot be started.*the fork server could not fork"):
+        async with small(kind, start_method="forkserver"):
+            pass
+
+
+async def test_phases_that_are_logged_get_the_time_of_a_phase_each():
+    def slow():
+        threading.Event().wait(0.4)
+        return CountingEnv()
+
+    async with small(AsyncSerialSampler, slow, start_timeout=1.2, debug=True) as sampler:  # 1.6 s for all
+        await sampler.obtain_samples()

@@ -255,7 +255,7 @@ def test_affinities_for_gpus_and_alternating_groups():
     assert make_affinity(alternating=True).workers == [(c,) for c in cpus] * 2
     pairs = make_affinity(6, alternating=True).workers
     assert pairs[:3] == pairs[3:]
-    with pytest.raises(ConfigError, match="n_workers must be even for two groups, got 3"):
+    with pytest.raises(ConfigError, match="n_workers must be a multiple of 2 for two groups on each device, got 3"):
         make_affinity(3, alternating=True)
     with pytest.raises(ConfigError, match="n_workers must be an integer of at least 1, got 0"):
         make_affinity(0)
@@ -278,6 +278,10 @@ def test_a_gpu_gets_a_cpu_where_there_are_enough(monkeypatch):
     assert affinity.cpus == (0, 1)
     assert affinity.workers == [(c,) for c in range(2, 8)]
     assert make_affinity(n_gpus=4).cpus is None
+    workers = make_affinity(12, n_gpus=2, alternating=True).workers
+    assert workers == [(2,), (3,), (4,)] * 2 + [(5,), (6,), (7,)] * 2  # of each device, two groups of three
+    assert len(make_affinity(n_gpus=1, alternating=True).workers) == 14
+    assert len(make_affinity(n_gpus=2, alternating=True, cpus=range(7)).workers) == 8
 
 
 def test_the_quota_of_a_container_counts(monkeypatch, tmp_path):

@@ -411,7 +411,8 @@ async def test_the_users_process_is_left_as_it_was(kind):
         random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),
         asyncio.get_event_loop_policy() if not hasattr(asyncio, "_get_event_loop_policy") else None,
         [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
-        multiprocessing.get_start_method(allow_none=True), dict(os.environ),
+        multiprocessing.get_start_method(allow_none=True), dict(os.environ), os.sched_getaffinity(0),
+        list(torch.cuda._lazy_seed_tracker.get_calls()),  # the seeds for when CUDA is initialised
     )  # fmt: skip
     async with small(kind, agent=CategoricalPgAgent(_model), start_method="spawn") as sampler:
         await sampler.obtain_samples()
@@ -419,7 +420,8 @@ async def test_the_users_process_is_left_as_it_was(kind):
         random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),
         asyncio.get_event_loop_policy() if not hasattr(asyncio, "_get_event_loop_policy") else None,
         [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
-        multiprocessing.get_start_method(allow_none=True), dict(os.environ),
+        multiprocessing.get_start_method(allow_none=True), dict(os.environ), os.sched_getaffinity(0),
+        list(torch.cuda._lazy_seed_tracker.get_calls()),  # the seeds for when CUDA is initialised
     )  # fmt: skip
     assert before == after
 
@@ -454,6 +456,23 @@ async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_y
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         pass  # the event loop stands still while the fork server takes the exit code
     await sampler.aclose()
+
+
+def test_closing_late_closes_nothing_of_others(kind):
+    async def start():
+        sampler = small(kind, lambda: FaultyEnv("raise", at_step=6, at_episode=0), start_method="fork")
+        await sampler.async_initialize()
+        await sampler.initialize()
+        await sampler.obtain_samples()
+        await until(lambda: sampler._process._process.ended)  # the batch ahead has failed
+        return sampler
+
+    sampler = asyncio.run(start())
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]  # they get the numbers that were closed
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        asyncio.run(sampler.aclose())
+    for descriptor in others:
+        os.close(descriptor)
 
 
 async def test_cancelling_the_start_leaves_nothing_behind(kind):

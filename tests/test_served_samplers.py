@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aiosampler import (
+    Affinity,
     AgentError,
     AsyncAlternatingSampler,
     AsyncGpuSampler,
@@ -20,6 +21,7 @@ from aiosampler import (
     WorkerTimeout,
 )
 from aiosampler.affinity import make_affinity, usable_cpu_count, usable_cpus
+from aiosampler.servers.seats import make_seats, servers_have_cpus, workers_have_cpus
 from tests.conftest import until
 from tests.test_parallel_samplers import PARALLEL, workers
 from tests.test_sampler import assert_same, small
@@ -182,6 +184,34 @@ def test_an_alternating_sampler_has_two_workers_for_each_cpu_by_default():
     assert small(AsyncAlternatingSampler, batch_B=12, device=["cpu"] * 3)._n_workers % 6 == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "servers", "n_workers", "n_groups", "expected"),
+    [
+        (None, 1, 3, 1, (True, True, False)),
+        (None, 1, 4, 1, (True, False, False)),
+        (None, 1, 4, 2, (True, True, False)),
+        (None, 2, 4, 2, (True, True, False)),
+        (None, 1, 8, 2, (False, False, False)),
+        ({"n_workers": 3, "n_gpus": 1}, 1, 3, 1, (True, True, False)),  # the server has a CPU of its own
+        ({"n_workers": 4, "alternating": True}, 1, 4, 2, (True, True, False)),
+        ({"n_workers": 4, "alternating": True, "apart": True}, 1, 4, 2, (True, True, True)),
+        ({"n_workers": 2, "alternating": True, "apart": True, "cpus": [0, 1]}, 1, 2, 2, (True, True, False)),
+        ({"n_workers": 4, "alternating": True, "apart": True, "torch_threads": 2}, 1, 4, 2, (True, True, False)),
+    ],
+)
+def test_who_has_a_cpu_to_itself_on_a_machine_of_four(monkeypatch, arguments, servers, n_workers, n_groups, expected):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr("aiosampler.servers.seats.usable_cpus", lambda: (0, 1, 2, 3))
+    affinity = Affinity() if arguments is None else make_affinity(**arguments)
+    half = n_workers // n_groups
+    groups = [range(i * half, (i + 1) * half) for i in range(n_groups)]
+    assert expected == (
+        workers_have_cpus(affinity, n_workers, n_groups),
+        servers_have_cpus(affinity, servers, n_workers, n_groups),
+        make_seats(affinity, groups) is not None,
+    )
+
+
 class SeatedAgent(LookingAgent):
     """Tells the CPU it runs on."""
 
@@ -192,7 +222,7 @@ class SeatedAgent(LookingAgent):
         return step._replace(agent_info={**step.agent_info, "seat": seat})
 
 
-@pytest.mark.skipif(len(usable_cpus()) < 2, reason="needs two CPUs")
+@pytest.mark.skipif(len(usable_cpus()) != 2, reason="needs a machine of two CPUs")
 @pytest.mark.parametrize("kind", [AsyncAlternatingSampler, AsyncNoOverlapAlternatingSampler])
 @pytest.mark.parametrize("apart", [False, True])
 async def test_actions_are_computed_on_the_cpu_of_the_group_that_waits_if_it_has_one(kind, apart):

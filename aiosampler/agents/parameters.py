@@ -148,7 +148,7 @@ class Publisher:
             if self._parameters:
                 raise ConfigError("publish() needs a module: the agent has no model in this process")
             return []
-        tensors = named_tensors(module)
+        tensors, sources = named_tensors(module), []
         for p in self._parameters:
             tensor = tensors.pop(p.name, None)
             if tensor is None:
@@ -158,12 +158,12 @@ class Publisher:
                     f"the parameter {p.name!r} of the module to publish is {tensor.dtype}{list(tensor.shape)}; "
                     f"the agent's model has {p.dtype}{list(p.shape)}"
                 )
+            sources.append(tensor)
         if tensors:
             raise ConfigError(
                 f"the module to publish has a parameter {next(iter(tensors))!r}, which the agent's model has not"
             )
-        named = named_tensors(module)
-        return [named[p.name] for p in self._parameters]
+        return sources
 
 
 class Adopted(NamedTuple):

@@ -42,16 +42,10 @@ def forget(descriptor: int) -> None:
     _own_ends.discard(descriptor)
 
 
-def kept_from_forks() -> tuple[int, ...]:
-    """What a forked child must close."""
-    return tuple(_own_ends)
-
-
-def isolate(foreign: tuple[int, ...], last_words: socket.socket) -> None:
+def isolate(last_words: socket.socket) -> None:
     """Set up this process before its event loop is made; numerical libraries may start one thread in it.
 
     Args:
-        foreign: Descriptors that a forked process has got but must not keep, or it would pass for their owner.
         last_words: See `aiosampler.processes.last_words`.
     """
     for variable in _THREAD_VARIABLES:
@@ -59,11 +53,11 @@ def isolate(foreign: tuple[int, ...], last_words: socket.socket) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the user's process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for descriptor in foreign:
+    for descriptor in _own_ends:  # a forked process has got them, too, and would pass for their owner
         os.close(descriptor)
     _own_ends.clear()
     prepare_last_words(last_words)
-    signal.signal(PARENT_ENDED, signal.SIG_DFL)  # of a fork server
+    signal.signal(PARENT_ENDED, signal.SIG_DFL)  # a fork server handles it
     signal_when_parent_ends(signal.SIGCONT)  # or this process, if it is stopped by then, would not notice
 
 

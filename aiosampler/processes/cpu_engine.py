@@ -46,7 +46,7 @@ class Engine:
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: Workers | None = None
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
-        # A worker that is lost is replaced between two batches, which there is no such time for otherwise
+        # Running ahead leaves no pause between two batches in which a worker that was lost could be replaced
         self.runs_ahead = not self._job.max_worker_restarts
 
     async def start(self) -> None:

@@ -20,6 +20,8 @@ _LIMIT = 1 << 16
 #: Asks a process for its stacks. Environments use this one less than any other.
 _SIGNAL = signal.SIGRTMAX if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 
+_descriptor = -1
+
 
 def prepare_last_words(sock: socket.socket) -> None:
     """Have this process write its stacks to `sock` when it crashes, and when it is asked for them."""
@@ -30,9 +32,6 @@ def prepare_last_words(sock: socket.socket) -> None:
     faulthandler.register(_SIGNAL, descriptor, chain=False)
     global _descriptor
     _descriptor = descriptor
-
-
-_descriptor = -1
 
 
 def say(exc: BaseException) -> None:

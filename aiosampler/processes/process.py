@@ -9,6 +9,7 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import io
 import multiprocessing
@@ -141,8 +142,9 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         self._ended.set()
 
     def _close_exit_descriptor(self) -> None:
-        if self._exit_descriptor != self.aio_process.sentinel:
-            os.close(self._exit_descriptor)
+        descriptor, self._exit_descriptor = self._exit_descriptor, -1  # its number may soon be another's
+        if descriptor not in (-1, self.aio_process.sentinel):
+            os.close(descriptor)
 
 
 def _run(unit: Unit, prepare: Callable[..., None], args: tuple[Any, ...]) -> None:
@@ -268,7 +270,10 @@ class _ForkServerPopen(popen_forkserver.Popen):
         self.finalizer = util.Finalize(self, _close_all, (os.dup(body_end), self.sentinel))
         with open(body_end, "wb") as stream:
             stream.write(body)
-        self.pid = forkserver.read_signed(self.sentinel)
+        try:
+            self.pid = forkserver.read_signed(self.sentinel)
+        except EOFError as exc:
+            raise BlockingIOError(errno.EAGAIN, "the fork server could not fork") from exc
 
 
 @functools.cache

@@ -58,7 +58,9 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # or a seed would be noted for when it is, which nothing could take back
+            torch.cuda.manual_seed_all(seed)
 
 
 def _state() -> tuple[Any, ...]:

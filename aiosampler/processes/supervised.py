@@ -12,7 +12,7 @@ from typing import Any
 from aiosampler.collectors.progress import Place, Watch
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.processes.channel import Channel, ChannelClosed
-from aiosampler.processes.child import enter, forget, isolate, keep_from_forks, kept_from_forks
+from aiosampler.processes.child import enter, forget, isolate, keep_from_forks
 from aiosampler.processes.last_words import UNCAUGHT, LastWords
 from aiosampler.processes.messages import Failure, Phase
 from aiosampler.processes.process import Process
@@ -46,7 +46,7 @@ class Supervised:
         on_phase: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
-        self._on_phase = on_phase
+        self._on_phase, self._phase_began = on_phase, 0.0
         self._stopping = self._hopeless = False
         with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
@@ -61,7 +61,7 @@ class Supervised:
                 name=f"aiosampler-{name}",
                 start_method=start_method,
                 prepare=isolate,
-                prepare_args=(kept_from_forks() if start_method == "fork" else (), self._last_words.child_end),
+                prepare_args=(self._last_words.child_end,),
             )
             self._channel = Channel(self._socket)
             opened.callback(self._channel.close)
@@ -101,14 +101,20 @@ class Supervised:
             SamplerError: What the child reports.
         """
         watch = None if timeout is None or place is None else Watch(timeout, {0: place})
+        now = asyncio.get_running_loop().time
+        began = now()
         while True:
+            phase_began = max(began, self._phase_began)
+            limit = None if timeout is None else phase_began + timeout if watch is None else now() + watch.interval
             try:
-                async with asyncio.timeout(timeout if watch is None else watch.interval):
+                async with asyncio.timeout_at(limit):
                     message = self._sifted(await self._channel.receive())
                     if message is not None:
                         return message
             except TimeoutError:
                 if watch is None:
+                    if self._phase_began > phase_began:
+                        continue  # `take_phases` has come to it first
                     raise await self.too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
                 for _, stuck in watch.stuck():
                     raise await self.too_late(f"is stuck in {stuck} for more than {timeout} s", stuck) from None
@@ -150,7 +156,7 @@ class Supervised:
         """A message that is for the caller; others are dealt with, and give None."""
         match message:
             case Phase(name):
-                self.phase = name
+                self.phase, self._phase_began = name, asyncio.get_running_loop().time()
                 if self._on_phase is not None:
                     self._on_phase(f"{self.name}: {name}")
                 return None
@@ -190,7 +196,8 @@ class Supervised:
     def abandon(self) -> None:
         """Kill the child, where its event loop is closed and can wait for nothing any more."""
         self._abandoned()
-        forget(self._descriptor)
+        if not self._channel.closed:
+            forget(self._descriptor)
         self._socket.close()
         self._process.forsake()
 

@@ -158,13 +158,14 @@ class Workers:
             async with asyncio.timeout(watch.interval):
                 await self._changed.wait()
         except TimeoutError:
-            return [
-                (
-                    index,
-                    await self._workers[index].too_late(f"is stuck in {place} for more than {watch.limit} s", place),
+            stuck = watch.stuck()
+            errors = await asyncio.gather(
+                *(
+                    self._workers[index].too_late(f"is stuck in {place} for more than {watch.limit} s", place)
+                    for index, place in stuck
                 )
-                for index, place in watch.stuck()
-            ]
+            )
+            return [(index, error) for (index, _), error in zip(stuck, errors, strict=True)]
         return []
 
     async def _lose(self, index: int, error: SamplerError) -> None:

@@ -432,8 +432,8 @@ class AsyncSamplerMixin:
     def publish(self, module: nn.Module | None = None) -> int:
         """Copy parameters and buffers to the sampler, which adopts the newest when it begins a batch.
 
-        With overlap, a batch is begun when the one before is asked for. Returns at once; a sampler that is collecting
-        is not disturbed, and never sees half of an update.
+        With overlap, a batch is begun once the one before was asked for and, but in `AsyncCpuSampler`, is complete.
+        Returns at once; a sampler that is collecting is not disturbed, and never sees half of an update.
 
         Args:
             module: With the tensors of the agent's model; the agent's model itself by default.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aiosampler.affinity import usable_cpu_count, usable_cpus
 from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
@@ -29,7 +27,7 @@ from aiosampler.processes.workers import Workers
 from aiosampler.servers.groups import WorkerGroup
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.servers.pipeline import Lane
-from aiosampler.servers.seats import Seats, seats_for
+from aiosampler.servers.seats import make_seats, servers_have_cpus, workers_have_cpus
 from aiosampler.signals.counter import Signal
 from aiosampler.signals.meeting import waits
 from aiosampler.specs.seeding import Stream, stream_seed
@@ -100,8 +98,11 @@ class Engine:
             bells = [Signal() for _ in self._assignment.groups]
             wakes = [[Signal() for _ in group] for group in self._assignment.groups]
         may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
-        seats = self._seats()
-        spin = seats is None and self._has_own_cpu()
+        affinity, n_servers, n_groups = self._start.affinity, len(job.devices), len(self._assignment.groups)
+        seats = None
+        if n_servers == 1 and not self._on_cuda:
+            seats = make_seats(affinity, [[share.rank for share in group] for group in self._assignment.groups])
+        spin = seats is None and servers_have_cpus(affinity, n_servers, job.n_workers, n_groups)
         for index, group in enumerate(self._assignment.groups):
             cells = dense["meetings"][group[0].rank : group[-1].rank + 1]
             made = WorkerGroup(
@@ -205,28 +206,6 @@ class Engine:
             store.select(parameters)
             call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
-    def _spins(self) -> bool:
-        """Whether each worker has a CPU to itself while it waits."""
-        job, cpus = self._job, self._start.affinity.workers
-        if cpus is None:
-            return job.n_workers <= usable_cpu_count()
-        # Those of the other group may be there, too; they step then, and what waits lets them
-        return job.n_workers // len(self._assignment.groups) <= len({*chain(*cpus)})
-
-    def _seats(self) -> Seats | None:
-        """Seats on the workers' CPUs, if that is where this server runs."""
-        affinity = self._start.affinity
-        if affinity.workers is None or affinity.cpus is not None or self._on_cuda:
-            return None
-        return seats_for(affinity.workers, [[share.rank for share in group] for group in self._assignment.groups])
-
-    def _has_own_cpu(self) -> bool:
-        """Whether there are CPUs for all servers beside those for the workers that step at the same time."""
-        job, affinity = self._job, self._start.affinity
-        busy = len(job.devices) + job.n_workers // len(self._assignment.groups)
-        available = {*chain(affinity.cpus or usable_cpus(), *(affinity.workers or ()))}
-        return busy <= min(len(available), usable_cpu_count())
-
     def _place(self, share: Share) -> Callable[[], Place]:
         dense = self._arrays["dense"]
         progress, meeting = dense["progress"][share.rank], dense["meetings"][share.rank]
@@ -253,7 +232,7 @@ class Engine:
             share,
             None if cpus is None else cpus[share.rank],
             range(group[0].rank, group[-1].rank + 1),
-            spin=self._spins(),
+            spin=workers_have_cpus(self._start.affinity, self._job.n_workers, len(self._assignment.groups)),
         )
 
     async def _build(self) -> None:

@@ -1,12 +1,15 @@
-"""Where an action server runs if each of its two groups has CPUs of its own: on those of the group that it serves.
+"""Who has a CPU to itself, and where an action server runs that has none.
 
-The CPUs of a group are idle while it waits, so that is where its actions are computed; before the group is released,
-the server makes room. Left to itself, a scheduler often wakes a worker in the place of the server, or beside another
-worker, while a CPU falls idle.
+If each of two groups has CPUs of its own, and the server has not, it runs on those of the group that it serves: they
+are idle while the group waits. Before it releases the group, it makes room. Left to itself, a scheduler often wakes a
+worker in the place of the server, or beside another worker, while a CPU falls idle.
 """
 
 import os
 from collections.abc import Collection, Sequence
+from itertools import chain
+
+from aiosampler.affinity import Affinity, usable_cpu_count, usable_cpus
 
 
 class Seats:
@@ -30,12 +33,31 @@ class Seats:
         self.sit(1 - group)
 
 
-def seats_for(places: Sequence[Collection[int]], groups: Sequence[Sequence[int]]) -> Seats | None:
-    """Seats for a server that has none; None where its two groups share a CPU, or there are not two.
+def make_seats(affinity: Affinity, groups: Sequence[Sequence[int]]) -> Seats | None:
+    """Seats for the server of a sampler that has but one; None where its groups do not have all CPUs between them.
 
     Args:
-        places: CPUs of each worker.
+        affinity: That this process was given.
         groups: The workers of each group.
     """
-    cpus = [{cpu for worker in group for cpu in places[worker]} for group in groups]
-    return Seats(cpus) if len(cpus) == 2 and cpus[0].isdisjoint(cpus[1]) else None
+    places = affinity.workers
+    if places is None or len(groups) != 2 or affinity.torch_threads > 1:  # torch's threads stay where they began
+        return None
+    cpus = [{*chain(*(places[worker] for worker in group))} for group in groups]
+    return None if cpus[0] & cpus[1] or {*usable_cpus()} - cpus[0] - cpus[1] else Seats(cpus)
+
+
+def workers_have_cpus(affinity: Affinity, n_workers: int, n_groups: int) -> bool:
+    """Whether each worker that waits has a CPU to itself."""
+    if affinity.workers is None:
+        return n_workers <= usable_cpu_count()
+    # One of the other group may be there, too: it steps meanwhile, and whoever waits lets it
+    return n_workers // n_groups <= len({*chain(*affinity.workers)})
+
+
+def servers_have_cpus(affinity: Affinity, n_servers: int, n_workers: int, n_groups: int) -> bool:
+    """Whether each server has a CPU to itself while the workers of a group step."""
+    places = {*chain(*(affinity.workers or ()))}
+    if affinity.cpus is not None and places:
+        return len({*affinity.cpus} - places) >= n_servers
+    return n_servers + n_workers // n_groups <= min(len({*usable_cpus()} | places), usable_cpu_count())
