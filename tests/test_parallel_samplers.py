@@ -149,10 +149,10 @@ class Placed(CountingEnv):
 @pytest.mark.parametrize(("moment", "what", "error", "words"), [
     ("step", "raise", WorkerError, "environment 2 failed in the worker-1 process while taking step .*: on purpose"),
     ("step", "kill", WorkerDied, r"worker-1 process ended .* by SIGKILL \(out of memory\?\), with environment 2"),
-    ("step", "hang", WorkerTimeout, r"worker-1 process is stuck in environment 2 for more than 0\.5 s"),
+    ("step", "hang", WorkerTimeout, r"worker-1 process is stuck in environment 2 for more than step_timeout=0\.5 s"),
     ("reset", "raise", WorkerError, "environment 2 failed in the worker-1 process while resetting: ValueError"),
     ("reset", "kill", WorkerDied, "worker-1 process ended .* by SIGKILL.*while it was resetting environment 2"),
-    ("reset", "hang", WorkerTimeout, "worker-1 process did not get on in 2.0 s: it is still resetting environment 2"),
+    ("reset", "hang", WorkerTimeout, "did not get on in start_timeout=2.0 s: it is still resetting environment 2"),
 ])  # fmt: skip
 async def test_a_failure_names_worker_and_environment(parallel, moment, what, error, words):
     sampler = parallel(
@@ -314,7 +314,7 @@ async def test_a_process_that_is_stopped_is_found_by_the_step_timeout(parallel, 
         elif whom == "server":
             process = process.children()[0]  # a worker, where there is but one device
         process.suspend()
-        with pytest.raises(WorkerTimeout, match=r"is stuck in .* for more than 0\.5 s") as caught:
+        with pytest.raises(WorkerTimeout, match=r"is stuck in .* for more than step_timeout=0\.5 s") as caught:
             async with asyncio.timeout(20):
                 while True:
                     await sampler.obtain_samples()

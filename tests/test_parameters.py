@@ -144,6 +144,8 @@ def test_mismatches_name_the_parameter(arena):
     ):
         with pytest.raises(ConfigError, match=words):
             store.publish(module)
+    with pytest.raises(TypeError, match="publish.. takes a module of torch; load the OrderedDict into one first"):
+        store.publish(net.state_dict())
     assert store.publish(net) == 1  # the failures changed nothing
 
 

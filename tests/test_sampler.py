@@ -359,6 +359,14 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
                 await sampler.obtain_samples()
 
 
+class _OldEnv(CountingEnv):
+    """Has the step of the time before Gymnasium."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, info
+
+
 @pytest.mark.parametrize(
     ("env_fn", "error", "words"),
     [
@@ -370,8 +378,9 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
             r"observation does not fit: expected int64\[3\], got int64\[4\]",
         ),
         (lambda: FaultyEnv("reset", 0, 0), EnvironmentFailed, "no way back"),
+        (_OldEnv, EnvironmentFailed, r"step\(\) must return \(observation, .*; it returned \(array"),
     ],
-    ids=["raises", "returns", "misfit", "reset"],
+    ids=["raises", "returns", "misfit", "reset", "old"],
 )
 async def test_an_env_fn_that_does_not_work_is_found_at_the_start(kind, env_fn, error, words):
     with pytest.raises(error, match=words) as caught:

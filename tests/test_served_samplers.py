@@ -78,7 +78,7 @@ class Failing(RandomAgent):
     [
         ("raise", AgentError, r"OutOfMemoryError in step\(\): the device is full"),
         ("shape", AgentError, r"action with the shape \[7\], expected"),
-        ("stick", WorkerTimeout, r"is stuck in the agent for more than 0\.4 s"),
+        ("stick", WorkerTimeout, r"is stuck in the agent for more than step_timeout=0\.4 s"),
     ],
 )
 async def test_an_agent_that_fails_leaves_nobody_waiting(served, what, error, words):

@@ -148,6 +148,8 @@ class Publisher:
             if self._parameters:
                 raise ConfigError("publish() needs a module: the agent has no model in this process")
             return []
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"publish() takes a module of torch; load the {type(module).__name__} into one first")
         tensors, sources = named_tensors(module), []
         for p in self._parameters:
             tensor = tensors.pop(p.name, None)

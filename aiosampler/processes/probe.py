@@ -99,7 +99,13 @@ def _try_environment(env: gym.Env[Any, Any], job: Job, observation_specs: Tree) 
     for step in range(INFO_SEARCH_STEPS):
         with blame(f"taking random step {step}", None):
             action = env.action_space.sample()
-            observation, reward, terminated, truncated, info = env.step(action)
+            result = env.step(action)
+            if not isinstance(result, tuple) or len(result) != 5:
+                raise TypeError(
+                    "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium; "
+                    f"it returned {result!r}"
+                )
+            observation, reward, terminated, truncated, info = result
             writer.write(row, 0, observation)
             float(reward)
         seen.update(info)

@@ -115,9 +115,13 @@ class Supervised:
                 if watch is None:
                     if self._phase_began > phase_began:
                         continue  # `take_phases` has come to it first
-                    raise await self.too_late(f"did not get on in {timeout} s: it is still {self.phase}") from None
+                    raise await self.too_late(
+                        f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
+                    ) from None
                 for _, stuck in watch.stuck():
-                    raise await self.too_late(f"is stuck in {stuck} for more than {timeout} s", stuck) from None
+                    raise await self.too_late(
+                        f"is stuck in {stuck} for more than step_timeout={timeout} s", stuck
+                    ) from None
             except ChannelClosed:
                 raise await self.gone(place and place()) from None
 

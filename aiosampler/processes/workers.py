@@ -161,7 +161,9 @@ class Workers:
             stuck = watch.stuck()
             errors = await asyncio.gather(
                 *(
-                    self._workers[index].too_late(f"is stuck in {place} for more than {watch.limit} s", place)
+                    self._workers[index].too_late(
+                        f"is stuck in {place} for more than step_timeout={watch.limit} s", place
+                    )
                     for index, place in stuck
                 )
             )

@@ -42,7 +42,8 @@ class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
 class AsyncAlternatingSampler(AsyncAlternatingSamplerBase):
     """While the agent infers for one group of workers, the other group steps; neither waits longer than it must.
 
-    The right choice where inference and stepping take about as long as each other, on different hardware.
+    The right choice where inference and stepping take about as long as each other, on different hardware. The
+    arguments are those of `AsyncSamplerMixin`.
     """
 
     action_server: ClassVar[type[AsyncActionServer] | None] = AsyncAlternatingActionServer
@@ -52,6 +53,7 @@ class AsyncNoOverlapAlternatingSampler(AsyncAlternatingSamplerBase):
     """As `AsyncAlternatingSampler`, but the two groups never step at the same time.
 
     The right choice where each CPU has a worker of each group, and two that step at once would be in each other's way.
+    The arguments are those of `AsyncSamplerMixin`.
     """
 
     action_server: ClassVar[type[AsyncActionServer] | None] = AsyncNoOverlapAlternatingActionServer

@@ -444,6 +444,7 @@ class AsyncSamplerMixin:
         Raises:
             ConfigError: A name, shape or dtype is not that of the agent's model.
             SamplerClosed: The sampler does not run.
+            TypeError: It is no module.
         """
         self._require_running()
         assert self._store is not None

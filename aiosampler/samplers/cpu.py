@@ -15,7 +15,7 @@ class AsyncCpuSampler(AsyncParallelSamplerMixin):
     """Each worker steps its environments with its own copy of the agent on the CPU; nobody waits within a batch.
 
     The fastest where the agent is small beside its environments: there is no signal between processes for each step.
-    All of a batch is chosen by one policy version.
+    All of a batch is chosen by one policy version. The arguments are those of `AsyncSamplerMixin`.
     """
 
     _engine = "aiosampler.processes.cpu_engine"

@@ -61,7 +61,8 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
 class AsyncGpuSampler(AsyncGpuSamplerBase):
     """All workers step, then the agent acts for all of them.
 
-    The right choice where the agent is large, or has a GPU: it sees all environments in one batch.
+    The right choice where the agent is large, or has a GPU: it sees all environments in one batch. The arguments are
+    those of `AsyncSamplerMixin`.
     """
 
     action_server: ClassVar[type[AsyncActionServer] | None] = AsyncActionServer

@@ -13,7 +13,7 @@ class AsyncSerialSampler(AsyncSamplerMixin):
     """Steps all environments in the sampler process, with the agent on the CPU beside them.
 
     The right choice for cheap environments on few cores, and for finding faults: it is what the other samplers are
-    measured against.
+    measured against. The arguments are those of `AsyncSamplerMixin`.
     """
 
     _engine = "aiosampler.processes.serial_engine"
