@@ -144,7 +144,7 @@ def test_mismatches_name_the_parameter(arena):
     ):
         with pytest.raises(ConfigError, match=words):
             store.publish(module)
-    with pytest.raises(TypeError, match="publish.. takes a module of torch; load the OrderedDict into one first"):
+    with pytest.raises(TypeError, match=r"publish.. takes a module of torch; load the OrderedDict into one first"):
         store.publish(net.state_dict())
     assert store.publish(net) == 1  # the failures changed nothing
 
