@@ -158,7 +158,7 @@ class Workers:
             async with asyncio.timeout(watch.interval):
                 await self._changed.wait()
         except TimeoutError:
-            stuck = watch.stuck()
+            stuck = list(watch.stuck())
             errors = await asyncio.gather(
                 *(
                     self._workers[index].too_late(
