@@ -7,12 +7,13 @@ The ceiling of a sampler with W workers of n = B / W environments each is W * n 
 + (time to act on n observations)): nothing recorded, nobody waited for. An action server acts on all B observations
 while the workers wait; if groups alternate, it is all the work there is, spread evenly over W CPUs. Acting is what one
 would write by hand: the model, a multinomial draw, its log-probability, and conversion to NumPy. Windows of the
-ceiling's two times and of the samplers alternate, so that a machine that changes its speed changes it for both. Medians
+ceiling's two times and of all samplers alternate, so that a machine that changes its speed changes it for all. Medians
 are shown; `strict` is the share of a ceiling with the time of the agent's own step, which is faster.
 """
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -144,25 +145,35 @@ async def main(args: argparse.Namespace) -> None:
         "alternating": (AsyncAlternatingSampler, args.workers, {**served, "affinity": affinity}),
         "no-overlap": (AsyncNoOverlapAlternatingSampler, args.workers, {**served, "affinity": affinity}),
     }
-    for name in args.samplers.split(","):
-        kind, workers, options = kinds[name]
-        n, half = args.B // workers, args.B // 2
-        n_acting, acts = {"gpu": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(name, (half, 2 / workers))
-        ceiling = Ceiling(env_fn, n, n_acting, acts)
-        agent = CategoricalPgAgent(Policy)
-        rows: list[tuple[float, ...]] = []
-        async with kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options) as sampler:
+    names = args.samplers.split(",")
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
+    async with contextlib.AsyncExitStack() as opened:
+        samplers, ceilings = {}, {}
+        for name in names:
+            kind, workers, options = kinds[name]
+            n, half = args.B // workers, args.B // 2
+            n_acting, acts = {"gpu": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(name, (half, 2 / workers))
+            ceilings[name] = Ceiling(env_fn, n, n_acting, acts)
+            agent = CategoricalPgAgent(Policy)
+            sampler = kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options)
+            samplers[name] = await opened.enter_async_context(sampler)
             await rate(sampler, args.seconds)
-            for _ in range(args.windows):
-                await asyncio.sleep(0.2)  # until the batch ahead is complete, and the cores are free
-                measured = ceiling.measure(workers, args.seconds)
-                rows.append((await rate(sampler, args.seconds), *measured))
-        got, best, _, env, act = (statistics.median(column) for column in zip(*rows, strict=True))
-        share, strict = (statistics.median(row[0] / row[k] for row in rows) for k in (1, 2))
+        for _ in range(args.windows):
+            for name, sampler in samplers.items():
+                measured = ceilings[name].measure(kinds[name][1], args.seconds)
+                got = await rate(sampler, args.seconds)
+                rows[name].append((got, *measured))
+                await asyncio.sleep(
+                    0.1 + 1.5 * args.T * args.B / got
+                )  # the batch ahead is complete, the cores are free
+    for name in names:
+        got, best, _, env, act = (statistics.median(column) for column in zip(*rows[name], strict=True))
+        share, strict = (statistics.median(row[0] / row[k] for row in rows[name]) for k in (1, 2))
+        ratio = statistics.median(row[0] / first[0] for row, first in zip(rows[name], rows[names[0]], strict=True))
         print(
-            f"{args.env} {name:7} T={args.T} B={args.B} W={workers}: {got:9,.0f} steps/s, "
+            f"{args.env} {name:11} T={args.T} B={args.B} W={kinds[name][1]}: {got:9,.0f} steps/s, "
             f"ceiling {best:9,.0f} (env {env * 1e6:.2f} us, act {act * 1e6:.1f} us), "
-            f"share {share:.1%}, strict {strict:.1%}",
+            f"share {share:.1%}, strict {strict:.1%}, {ratio:.2f} times {names[0]}",
             flush=True,
         )
 
