@@ -94,7 +94,7 @@ async def test_starting_and_closing(kind):
         with pytest.raises(SamplerClosed):
             await sampler.obtain_samples()
 
-    assert await points(run) > 10
+    assert await points(run) > 4  # messages that arrive together are one
 
 
 async def test_closing_alone(kind):

@@ -7,9 +7,11 @@ import itertools
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+from multiprocessing import forkserver
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +28,7 @@ from aiosampler import (
     SamplerError,
     WorkerDied,
 )
-from tests.conftest import our_children
+from tests.conftest import our_children, until
 from tests.test_parallel_samplers import PARALLEL
 from tests.test_sampler import small
 from tests.worlds import CountingEnv
@@ -182,13 +184,17 @@ async def test_memory_that_is_not_there_is_refused_before_it_is_missed(kind):
 
 
 async def test_a_fork_server_that_cannot_fork_is_told(kind, monkeypatch):
+    read = forkserver.read_signed
+
     def end_of_data(descriptor):
-        raise EOFError  # the server was denied the process, and is gone
+        os.kill(read(descriptor), signal.SIGKILL)  # as if there had never been one
+        raise EOFError
 
     monkeypatch.setattr("multiprocessing.forkserver.read_signed", end_of_data)
     with pytest.raises(ResourceError, match=r"cannot be started.*the fork server could not fork"):
         async with small(kind, start_method="forkserver"):
             pass
+    await until(lambda: not our_children())
 
 
 async def test_phases_that_are_logged_get_the_time_of_a_phase_each():
