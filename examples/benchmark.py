@@ -163,9 +163,8 @@ async def main(args: argparse.Namespace) -> None:
                 measured = ceilings[name].measure(kinds[name][1], args.seconds)
                 got = await rate(sampler, args.seconds)
                 rows[name].append((got, *measured))
-                await asyncio.sleep(
-                    0.1 + 1.5 * args.T * args.B / got
-                )  # the batch ahead is complete, the cores are free
+                # Until the batch ahead is complete, and the cores are free
+                await asyncio.sleep(0.1 + 1.5 * args.T * args.B / got)
     for name in names:
         got, best, _, env, act = (statistics.median(column) for column in zip(*rows[name], strict=True))
         share, strict = (statistics.median(row[0] / row[k] for row in rows[name]) for k in (1, 2))

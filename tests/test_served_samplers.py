@@ -1,6 +1,7 @@
 """What an action server adds: workers without torch, an agent that fails or sticks in one place, devices, groups."""
 
 import asyncio
+import dataclasses
 import functools
 import os
 import threading
@@ -222,12 +223,13 @@ class SeatedAgent(LookingAgent):
         return step._replace(agent_info={**step.agent_info, "seat": seat})
 
 
-@pytest.mark.skipif(len(usable_cpus()) != 2, reason="needs a machine of two CPUs")
+@pytest.mark.skipif(len(usable_cpus()) < 2, reason="needs two CPUs to put the groups on")
 @pytest.mark.parametrize("kind", [AsyncAlternatingSampler, AsyncNoOverlapAlternatingSampler])
 @pytest.mark.parametrize("apart", [False, True])
 async def test_actions_are_computed_on_the_cpu_of_the_group_that_waits_if_it_has_one(kind, apart):
     first, second = usable_cpus()[:2]
     affinity = make_affinity(2, alternating=True, apart=apart, cpus=[first, second])
+    affinity = dataclasses.replace(affinity, cpus=[first, second])  # however many there are
     async with small(
         kind, agent=SeatedAgent(), n_workers=2, affinity=affinity, eval_n_envs=2, eval_max_steps=20
     ) as sampler:

@@ -118,10 +118,8 @@ class Supervised:
                     raise await self.too_late(
                         f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
                     ) from None
-                for _, stuck in watch.stuck():
-                    raise await self.too_late(
-                        f"is stuck in {stuck} for more than step_timeout={timeout} s", stuck
-                    ) from None
+                for _, where in watch.stuck():
+                    raise await self.stuck(where, watch.limit) from None
             except ChannelClosed:
                 raise await self.gone(place and place()) from None
 
@@ -208,6 +206,10 @@ class Supervised:
     def _close_socket(self) -> None:
         if not self._channel.closed:
             _close_channel(self._channel, self._descriptor)
+
+    async def stuck(self, place: Place, limit: float) -> WorkerTimeout:
+        """The error for a child that stays at one place for longer than `limit` seconds, and is given up."""
+        return await self.too_late(f"is stuck in {place} for more than step_timeout={limit} s", place)
 
     async def too_late(self, what: str, place: Place | None = None) -> WorkerTimeout:
         """The error for a child that does not move on, and is given up; with what its threads are doing."""

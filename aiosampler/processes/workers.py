@@ -159,14 +159,7 @@ class Workers:
                 await self._changed.wait()
         except TimeoutError:
             stuck = list(watch.stuck())
-            errors = await asyncio.gather(
-                *(
-                    self._workers[index].too_late(
-                        f"is stuck in {place} for more than step_timeout={watch.limit} s", place
-                    )
-                    for index, place in stuck
-                )
-            )
+            errors = await asyncio.gather(*(self._workers[index].stuck(place, watch.limit) for index, place in stuck))
             return [(index, error) for (index, _), error in zip(stuck, errors, strict=True)]
         return []
 
