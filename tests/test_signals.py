@@ -3,12 +3,14 @@ import contextlib
 import multiprocessing
 import os
 import threading
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
 
 from aiosampler.signals.counter import Signal
 from aiosampler.signals.meeting import Attendance, Gathering, meeting_specs
+from aiosampler.signals.waiter import Waiter
 
 
 @pytest.fixture(params=["eventfd", "pipe"])
@@ -154,3 +156,57 @@ def test_a_member_leaves_when_it_is_told_to_by_another_thread(group):
     assert not members[0].meet()
     assert members[0].leave[0]
     thread.join()
+
+
+async def test_a_waiter_has_its_task_go_on_within_the_callback_that_resumes_it():
+    waiter, seen, variable = Waiter(), [], ContextVar("variable")
+
+    async def wait():
+        variable.set("mine")
+        for i in range(3):
+            await waiter
+            seen.append((i, variable.get(), asyncio.current_task()))
+
+    def resume():
+        before = len(seen)
+        waiter.resume_now()
+        assert len(seen) == before + 1
+
+    async with asyncio.timeout(10):
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        for i in range(3):
+            assert waiter.waiting
+            assert len(seen) == i
+            if i == 1:
+                waiter.resume_soon()
+                assert not waiter.waiting
+            else:
+                asyncio.get_running_loop().call_soon(resume)
+            await asyncio.sleep(0)
+        await task
+    assert seen == [(i, "mine", task) for i in range(3)]
+    assert not waiter.waiting
+
+
+@pytest.mark.parametrize("resumed_before", [False, True])
+async def test_waiting_can_be_cancelled_and_waited_for_anew(resumed_before):
+    waiter = Waiter()
+
+    async def wait():
+        await waiter
+
+    for _ in range(2):
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        if resumed_before:
+            waiter.resume_soon()
+        task.cancel("why")
+        assert not waiter.waiting
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(waiter.resume_now)
+    await task

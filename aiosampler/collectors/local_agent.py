@@ -69,15 +69,6 @@ class Recorder:
             target[...] = array
         return arrays
 
-    def write_single(self, targets: Sequence[np.ndarray[Any, Any]], tensor: Any, exact: Any) -> np.ndarray[Any, Any]:
-        """`write` where the structure is a single array; `exact` is the target as one of `exact_rows`."""
-        try:
-            array: np.ndarray[Any, Any] = tensor.numpy()
-            exact[ALL] = array
-        except Exception:  # whatever it is: the long way tells, if it does not work either
-            return self.write(targets, tensor)[0]
-        return array
-
     def write_flat(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree, exact: Sequence[Any]) -> None:
         """`write` where the structure is a flat dict; `exact` are the targets as of `exact_rows`."""
         try:
@@ -156,9 +147,13 @@ class AgentStepper:
         """
         row = self._rows[self._slot][t]
         if self._single:
-            array = self._action.write_single(row.action, action, row.exact_action)
-            row.exact_prev_action[ALL] = array
-            return [array]
+            try:
+                array = action.numpy()
+                row.exact_action[ALL] = array
+                row.exact_prev_action[ALL] = array
+                return [array]
+            except Exception:  # whatever it is: the long way tells, if it does not work either
+                pass
         leaves = self._action.write(row.action, action)
         for target, leaf in zip(row.prev_action, leaves, strict=True):
             target[...] = leaf

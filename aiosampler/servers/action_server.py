@@ -8,7 +8,7 @@ from aiosampler.processes.tasks import all_or_first_error
 from aiosampler.servers.pipeline import Lane, Turns, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 
 class AsyncActionServer:
@@ -71,9 +71,9 @@ class AsyncActionServer:
                 break
             await self._serve(lanes, 0, T, abort=self._abort)
 
-    async def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> None:
+    def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> Awaitable[object]:
         (lane,) = lanes
-        await serve(lane, slot, T, abort=abort)
+        return serve(lane, slot, T, abort=abort)
 
 
 class AsyncAlternatingActionServer(AsyncActionServer):
@@ -81,9 +81,9 @@ class AsyncAlternatingActionServer(AsyncActionServer):
 
     n_groups = 2
 
-    async def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> None:
+    def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> Awaitable[object]:
         turns = self._turns() if len(lanes) == 2 else None
-        await all_or_first_error(
+        return all_or_first_error(
             serve(lane, slot, T, abort=abort, turns=turns, late=i == 1) for i, lane in enumerate(lanes)
         )
 

@@ -19,8 +19,8 @@ import torch
 
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
-from aiosampler.collectors.progress import AGENT, AT, NOWHERE, TICK
-from aiosampler.servers.inference import ARRIVED, COPIED_IN, COPIED_OUT, INFERRED, InPlaceInference
+from aiosampler.collectors.progress import AGENT, AT, TICK
+from aiosampler.servers.inference import InPlaceInference
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -177,19 +177,17 @@ class CudaInference(InPlaceInference):
 
     async def act(self, t: int) -> None:
         """Write action, previous action and agent info for row t."""
-        cells, clock, stepper = self._cells, self._clock, self._on_device
-        clock[t, ARRIVED] = perf_counter_ns()
+        stages = [perf_counter_ns()]
+        cells, stepper = self._cells, self._on_device
         cells[TICK] += 1
         cells[AT] = AGENT
         stepper.launch(t)
         while not stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
             await asyncio.sleep(0)
-        for stage, duration in zip((COPIED_IN, INFERRED, COPIED_OUT), stepper.durations(), strict=True):
-            clock[t, stage] = clock[t, stage - 1] + duration
-        action, agent_info = stepper.answer
-        stepper.record(t, action)
-        self._record_info_now_or_later(t, agent_info)
-        cells[AT] = NOWHERE
+        for duration in stepper.durations():
+            stages.append(stages[-1] + duration)
+        self._stages = stages
+        self._record(t, *stepper.answer)
 
 
 def _pinned_like(leaf: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiosampler.agents.base import Agent
     from aiosampler.specs.trees import Tree
 
-ARRIVED, COPIED_IN, INFERRED, COPIED_OUT, RELEASED = range(len(STAGE_TIMES))
+RELEASED = STAGE_TIMES.index("released")
 
 
 class Inference(Protocol):
@@ -85,6 +85,7 @@ class InPlaceInference:
         self._n = slots[0]["reward"].shape[1]
         self._waits, self._info_first = waits, info_first
         self._agent_info: Tree = None
+        self._stages: Sequence[int] = ()  # times of the step that is under way, but for its release
         self._waiting: set[int] = set()
         self._slot = 0
 
@@ -110,8 +111,8 @@ class InPlaceInference:
 
     async def act(self, t: int) -> None:
         """Write action, previous action and agent info for row t."""
-        cells, clock = self._cells, self._clock
-        clock[t, ARRIVED] = clock[t, COPIED_IN] = perf_counter_ns()  # the agent reads the slot
+        arrived = perf_counter_ns()
+        cells = self._cells
         cells[TICK] += 1
         cells[AT] = AGENT
         if self._noise is not None:
@@ -119,13 +120,12 @@ class InPlaceInference:
         action, agent_info = self._stepper.step(t)
         if self._noise is not None:
             self._noise = torch.get_rng_state()
-        clock[t, INFERRED] = perf_counter_ns()
-        self._stepper.record(t, action)
-        self._record_info_now_or_later(t, agent_info)
-        cells[AT] = NOWHERE
-        clock[t, COPIED_OUT] = perf_counter_ns()
+        inferred = perf_counter_ns()
+        self._record(t, action, agent_info)
+        self._stages = arrived, arrived, inferred, perf_counter_ns()  # nothing to copy in: the agent reads the slot
 
-    def _record_info_now_or_later(self, t: int, agent_info: Tree) -> None:
+    def _record(self, t: int, action: Tree, agent_info: Tree) -> None:
+        self._stepper.record(t, action)
         if self._info_first:
             self._stepper.record_info(t, agent_info)
         else:
@@ -133,7 +133,12 @@ class InPlaceInference:
 
     def released(self, t: int) -> None:
         """The workers take step t: time to record what they do not wait for."""
-        self._clock[t, RELEASED] = perf_counter_ns()
+        now = perf_counter_ns()
+        self._cells[AT] = NOWHERE
+        clock = self._clock
+        for stage, time in enumerate(self._stages):
+            clock[t, stage] = time
+        clock[t, RELEASED] = now
         if not self._info_first:
             self._stepper.record_info(t, self._agent_info)
 

@@ -55,10 +55,9 @@ class Signal:
     def take(self) -> int:
         """The posts since the last time, 0 if there are none; never blocks, unless the descriptor was made to."""
         try:
-            data = os.read(self._read, 8 if self._read == self._write else 65536)
+            return os.eventfd_read(self._read) if self._read == self._write else len(os.read(self._read, 65536))
         except BlockingIOError:
             return 0
-        return int.from_bytes(data, "little") if self._read == self._write else len(data)
 
     def wait(self, timeout: float | None = None) -> int:
         """Block this thread until there are posts and take them; 0 after `timeout` seconds."""

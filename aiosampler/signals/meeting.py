@@ -29,6 +29,7 @@ import numpy as np
 
 from aiosampler.signals.counter import Signal
 from aiosampler.signals.fence import fence
+from aiosampler.signals.waiter import Waiter
 from aiosampler.specs.arrays import ArraySpec
 
 FOR_GOOD = 2**62
@@ -125,7 +126,7 @@ class Gathering:
         self._members = [memoryview(row) for row in cells]
         self._bell, self._wakes = bell, wakes
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter()
         self._spin = self._patient = spin
         self._round = 0
         self._loop.add_reader(bell.fileno(), self._on_bell)
@@ -147,11 +148,7 @@ class Gathering:
                 os.sched_yield()
                 await asyncio.sleep(0)
         if min(self._arrived) < self._round:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._waiter
         if limit:
             self._patient = perf_counter_ns() < limit
 
@@ -162,15 +159,17 @@ class Gathering:
     def lose(self, member: int) -> None:
         """Expect this worker no more: its process has ended."""
         self._arrived[member] = FOR_GOOD
-        self._check()
+        if self._waiter.waiting and min(self._arrived) >= self._round:
+            self._waiter.resume_soon()
 
     def release(self, members: list[int]) -> None:
         """Have workers that have arrived go on."""
+        cells, now = self._members, self._round
         for member in members:
-            self._members[member][_RELEASED] = self._round
+            cells[member][_RELEASED] = now
         fence()
         for member in members:
-            if self._members[member][_ASLEEP]:
+            if cells[member][_ASLEEP]:
                 self._wakes[member].post()
 
     def abort(self) -> None:
@@ -186,11 +185,8 @@ class Gathering:
 
     def _on_bell(self) -> None:
         self._bell.take()
-        self._check()
-
-    def _check(self) -> None:
-        if self._waiter is not None and not self._waiter.done() and min(self._arrived) >= self._round:
-            self._waiter.set_result(None)
+        if self._waiter.waiting and min(self._arrived) >= self._round:
+            self._waiter.resume_now()
 
 
 def waits(cells: Any) -> bool:
