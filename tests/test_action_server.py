@@ -54,6 +54,9 @@ class LoggedGroup:
     def attend(self):
         assert not self.under_way
 
+    def make_room(self):
+        assert self.under_way
+
     def send_actions(self):
         assert self.stepping
         assert not self.under_way
@@ -254,6 +257,9 @@ class WorldInMemory:
         return True
 
     def attend(self):
+        pass
+
+    def make_room(self):
         pass
 
     def send_actions(self):

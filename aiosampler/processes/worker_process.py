@@ -59,10 +59,12 @@ async def served_worker_main(sock: socket.socket, arena: Arena, bell: Signal, wa
     """
 
     def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
-        from aiosampler.processes.placement import place
+        from aiosampler.processes.placement import give_way, place
         from aiosampler.processes.served import ServedRunner
 
         place(work.cpus, None)
+        if work.give_way:
+            give_way()
         return ServedRunner(work, arrays, bell, wake, phase)
 
     await run_service(sock, f"worker-{rank}", rank, _Worker(arena, make_runner))

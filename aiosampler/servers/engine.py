@@ -233,6 +233,7 @@ class Engine:
             None if cpus is None else cpus[share.rank],
             range(group[0].rank, group[-1].rank + 1),
             spin=workers_have_cpus(self._start.affinity, self._job.n_workers, len(self._assignment.groups)),
+            give_way=len(self._assignment.groups) > 1,
         )
 
     async def _build(self) -> None:

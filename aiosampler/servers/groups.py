@@ -29,6 +29,9 @@ class Group(Protocol):
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
 
+    def make_room(self) -> None:
+        """Have this thread where it is not in the way of the workers that were released."""
+
     def dismiss(self) -> None:
         """Release all workers: nothing more is written to this batch."""
 
@@ -92,9 +95,12 @@ class WorkerGroup:
 
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
-        if self._seats is not None:
-            self._seats.make_room(self._index)
         self._gathering.release(self._stepping)
+
+    def make_room(self) -> None:
+        """Have this thread where it is not in the way of the workers that were released."""
+        if self._seats is not None:
+            self._seats.sit(1 - self._index)
 
     def dismiss(self) -> None:
         """Release all workers: nothing more is written to this batch. Those that are not idle begin another."""

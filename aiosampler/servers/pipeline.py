@@ -74,6 +74,7 @@ async def serve(lane: Lane, slot: int, T: int, *, abort: Any, turns: Turns | Non
             await turns.wait()
         group.send_actions()
         inference.released(t)
+        group.make_room()
         stepping = await group.observations()
         inference.stepped(t)
         if turns is not None:

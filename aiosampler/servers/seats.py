@@ -1,8 +1,8 @@
 """Who has a CPU to itself, and where an action server runs that has none.
 
 If each of two groups has CPUs of its own, and the server has not, it runs on those of the group that it serves: they
-are idle while the group waits. Before it releases the group, it makes room. Left to itself, a scheduler often wakes a
-worker in the place of the server, or beside another worker, while a CPU falls idle.
+are idle while the group waits. When it has released the group, which gives way to it, it makes room. Left to itself, a
+scheduler often wakes a worker in the place of the server, or beside another worker, while a CPU falls idle.
 """
 
 import os
@@ -27,10 +27,6 @@ class Seats:
         if group != self._at:
             os.sched_setaffinity(0, self._cpus[group])
             self._at = group
-
-    def make_room(self, group: int) -> None:
-        """Run on those of the other group."""
-        self.sit(1 - group)
 
 
 def make_seats(affinity: Affinity, groups: Sequence[Sequence[int]]) -> Seats | None:
