@@ -91,7 +91,10 @@ class LoggedInference:
         self.acted.append(t)
 
     def released(self, t):
-        pass
+        self.released_at = t
+
+    def record_rest(self, t):
+        assert self.released_at == t
 
     def stepped(self, t):
         pass

@@ -265,6 +265,7 @@ def run_as_user(kind, draw):
     user = os.fork()
     if user == 0:
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             with contextlib.suppress(KeyboardInterrupt), asyncio.Runner() as runner:
                 while True:  # so that closing is interrupted, too
                     sampler = make(kind, draw, 0)

@@ -14,7 +14,6 @@ from aiosampler import (
     Affinity,
     AgentError,
     AsyncAlternatingSampler,
-    AsyncAlternatingSamplerBase,
     AsyncGpuSampler,
     AsyncNoOverlapAlternatingSampler,
     ConfigError,
@@ -239,12 +238,7 @@ async def test_actions_are_computed_on_the_cpu_of_the_group_that_waits_if_it_has
             await sampler.evaluate_agent()
             assert (seats[:, :2] == (first if apart else -1)).all()
             assert (seats[:, 2:] == (second if apart else -1)).all()
-    assert usable_cpus()[:2] == (first, second)
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system has no such policy")
-async def test_workers_of_two_groups_let_the_server_go_on_that_releases_them(served):
-    async with served(cartpole) as sampler:
-        policies = {os.sched_getscheduler(worker.pid) for worker in workers(sampler)}
-        assert policies == {os.SCHED_BATCH if isinstance(sampler, AsyncAlternatingSamplerBase) else os.SCHED_OTHER}
+        interrupting = {os.sched_getscheduler(worker.pid) == os.SCHED_OTHER for worker in workers(sampler)}
+        assert interrupting == {not apart}  # or the server could not make room
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert usable_cpus()[:2] == (first, second)

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import signal as os_signal
 import threading
 from contextvars import ContextVar
 
@@ -158,7 +159,12 @@ def test_a_member_leaves_when_it_is_told_to_by_another_thread(group):
     thread.join()
 
 
-async def test_a_waiter_has_its_task_go_on_within_the_callback_that_resumes_it():
+@pytest.fixture(params=[asyncio.Task, asyncio.tasks._PyTask], ids=["Task", "PyTask"])
+def start(request):
+    return lambda coroutine: request.param(coroutine, loop=asyncio.get_running_loop())
+
+
+async def test_a_waiter_has_its_task_go_on_within_the_callback_that_resumes_it(start):
     waiter, seen, variable = Waiter(), [], ContextVar("variable")
 
     async def wait():
@@ -173,7 +179,7 @@ async def test_a_waiter_has_its_task_go_on_within_the_callback_that_resumes_it()
         assert len(seen) == before + 1
 
     async with asyncio.timeout(10):
-        task = asyncio.create_task(wait())
+        task = start(wait())
         await asyncio.sleep(0)
         for i in range(3):
             assert waiter.waiting
@@ -190,23 +196,49 @@ async def test_a_waiter_has_its_task_go_on_within_the_callback_that_resumes_it()
 
 
 @pytest.mark.parametrize("resumed_before", [False, True])
-async def test_waiting_can_be_cancelled_and_waited_for_anew(resumed_before):
+async def test_waiting_can_be_cancelled_and_waited_for_anew(resumed_before, start):
     waiter = Waiter()
 
     async def wait():
         await waiter
 
     for _ in range(2):
-        task = asyncio.create_task(wait())
+        task = start(wait())
         await asyncio.sleep(0)
         if resumed_before:
             waiter.resume_soon()
         task.cancel("why")
         assert not waiter.waiting
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError, match="why"):
             await task
         assert task.cancelled()
-    task = asyncio.create_task(wait())
+    task = start(wait())
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(waiter.resume_now)
     await task
+
+
+async def test_a_time_limit_ends_waiting():
+    waiter = Waiter()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await waiter
+    assert not waiter.waiting
+
+
+def test_a_signal_handler_of_an_environment_disturbs_no_meeting(signal):
+    spec = meeting_specs(1)
+    cells = np.zeros(spec.shape, spec.dtype)
+    wake, handled = Signal(), []
+    member = Attendance(cells, 0, signal, wake, spin=False)
+    before = os_signal.signal(os_signal.SIGALRM, lambda *_: handled.append(cells[0].tolist()))
+    try:
+        os_signal.setitimer(os_signal.ITIMER_REAL, 0.02)
+        releasing = threading.Timer(0.1, member.abort)
+        releasing.start()
+        assert not member.meet()  # released by the timer alone
+    finally:
+        os_signal.signal(os_signal.SIGALRM, before)
+    releasing.join()
+    assert len(handled) == 1
+    wake.close()

@@ -39,8 +39,8 @@ def as_tensors(tree: Tree) -> Tree:
 class Recorder:
     """Checks what an agent returned, and writes it into rows of arrays.
 
-    Agents mostly return a single tensor, or a flat dict of tensors, that fit as they are. There are short ways for
-    these, since it happens at each step; on them, whatever is not as expected is left to `write`.
+    Agents mostly return a flat dict of tensors that fit as they are. There is a short way for these, since it happens
+    at each step; on it, whatever is not as expected is left to `write`.
 
     Args:
         what: Name for messages, such as ``action``.

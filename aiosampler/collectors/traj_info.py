@@ -1,6 +1,8 @@
 """Statistics of episodes."""
 
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 Self = TypeVar("Self", bound="TrajInfo")
@@ -51,19 +53,25 @@ class TrajInfo:
             agent_info: The agent's info for this environment; NumPy views, valid during the call.
             env_info: The info dict of the environment, complete.
         """
-        self.extend((reward,))
+        self.Length += 1
+        self.Return += reward
+        self.NonzeroRewards += reward != 0
+        self.DiscountedReturn += self._factor * reward
+        self._factor *= self._discount
 
     def extend(self, rewards: Iterable[float]) -> None:
         """Count several steps at once; called in place of `step` where a class does not override that."""
-        length, total, nonzero = self.Length, self.Return, self.NonzeroRewards
+        rewards = list(rewards)
+        self.Length += len(rewards)
+        self.NonzeroRewards += len(rewards) - rewards.count(0)
+        self.Return = reduce(add, rewards, self.Return)  # one after the other: `sum` may round differently
+        if self._discount == self._factor == 1:
+            self.DiscountedReturn = reduce(add, rewards, self.DiscountedReturn)
+            return
         discounted, factor, discount = self.DiscountedReturn, self._factor, self._discount
         for reward in rewards:
-            length += 1
-            total += reward
-            nonzero += reward != 0
             discounted += factor * reward
             factor *= discount
-        self.Length, self.Return, self.NonzeroRewards = length, total, nonzero
         self.DiscountedReturn, self._factor = discounted, factor
 
     def terminate(self: Self, observation: Any) -> Self:

@@ -47,6 +47,8 @@ class Channel:
         Raises:
             ChannelClosed: There will be no more.
         """
+        if not self._messages:
+            self.read()  # a child that was busy has its next message there: it need not ask the loop
         while (message := self.receive_nowait()) is None:
             self._waiter = self._loop.create_future()
             try:
@@ -108,25 +110,27 @@ class Channel:
 
     def read(self) -> None:
         """Take in what has arrived; called by the loop, and once more when the other process has ended."""
+        ended = False
         try:
             while not self._ended:
                 data = self._sock.recv(_CHUNK)
-                if not data:
-                    self.end()
                 self._partial += data
                 if len(data) < _CHUNK:
+                    ended = not data
                     break  # that was all; if there is more by now, or the end, the loop calls again
         except BlockingIOError:
             pass
         except OSError:
-            self.end()
+            ended = True
         while len(self._partial) >= _HEADER:
             end = _HEADER + int.from_bytes(self._partial[:_HEADER], "little")
             if len(self._partial) < end:
                 break
             self._messages.append(bytes(self._partial[_HEADER:end]))
             del self._partial[:end]
-        if self._messages or self._ended:
+        if ended:
+            self.end()  # which may have somebody look for messages at once
+        elif self._messages:
             self._wake()
 
     def end(self) -> None:

@@ -107,7 +107,7 @@ class Work:
     cpus: Sequence[int] | None
     group: range = range(0)  # ranks of those that are served together
     spin: bool = False  # whether each worker has a CPU to itself
-    give_way: bool = False  # whether those who run go on when this one is woken
+    give_way: bool = False  # whether it interrupts nobody when it is woken
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ def place(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
 
 
 def give_way() -> None:
-    """Have who runs on a CPU go on there when this process is woken, where the system can do that.
+    """Do not interrupt who runs on a CPU when this process is woken there, where the system can do that.
 
-    Linux interrupts who runs, by default, for who has slept: the server of two groups would often have to wait, for the
-    time slice of a worker that it has just released to end, before it can serve the other group.
+    By default Linux does, for who has slept: a server that shares its CPU with the worker that it releases would not
+    get away before the worker's time slice is over, while the other group waits for it.
     """
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):  # it was denied
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # it is denied
+            if os.sched_getscheduler(0) == os.SCHED_OTHER:
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

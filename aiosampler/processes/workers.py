@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.progress import Watch
@@ -52,7 +53,11 @@ class Workers:
         self._target, self._args, self._ranks, self._kind = target, args, ranks, kind
         self._start_method, self._close_grace = start_method, close_grace
         self._on_phase = on_phase
-        self._changed = asyncio.Event()
+        self._awaited: set[int] = set()  # who has not answered yet
+        self._answers: dict[int, Any] = {}
+        self._failures: dict[int, Exception] = {}
+        self._watch: Watch | None = None
+        self._changed = asyncio.Event()  # all have answered, or one has failed
         self._places = places
         self._work: list[Any] = []
         self._start_timeout: float | None = None
@@ -101,7 +106,7 @@ class Workers:
         await worker.send(self._work[index])
         await worker.receive(self._start_timeout)
         worker.phase = "waiting for work"
-        worker.notify(self._changed.set)
+        worker.notify(functools.partial(self._take, index))
 
     async def send(self, message: Any, whom: Sequence[int] | None = None) -> None:
         """Send `message` to the workers with the indices `whom`, all by default; they answer in its turn."""
@@ -122,54 +127,69 @@ class Workers:
             SamplerError: The first failure, of a worker that is not replaced.
         """
         whom = range(len(self._ranks)) if whom is None else whom
-        answers: dict[int, Any] = {}
-        awaited = list(whom)
-        watch = None if timeout is None else Watch(timeout, {index: self._places[index] for index in whom})
-        while True:
-            self._changed.clear()
-            for index in tuple(awaited):
-                try:
-                    answer = self._workers[index].receive_nowait()
-                    if answer is None:
-                        continue
-                    answers[index] = answer
-                except (ChannelClosed, SamplerError) as exc:
-                    await self._lose(index, await self._failure(index, exc))
-                awaited.remove(index)
-                if watch is not None:
-                    watch.forget(index)
-            if not awaited:
-                return [answers[index] for index in whom if index in answers]
-            for index, stuck in await self._change(watch):
-                await self._lose(index, stuck)
-                awaited.remove(index)
-                watch.forget(index)  # type: ignore[union-attr] # it is what found out
-
-    async def _failure(self, index: int, exc: ChannelClosed | SamplerError) -> SamplerError:
-        """Why a worker does not answer: what it reported, or how it ended."""
-        return exc if isinstance(exc, SamplerError) else await self._workers[index].gone(self._places[index]())
-
-    async def _change(self, watch: Watch | None) -> list[tuple[int, SamplerError]]:
-        """Wait for a change; return which workers are stuck."""
-        if watch is None:
-            await self._changed.wait()
-            return []
+        self._awaited, self._answers = set(whom), {}
+        self._watch = None if timeout is None else Watch(timeout, {index: self._places[index] for index in whom})
         try:
-            async with asyncio.timeout(watch.interval):
+            for index in whom:
+                self._take(index)
+            while self._failures or self._awaited:
+                if not self._failures:
+                    self._changed.clear()
+                    await self._change(self._watch)
+                while self._failures:
+                    index = next(iter(self._failures))
+                    exc = self._failures.pop(index)
+                    if index in self._awaited:  # it failed while an earlier call was given up
+                        self._settled(index)
+                    await self._lose(index, await self._failure(index, exc))
+            return [self._answers[index] for index in whom if index in self._answers]
+        finally:
+            self._awaited.clear()  # what they send next is for the next caller
+            self._answers, self._watch = {}, None
+
+    def _take(self, index: int) -> None:
+        """Take the answer of a worker, if it is awaited and there; called when something has come from it."""
+        if index in self._awaited:
+            try:
+                answer = self._workers[index].receive_nowait()
+                if answer is None:
+                    return
+                self._answers[index] = answer
+            except Exception as exc:
+                self._failures[index] = exc
+            self._settled(index)
+
+    def _settled(self, index: int) -> None:
+        self._awaited.discard(index)
+        if self._watch is not None:
+            self._watch.forget(index)
+        if self._failures or not self._awaited:
+            self._changed.set()
+
+    async def _failure(self, index: int, exc: Exception) -> Exception:
+        """Why a worker does not answer: what it reported, or how it ended."""
+        return await self._workers[index].gone(self._places[index]()) if isinstance(exc, ChannelClosed) else exc
+
+    async def _change(self, watch: Watch | None) -> None:
+        """Wait until all have answered or one has failed; after a while look whether one is stuck, which is to fail."""
+        try:
+            async with asyncio.timeout(None if watch is None else watch.interval):
                 await self._changed.wait()
         except TimeoutError:
+            assert watch is not None
             stuck = list(watch.stuck())
+            for index, _ in stuck:
+                self._settled(index)  # it is given up, whatever it sends now
             errors = await asyncio.gather(*(self._workers[index].stuck(place, watch.limit) for index, place in stuck))
-            return [(index, error) for (index, _), error in zip(stuck, errors, strict=True)]
-        return []
+            self._failures.update({index: error for (index, _), error in zip(stuck, errors, strict=True)})
 
-    async def _lose(self, index: int, error: SamplerError) -> None:
+    async def _lose(self, index: int, error: Exception) -> None:
         """End a worker that failed, if it is to be replaced.
 
         Raises:
-            SamplerError: `error`: it is not.
+            Exception: `error`, if the worker is not to be replaced.
         """
-        if self._restarts is None:
+        if self._restarts is None or not isinstance(error, SamplerError):
             raise error
         failure = self._restarts.admit(error)
         stopping = self._workers.pop(index).stop(self._close_grace)
@@ -229,6 +249,7 @@ class Workers:
             await asyncio.gather(self._renewing, return_exceptions=True)
         workers, self._workers = self._workers, {}
         stopping = (worker.stop(self._close_grace) for worker in workers.values())
-        reports = await asyncio.gather(*stopping)
+        reports = [*self._failures.values(), *await asyncio.gather(*stopping)]
+        self._failures.clear()
         await asyncio.gather(*self._ending.values())
-        return [report for report in reports if report is not None]
+        return [report for report in reports if isinstance(report, SamplerError)]

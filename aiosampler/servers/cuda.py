@@ -19,7 +19,7 @@ import torch
 
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
-from aiosampler.collectors.progress import AGENT, AT, TICK
+from aiosampler.collectors.progress import AGENT, AT, NOWHERE, TICK
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
@@ -188,6 +188,7 @@ class CudaInference(InPlaceInference):
             stages.append(stages[-1] + duration)
         self._stages = stages
         self._record(t, *stepper.answer)
+        cells[AT] = NOWHERE
 
 
 def _pinned_like(leaf: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from aiosampler.processes.messages import Job, Probed, Share, Start
     from aiosampler.processes.runner import Columns
     from aiosampler.servers.action_server import AsyncActionServer
+    from aiosampler.servers.seats import Seats
     from aiosampler.specs.trees import Tree
 
 
@@ -85,6 +86,7 @@ class Engine:
         self._losses = Losses(self._job, arrays, self._shares)
         self._workers: Workers | None = None
         self._groups: list[WorkerGroup] = []
+        self._seats: Seats | None = None
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
         self._parameters: list[AdoptedParameters] = []  # of each agent
@@ -99,14 +101,13 @@ class Engine:
             wakes = [[Signal() for _ in group] for group in self._assignment.groups]
         may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
         affinity, n_servers, n_groups = self._start.affinity, len(job.devices), len(self._assignment.groups)
-        seats = None
         if n_servers == 1 and not self._on_cuda:
-            seats = make_seats(affinity, [[share.rank for share in group] for group in self._assignment.groups])
-        spin = seats is None and servers_have_cpus(affinity, n_servers, job.n_workers, n_groups)
+            self._seats = make_seats(affinity, [[share.rank for share in group] for group in self._assignment.groups])
+        spin = self._seats is None and servers_have_cpus(affinity, n_servers, job.n_workers, n_groups)
         for index, group in enumerate(self._assignment.groups):
             cells = dense["meetings"][group[0].rank : group[-1].rank + 1]
             made = WorkerGroup(
-                cells, bells[index], wakes[index], may_wait=may_wait, spin=spin, seats=seats, index=index
+                cells, bells[index], wakes[index], may_wait=may_wait, spin=spin, seats=self._seats, index=index
             )
             self._groups.append(made)
         self._phase(f"starting {len(shares)} workers")
@@ -233,7 +234,7 @@ class Engine:
             None if cpus is None else cpus[share.rank],
             range(group[0].rank, group[-1].rank + 1),
             spin=workers_have_cpus(self._start.affinity, self._job.n_workers, len(self._assignment.groups)),
-            give_way=len(self._assignment.groups) > 1,
+            give_way=self._seats is not None,
         )
 
     async def _build(self) -> None:

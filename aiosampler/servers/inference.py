@@ -36,6 +36,9 @@ class Inference(Protocol):
     def released(self, t: int) -> None:
         """The workers take step t."""
 
+    def record_rest(self, t: int) -> None:
+        """Record what the workers do not wait for."""
+
     def stepped(self, t: int) -> None:
         """The workers have taken step t."""
 
@@ -122,6 +125,7 @@ class InPlaceInference:
             self._noise = torch.get_rng_state()
         inferred = perf_counter_ns()
         self._record(t, action, agent_info)
+        cells[AT] = NOWHERE
         self._stages = arrived, arrived, inferred, perf_counter_ns()  # nothing to copy in: the agent reads the slot
 
     def _record(self, t: int, action: Tree, agent_info: Tree) -> None:
@@ -132,13 +136,14 @@ class InPlaceInference:
             self._agent_info = agent_info
 
     def released(self, t: int) -> None:
-        """The workers take step t: time to record what they do not wait for."""
-        now = perf_counter_ns()
-        self._cells[AT] = NOWHERE
+        """The workers take step t."""
         clock = self._clock
+        clock[t, RELEASED] = perf_counter_ns()
         for stage, time in enumerate(self._stages):
             clock[t, stage] = time
-        clock[t, RELEASED] = now
+
+    def record_rest(self, t: int) -> None:
+        """Record what the workers do not wait for."""
         if not self._info_first:
             self._stepper.record_info(t, self._agent_info)
 

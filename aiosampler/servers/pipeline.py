@@ -75,6 +75,7 @@ async def serve(lane: Lane, slot: int, T: int, *, abort: Any, turns: Turns | Non
         group.send_actions()
         inference.released(t)
         group.make_room()
+        inference.record_rest(t)
         stepping = await group.observations()
         inference.stepped(t)
         if turns is not None:

@@ -1,8 +1,9 @@
 """Who has a CPU to itself, and where an action server runs that has none.
 
 If each of two groups has CPUs of its own, and the server has not, it runs on those of the group that it serves: they
-are idle while the group waits. When it has released the group, which gives way to it, it makes room. Left to itself, a
-scheduler often wakes a worker in the place of the server, or beside another worker, while a CPU falls idle.
+are idle while the group waits. When it has released the group, whose workers interrupt nobody when they are woken, it
+makes room. Left to itself, a scheduler often wakes a worker in the place of the server, or beside another worker, while
+a CPU falls idle.
 """
 
 import os

@@ -53,10 +53,13 @@ class Signal:
                 os.write(self._write, b"\0")
 
     def take(self) -> int:
-        """The posts since the last time, 0 if there are none; never blocks, unless the descriptor was made to."""
+        """The posts since the last time, 0 if there are none; never blocks, unless the descriptor was made to.
+
+        Then it returns 0, too, when a signal handler has run meanwhile.
+        """
         try:
             return os.eventfd_read(self._read) if self._read == self._write else len(os.read(self._read, 65536))
-        except BlockingIOError:
+        except (BlockingIOError, InterruptedError):  # `eventfd_read` is not begun again after a signal handler
             return 0
 
     def wait(self, timeout: float | None = None) -> int:

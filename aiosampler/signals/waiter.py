@@ -27,11 +27,12 @@ class Waiter:
         self._loop = asyncio.get_running_loop()
         self._resume: Callable[[Waiter], object]
         self._context: Context
-        self._cancelled = self.waiting = False
+        self._cancelled: tuple[object, ...] | None = None  # with what message
+        self.waiting = False
         self._asyncio_future_blocking = False
 
     def __await__(self) -> Generator[Any, None, None]:
-        self._cancelled = False
+        self._cancelled = None
         self._asyncio_future_blocking = True
         yield self
 
@@ -54,14 +55,14 @@ class Waiter:
         self._resume, self._context, self.waiting = resume, context, True
 
     def cancel(self, msg: object = None) -> bool:
-        """For tasks: resume the one that awaits this with `asyncio.CancelledError`; return whether it still waits."""
+        """For tasks: resume the one that awaits this with `asyncio.CancelledError`; return whether it waited."""
         if not self.waiting:
             return False
-        self._cancelled = True
+        self._cancelled = () if msg is None else (msg,)
         self.resume_soon()
         return True
 
     def result(self) -> None:
         """For tasks: nothing, or how the waiting was cancelled."""
-        if self._cancelled:
-            raise asyncio.CancelledError
+        if self._cancelled is not None:
+            raise asyncio.CancelledError(*self._cancelled)

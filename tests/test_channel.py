@@ -1,0 +1,75 @@
+"""The control channel between two processes, driven in one."""
+
+import asyncio
+import pickle
+import socket
+
+import pytest
+
+from aiosampler.processes.channel import Channel, ChannelClosed
+
+
+@pytest.fixture
+def anyio_backend(use_uvloop):
+    return "asyncio", {"use_uvloop": use_uvloop}
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def use_uvloop(request):
+    return request.param
+
+
+@pytest.fixture
+async def ends():
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    yield channel, theirs
+    channel.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("size", [100, 2**16, 2**17])  # of all there is to read; it is read by 2 ** 16 bytes
+async def test_what_was_sent_before_the_end_is_there_for_whom_the_end_wakes(ends, size):
+    channel, theirs = ends
+    overhead = 8 + len(pickle.dumps(bytes(size - 8))) - (size - 8)
+    message = bytes(size - overhead)
+    frame = pickle.dumps(message)
+    got, ended = [], asyncio.Event()
+
+    def look():
+        try:
+            while (received := channel.receive_nowait()) is not None:
+                got.append(received)
+        except ChannelClosed:
+            ended.set()
+
+    channel.on_change = look
+    sending = asyncio.to_thread(theirs.sendall, len(frame).to_bytes(8, "little") + frame)
+    assert len(frame) + 8 == size
+    async with asyncio.timeout(10):
+        await sending
+        theirs.close()
+        await ended.wait()
+    assert got == [message]
+
+
+async def test_a_message_that_is_there_is_received_without_the_loop(ends):
+    channel, theirs = ends
+    frame = pickle.dumps(("hello", 1))
+    theirs.sendall(len(frame).to_bytes(8, "little") + frame)
+    receiving = channel.receive()
+    with pytest.raises(StopIteration) as received:
+        receiving.send(None)
+    assert received.value.value == ("hello", 1)
+
+
+async def test_receiving_can_be_cancelled_and_loses_nothing(ends):
+    channel, theirs = ends
+    frame = pickle.dumps(("hello", 2))
+    theirs.sendall(len(frame).to_bytes(8, "little") + frame[:3])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await channel.receive()
+    theirs.sendall(frame[3:])
+    async with asyncio.timeout(10):
+        assert await channel.receive() == ("hello", 2)
