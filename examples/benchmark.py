@@ -9,14 +9,19 @@ while the workers wait; if groups alternate, it is all the work there is, spread
 would write by hand: the model, a multinomial draw, its log-probability, and conversion to NumPy. Windows of the
 ceiling's two times and of all samplers alternate, so that a machine that changes its speed changes it for all. Medians
 are shown; `strict` is the share of a ceiling with the time of the agent's own step, which is faster.
+
+A core is often slower while the others are busy, too: `--busy` measures a ceiling on W cores at once, which says what
+is left to gain for samplers that keep all of them busy.
 """
 
 import argparse
 import asyncio
 import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import gymnasium as gym
@@ -122,6 +127,25 @@ class Ceiling:
         return best, strict, env, act
 
 
+ENVIRONMENTS: dict[str, Callable[[], "gym.Env[Any, Any]"]] = {"cartpole": make_cartpole, "pong": make_pong}
+ceilings: dict[tuple[str, int, int, float], Ceiling] = {}  # of this process
+
+
+def measure(of: tuple[str, int, int, float], workers: int, seconds: float) -> tuple[float, float, float, float]:
+    torch.set_num_threads(1)
+    if of not in ceilings:
+        env, n, n_acting, acts = of
+        ceilings[of] = Ceiling(ENVIRONMENTS[env], n, n_acting, acts)
+        ceilings[of].measure(workers, seconds)
+    return ceilings[of].measure(workers, seconds)
+
+
+async def measure_busy(pool: ProcessPoolExecutor, *args: Any) -> list[float]:
+    loop, workers = asyncio.get_running_loop(), args[1]
+    measured = await asyncio.gather(*(loop.run_in_executor(pool, measure, *args) for _ in range(workers)))
+    return [statistics.mean(column) for column in zip(*measured, strict=True)]
+
+
 async def rate(sampler: Any, seconds: float) -> float:
     await sampler.obtain_samples()  # what was collected while something else was measured
     await sampler.obtain_samples()
@@ -133,7 +157,7 @@ async def rate(sampler: Any, seconds: float) -> float:
 
 async def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    env_fn = {"cartpole": make_cartpole, "pong": make_pong}[args.env]
+    env_fn = ENVIRONMENTS[args.env]
     served: dict[str, Any] = {"n_workers": args.workers, "device": args.device}
     affinity = None
     if args.affinity != "default":
@@ -148,19 +172,24 @@ async def main(args: argparse.Namespace) -> None:
     names = args.samplers.split(",")
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     async with contextlib.AsyncExitStack() as opened:
-        samplers, ceilings = {}, {}
+        samplers, of = {}, {}
+        pool = None
+        if args.busy:
+            spawn = multiprocessing.get_context("spawn")
+            pool = opened.enter_context(ProcessPoolExecutor(args.workers, mp_context=spawn))
         for name in names:
             kind, workers, options = kinds[name]
             n, half = args.B // workers, args.B // 2
             n_acting, acts = {"gpu": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(name, (half, 2 / workers))
-            ceilings[name] = Ceiling(env_fn, n, n_acting, acts)
+            of[name] = args.env, n, n_acting, acts
             agent = CategoricalPgAgent(Policy)
             sampler = kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options)
             samplers[name] = await opened.enter_async_context(sampler)
             await rate(sampler, args.seconds)
         for _ in range(args.windows):
             for name, sampler in samplers.items():
-                measured = ceilings[name].measure(kinds[name][1], args.seconds)
+                arguments = of[name], kinds[name][1], args.seconds
+                measured = await measure_busy(pool, *arguments) if pool else measure(*arguments)
                 got = await rate(sampler, args.seconds)
                 rows[name].append((got, *measured))
                 # Until the batch ahead is complete, and the cores are free
@@ -186,6 +215,7 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--affinity", choices=["default", "shared", "apart"], default="default", help="of two groups")
+    parser.add_argument("--busy", action="store_true", help="measure a ceiling on all cores of the workers")
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     asyncio.run(main(parser.parse_args()))

@@ -9,8 +9,7 @@ import torch
 
 from aiosampler import RandomAgent, TrajInfo, environment_seed
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.collectors.local_agent import Recorder
-from aiosampler.collectors.recording import exact_rows
+from aiosampler.collectors.local_agent import AgentStepper, Recorder
 from aiosampler.specs.seeding import Stream, seed_sequence
 from tests.in_process import InProcess, join
 from tests.worlds import AgeAgent, ChaoticEnv, CountingEnv, DetailedTrajInfo, LookingAgent, NestedEnv
@@ -327,17 +326,22 @@ def test_integers_of_numpy_are_integers():
     sampler.close()
 
 
-def rows(arrays, info):
-    targets = tuple(arrays.values())
-    return targets, info, [exact_rows(target[None])[0] for target in targets]
+def record_info(arrays, info):
+    """Record what an agent gave for three environments in `arrays`, the only row of a slot."""
+    slot = {
+        "observation": np.zeros((2, 3), np.float32), "reward": np.zeros((1, 3), np.float32),
+        "prev_reward": np.zeros((2, 3), np.float32), "action": np.zeros((1, 3), np.int64),
+        "prev_action": np.zeros((2, 3), np.int64), "initial_state": None, "bootstrap_value": None,
+        "agent_info": {key: array[None] for key, array in arrays.items()},
+    }  # fmt: skip
+    AgentStepper(LookingAgent(), [slot]).record_info(0, info)
 
 
 def test_a_flat_dict_is_written_by_key_and_converted_where_it_may_be():
     arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.int64)}
-    recorder = Recorder("agent_info", arrays)
     given = {"b": torch.tensor([1, 2, 3]), "a": torch.tensor([4.0, 5.0, 6.0], dtype=torch.float64)}
     for info in (given, {"b": given["b"].numpy(), "a": given["a"].float()}):
-        recorder.write_flat(*rows(arrays, info))
+        record_info(arrays, info)
         assert arrays["a"].tolist() == [4, 5, 6]
         assert arrays["b"].tolist() == [1, 2, 3]
         for array in arrays.values():
@@ -359,7 +363,7 @@ def test_a_flat_dict_is_written_by_key_and_converted_where_it_may_be():
 def test_a_flat_dict_that_does_not_fit_is_refused(info, message):
     arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.float32)}
     with pytest.raises(AgentFault, match=message):
-        Recorder("agent_info", arrays).write_flat(*rows(arrays, info))
+        record_info(arrays, info)
 
 
 def test_a_nested_dict_is_written_by_key():

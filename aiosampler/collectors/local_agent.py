@@ -39,9 +39,6 @@ def as_tensors(tree: Tree) -> Tree:
 class Recorder:
     """Checks what an agent returned, and writes it into rows of arrays.
 
-    Agents mostly return a flat dict of tensors that fit as they are. There is a short way for these, since it happens
-    at each step; on it, whatever is not as expected is left to `write`.
-
     Args:
         what: Name for messages, such as ``action``.
         tree: Of arrays, in the structure that is expected.
@@ -50,8 +47,6 @@ class Recorder:
     def __init__(self, what: str, tree: Tree) -> None:
         self._what, self._structure = what, tree_structure(tree)
         self._paths = [what + path for path, _ in tree_items(tree)]
-        self.flat = isinstance(self._structure, dict) and all(leaf == "*" for leaf in self._structure.values())
-        self._keys = tuple(tree) if self.flat else ()
 
     def write(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> list[np.ndarray[Any, Any]]:
         """Write a tree of tensors into `targets`, the leaves of a tree of arrays; return its own arrays.
@@ -68,17 +63,6 @@ class Recorder:
         for target, array in zip(targets, arrays, strict=True):
             target[...] = array
         return arrays
-
-    def write_flat(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree, exact: Sequence[Any]) -> None:
-        """`write` where the structure is a flat dict; `exact` are the targets as of `exact_rows`."""
-        try:
-            for key, target in zip(self._keys, exact, strict=True):
-                target[ALL] = tree[key].numpy()
-            fits = len(tree) == len(self._keys)
-        except Exception:
-            fits = False
-        if not fits:
-            self.write(targets, tree)
 
 
 def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[Any, Any]:
@@ -97,6 +81,9 @@ def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[A
 class AgentStepper:
     """Steps an agent on the same n environments in each slot, and records what it answers.
 
+    Agents mostly return a single tensor as their action, and a flat dict of tensors as their info, which fit as they
+    are. There are short ways for these, since it happens at each step; whatever else comes takes the long way.
+
     Args:
         agent: Initialised.
         slots: Arrays of the slots, cut to the columns of these environments.
@@ -105,8 +92,7 @@ class AgentStepper:
     def __init__(self, agent: Agent, slots: Sequence[dict[str, Tree]]) -> None:
         self._agent, self._slots = agent, slots
         self._action = Recorder("action", slots[0]["action"])
-        info = Recorder("agent_info", slots[0]["agent_info"])
-        self._info = info
+        self._info = Recorder("agent_info", slots[0]["agent_info"])
         self._initial_state = Recorder("state", slots[0]["initial_state"])
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._inputs = [agent_inputs(slot) for slot in slots]
@@ -152,7 +138,7 @@ class AgentStepper:
                 row.exact_action[ALL] = array
                 row.exact_prev_action[ALL] = array
                 return [array]
-            except Exception:  # whatever it is: the long way tells, if it does not work either
+            except Exception:  # whatever it is: the long way tells, if that does not work either
                 pass
         leaves = self._action.write(row.action, action)
         for target, leaf in zip(row.prev_action, leaves, strict=True):
@@ -166,10 +152,15 @@ class AgentStepper:
             AgentFault: It does not fit.
         """
         row = self._rows[self._slot][t]
-        if self._info.flat:
-            self._info.write_flat(row.agent_info, agent_info, row.exact_agent_info)
-        else:
-            self._info.write(row.agent_info, agent_info)
+        if row.exact_agent_info:
+            try:
+                for key, target in row.exact_agent_info:
+                    target[ALL] = agent_info[key].numpy()
+                if len(agent_info) == len(row.exact_agent_info):
+                    return
+            except Exception:
+                pass
+        self._info.write(row.agent_info, agent_info)
 
     def ended(self, environments: Sequence[int]) -> None:
         """Put the recurrent state of these environments back to the initial one."""
@@ -224,7 +215,7 @@ class _Row(NamedTuple):
     agent_info: tuple[Any, ...]
     exact_action: Any  # of the first leaf
     exact_prev_action: Any
-    exact_agent_info: tuple[Any, ...]
+    exact_agent_info: tuple[tuple[str, Any], ...]  # with their keys, if they form a flat dict
 
 
 def _rows(slot: dict[str, Tree]) -> list[_Row]:
@@ -236,9 +227,16 @@ def _rows(slot: dict[str, Tree]) -> list[_Row]:
         *(zip(*leaves, strict=True) if leaves else [()] * T for leaves in (action, prev_action, agent_info)),
         exact_rows(action[0]),
         exact_rows(prev_action[0]),
-        zip(*map(exact_rows, agent_info), strict=True) if agent_info else [()] * T,
+        _with_keys(slot["agent_info"], T),
     )
     return [_Row(*row) for row in zip(*columns, strict=True)]
+
+
+def _with_keys(tree: Tree, T: int) -> list[tuple[tuple[str, Any], ...]]:
+    if not isinstance(tree, dict) or any(isinstance(value, dict | tuple) for value in tree.values()):
+        return [()] * T
+    exact = {key: exact_rows(array) for key, array in tree.items()}
+    return [tuple((key, rows[t]) for key, rows in exact.items()) for t in range(T)]
 
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:
