@@ -47,8 +47,6 @@ class Channel:
         Raises:
             ChannelClosed: There will be no more.
         """
-        if not self._messages:
-            self.read()  # a child that was busy has its next message there: it need not ask the loop
         while (message := self.receive_nowait()) is None:
             self._waiter = self._loop.create_future()
             try:
@@ -109,7 +107,7 @@ class Channel:
                 raise ChannelClosed from exc
 
     def read(self) -> None:
-        """Take in what has arrived; called by the loop, and once more when the other process has ended."""
+        """Take in what has arrived; called by the loop, when the other process has ended, and by who expects it."""
         ended = False
         try:
             while not self._ended:

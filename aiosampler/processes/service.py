@@ -30,6 +30,7 @@ class Line:
         Raises:
             ChannelClosed: There will be none: the parent wants this process to end, or is gone.
         """
+        self._channel.read()  # after a batch the next request is mostly there: it need not ask the loop
         return await self._channel.receive()
 
     def send(self, message: Any) -> None:
