@@ -17,6 +17,7 @@ is left to gain for samplers that keep all of them busy.
 import argparse
 import asyncio
 import contextlib
+import functools
 import multiprocessing
 import statistics
 import time
@@ -128,22 +129,23 @@ class Ceiling:
 
 
 ENVIRONMENTS: dict[str, Callable[[], "gym.Env[Any, Any]"]] = {"cartpole": make_cartpole, "pong": make_pong}
-ceilings: dict[tuple[str, int, int, float], Ceiling] = {}  # of this process
+
+
+@functools.cache  # in each process that measures
+def ceiling(env: str, n: int, n_acting: int, acts: float) -> Ceiling:
+    return Ceiling(ENVIRONMENTS[env], n, n_acting, acts)
 
 
 def measure(of: tuple[str, int, int, float], workers: int, seconds: float) -> tuple[float, float, float, float]:
-    torch.set_num_threads(1)
-    if of not in ceilings:
-        env, n, n_acting, acts = of
-        ceilings[of] = Ceiling(ENVIRONMENTS[env], n, n_acting, acts)
-        ceilings[of].measure(workers, seconds)
-    return ceilings[of].measure(workers, seconds)
+    return ceiling(*of).measure(workers, seconds)
 
 
-async def measure_busy(pool: ProcessPoolExecutor, *args: Any) -> list[float]:
-    loop, workers = asyncio.get_running_loop(), args[1]
-    measured = await asyncio.gather(*(loop.run_in_executor(pool, measure, *args) for _ in range(workers)))
-    return [statistics.mean(column) for column in zip(*measured, strict=True)]
+async def measure_busy(
+    pool: ProcessPoolExecutor, of: tuple[str, int, int, float], workers: int, seconds: float
+) -> list[float]:
+    loop = asyncio.get_running_loop()
+    measuring = (loop.run_in_executor(pool, measure, of, workers, seconds) for _ in range(workers))
+    return [statistics.mean(column) for column in zip(*await asyncio.gather(*measuring), strict=True)]
 
 
 async def rate(sampler: Any, seconds: float) -> float:
@@ -176,7 +178,7 @@ async def main(args: argparse.Namespace) -> None:
         pool = None
         if args.busy:
             spawn = multiprocessing.get_context("spawn")
-            pool = opened.enter_context(ProcessPoolExecutor(args.workers, mp_context=spawn))
+            pool = opened.enter_context(ProcessPoolExecutor(args.workers, spawn, torch.set_num_threads, (1,)))
         for name in names:
             kind, workers, options = kinds[name]
             n, half = args.B // workers, args.B // 2

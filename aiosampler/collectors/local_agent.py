@@ -158,7 +158,7 @@ class AgentStepper:
                     target[ALL] = agent_info[key].numpy()
                 if len(agent_info) == len(row.exact_agent_info):
                     return
-            except Exception:
+            except Exception:  # as above
                 pass
         self._info.write(row.agent_info, agent_info)
 

@@ -53,11 +53,7 @@ class TrajInfo:
             agent_info: The agent's info for this environment; NumPy views, valid during the call.
             env_info: The info dict of the environment, complete.
         """
-        self.Length += 1
-        self.Return += reward
-        self.NonzeroRewards += reward != 0
-        self.DiscountedReturn += self._factor * reward
-        self._factor *= self._discount
+        self.extend((reward,))
 
     def extend(self, rewards: Iterable[float]) -> None:
         """Count several steps at once; called in place of `step` where a class does not override that."""

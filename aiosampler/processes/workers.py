@@ -135,7 +135,7 @@ class Workers:
             while self._failures or self._awaited:
                 if not self._failures:
                     self._changed.clear()
-                    await self._change(self._watch)
+                    await self._change()
                 while self._failures:
                     index = next(iter(self._failures))
                     exc = self._failures.pop(index)
@@ -170,8 +170,9 @@ class Workers:
         """Why a worker does not answer: what it reported, or how it ended."""
         return await self._workers[index].gone(self._places[index]()) if isinstance(exc, ChannelClosed) else exc
 
-    async def _change(self, watch: Watch | None) -> None:
+    async def _change(self) -> None:
         """Wait until all have answered or one has failed; after a while look whether one is stuck, which is to fail."""
+        watch = self._watch
         try:
             async with asyncio.timeout(None if watch is None else watch.interval):
                 await self._changed.wait()

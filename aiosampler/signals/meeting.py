@@ -159,8 +159,7 @@ class Gathering:
     def lose(self, member: int) -> None:
         """Expect this worker no more: its process has ended."""
         self._arrived[member] = FOR_GOOD
-        if self._waiter.waiting and min(self._arrived) >= self._round:
-            self._waiter.resume_soon()
+        self._bell.post()  # it may have been the last
 
     def release(self, members: list[int]) -> None:
         """Have workers that have arrived go on."""
