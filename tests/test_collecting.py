@@ -130,6 +130,31 @@ def test_waiting_environments_leave_blanks(T):
                 assert after.env.observation[0, b].tolist() == before.env.last_observation[b].tolist()
 
 
+class WitnessAgent(LookingAgent):
+    seen = {}  # noqa: RUF012 - of the class, since the sampler steps a copy
+
+    def sample_mode(self, itr):
+        super().sample_mode(itr)
+        self.rows = self.seen[itr] = []
+
+    def step(self, inputs, state):
+        if self.mode == "sample":
+            self.rows.append(torch.stack((inputs.observation[:, 2].float(), inputs.prev_reward)))
+        return super().step(inputs, state)
+
+
+def test_the_agent_sees_nothing_of_an_environment_that_waits(monkeypatch):
+    monkeypatch.setattr(WitnessAgent, "seen", {})
+    wait = InProcess(CountingEnv, agent=WitnessAgent(), batch_T=9, batch_B=3, seed=5, mid_batch_reset=False)
+    blanks = 0
+    for batch in gather(wait, 6):
+        seen = torch.stack(WitnessAgent.seen[batch.itr])  # fewer than T, where all wait
+        blank = ~batch.valid[: len(seen)]
+        assert not seen.movedim(1, -1)[blank].any()
+        blanks += int(blank.sum())
+    assert blanks > 20
+
+
 @pytest.mark.parametrize("T", [1, 3, 8])
 def test_recurrent_state_is_the_age_of_the_episode(T):
     batches = gather(

@@ -16,7 +16,6 @@ finish                                                      done; blanks of envi
 ==========================================================  ====================================================
 """
 
-from array import array as CArray
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +25,7 @@ import numpy as np
 from aiosampler.collectors.actions import ActionSource
 from aiosampler.collectors.environments import EnvironmentFault, blame
 from aiosampler.collectors.progress import AGENT, AT, BRANCH, NOWHERE, TICK
-from aiosampler.collectors.recording import LeafWriter, flat_places, flat_rows, make_writer
+from aiosampler.collectors.recording import ALL, LeafWriter, exact_rows, flat_places, flat_rows, make_writer
 from aiosampler.collectors.rules import ResetRule
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.specs.batch import StepSpecs
@@ -70,7 +69,7 @@ class _Slot:
         vectors = isinstance(writer, LeafWriter) and len(writer.shape) == 1
         self.vectors = flat_rows(arrays["observation"]) if vectors else None
         self.reward = list(arrays["reward"])
-        self.prev_reward = list(arrays["prev_reward"])
+        self.exact_reward, self.prev_reward = exact_rows(arrays["reward"]), exact_rows(arrays["prev_reward"])
         self.prev_action = tree_leaves(arrays["prev_action"])
         # Single cells are written through memoryviews, in a third of the time that NumPy takes
         self.terminated, self.truncated = memoryview(arrays["terminated"]), memoryview(arrays["truncated"])
@@ -135,11 +134,8 @@ class Collector:
         self._carry = [np.zeros_like(array[0]) for array in self._staging.carried]
         rows, self._n = slots[0]["reward"].shape
         self._places = flat_places(slots[0]["observation"]) if self._staging.vectors else ()
-        # Takes numbers alone, and NumPy reads it as it is
-        self._rewards = CArray("d", bytes(8 * self._n))
-        self._rewards_view = np.frombuffer(self._rewards)
         self._history = np.zeros((rows, self._n))  # rewards in double precision, for the trajectory infos
-        self._history_rows = list(self._history)
+        self._rewards = [(memoryview(row), row) for row in self._history]  # as what takes numbers alone, and as array
         self._traj_infos = [traj_info() for _ in environments]
         self._counted = [0] * self._n  # first row of the batch that is not in the trajectory info yet
         overridden = type(self._traj_infos[0]).step is not TrajInfo.step
@@ -235,7 +231,7 @@ class Collector:
 
     def _step(self, slot: _Slot, T: int) -> None:
         """Take T steps, or as many as there are environments that do not wait."""
-        cells, abort, clock, act, rewards = self._cells, self._abort, slot.clock, self._actions.act, self._rewards
+        cells, abort, clock, act = self._cells, self._abort, slot.clock, self._actions.act
         write, places, each_step = self._writer.write, self._places, self._each_step
         write_info = None if slot.env_info is None else self._info_writer.write  # type: ignore[union-attr] # there then
         i, reward = -1, 0.0
@@ -247,6 +243,7 @@ class Collector:
             actions = act(t)
             row = slot.observation[t + 1]
             vectors = slot.vectors[t + 1] if slot.vectors is not None else None
+            rewards, rewards_array = self._rewards[t]
             if clock is not None:
                 clock[t, 0] = perf_counter_ns()
             ended = []
@@ -271,12 +268,11 @@ class Collector:
                         ended.append((i, observation, terminated, truncated))
             except Exception as exc:
                 cause: Exception = exc
-                if type(exc) is TypeError and "real number" in str(exc):  # from the line that takes the reward
+                if type(exc) is TypeError and "for format 'd'" in str(exc):  # from the line that takes the reward
                     cause = TypeError(f"the reward must be a number, got {reward!r}")
                 raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from cause
-            self._history_rows[t][:] = self._rewards_view
-            slot.reward[t][:] = self._rewards_view
-            slot.prev_reward[t + 1][:] = slot.reward[t]
+            slot.reward[t][:] = rewards_array
+            slot.prev_reward[t + 1][ALL] = slot.exact_reward[t]
             if each_step is not None:
                 self._count_step(slot, t, each_step)
             if ended:
@@ -308,7 +304,7 @@ class Collector:
                 self._reset(i, slot.observation[t + 1])
             else:
                 self._waits_from[i] = t + 1
-                self._rewards[i] = 0.0
+                self._history[t + 1 :, i] = 0
                 for observations in tree_leaves(arrays["observation"]):
                     observations[t + 1 :, i] = 0
         if self._waits_from:
@@ -335,6 +331,7 @@ class Collector:
             self._activate()
         for i in self._waits_from:
             self._waits_from[i] = 0
+            self._history[:, i] = 0
             for observations in tree_leaves(arrays["observation"]):
                 observations[:, i] = 0
 

@@ -60,9 +60,9 @@ class TrajInfo:
         rewards = list(rewards)
         self.Length += len(rewards)
         self.NonzeroRewards += len(rewards) - rewards.count(0)
-        self.Return = reduce(add, rewards, self.Return)  # one after the other: `sum` may round differently
-        if self._discount == self._factor == 1:
-            self.DiscountedReturn = reduce(add, rewards, self.DiscountedReturn)
+        before, self.Return = self.Return, reduce(add, rewards, self.Return)  # one by one: `sum` may round differently
+        if self._discount == self._factor == 1 and self.DiscountedReturn == before:
+            self.DiscountedReturn = self.Return
             return
         discounted, factor, discount = self.DiscountedReturn, self._factor, self._discount
         for reward in rewards:
