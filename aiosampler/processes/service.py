@@ -30,8 +30,11 @@ class Line:
         Raises:
             ChannelClosed: There will be none: the parent wants this process to end, or is gone.
         """
-        self._channel.read()  # after a batch the next request is mostly there: it need not ask the loop
         return await self._channel.receive()
+
+    def look(self) -> None:
+        """Take in what has arrived, so that receiving it need not ask the event loop."""
+        self._channel.read()
 
     def send(self, message: Any) -> None:
         """Answer.
