@@ -135,7 +135,7 @@ class Collector:
         rows, self._n = slots[0]["reward"].shape
         self._places = flat_places(slots[0]["observation"]) if self._staging.vectors else ()
         self._history = np.zeros((rows, self._n))  # rewards in double precision, for the trajectory infos
-        self._rewards = [(memoryview(row), row) for row in self._history]  # as what takes numbers alone, and as array
+        self._rewards = [(memoryview(row), row) for row in self._history]  # a memoryview takes numbers alone
         self._traj_infos = [traj_info() for _ in environments]
         self._counted = [0] * self._n  # first row of the batch that is not in the trajectory info yet
         overridden = type(self._traj_infos[0]).step is not TrajInfo.step
@@ -283,7 +283,6 @@ class Collector:
                 break  # all wait: the rest is blank
 
     def _end(self, slot: _Slot, t: int, ended: list[tuple[int, Any, bool, bool]]) -> None:
-        arrays = slot.arrays
         for i, observation, terminated, truncated in ended:
             self._cells[AT] = self._first + i
             k = slot.final_count[i]
@@ -303,10 +302,7 @@ class Collector:
             if self._rule.reset_now(i):
                 self._reset(i, slot.observation[t + 1])
             else:
-                self._waits_from[i] = t + 1
-                self._history[t + 1 :, i] = 0
-                for observations in tree_leaves(arrays["observation"]):
-                    observations[t + 1 :, i] = 0
+                self._wait(slot, i, t + 1)
         if self._waits_from:
             self._activate()
         self._actions.ended([i for i, *_ in ended])
@@ -330,10 +326,14 @@ class Collector:
             self._actions.ended(waiting)
             self._activate()
         for i in self._waits_from:
-            self._waits_from[i] = 0
-            self._history[:, i] = 0
-            for observations in tree_leaves(arrays["observation"]):
-                observations[:, i] = 0
+            self._wait(slot, i, 0)
+
+    def _wait(self, slot: _Slot, i: int, start: int) -> None:
+        """Leave environment i alone from row `start` on; the agent, which acts for all of them, sees zeros of it."""
+        self._waits_from[i] = start
+        self._history[start:, i] = 0
+        for observations in tree_leaves(slot.arrays["observation"]):
+            observations[start:, i] = 0
 
     def _finish(self, slot: _Slot, T: int) -> None:
         arrays = slot.arrays

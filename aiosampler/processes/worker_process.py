@@ -111,7 +111,7 @@ class _Worker:
         runner.start()
         line.send(messages.Started())
         while True:
-            line.look()  # workers run ahead: the next request is mostly there
+            line.look()  # those of the CPU sampler run ahead: the next request is mostly there
             request = await line.receive()
             finished = NO_EPISODES
             with contextlib.suppress(Aborted):
