@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
-from aiosampler.processes.arena_map import Crew, plan_arena, slot_arrays
-from aiosampler.processes.cargo import Cargo
-from aiosampler.processes.episodes import unpack_episodes
-from aiosampler.processes.local import LocalRunner
-from aiosampler.processes.messages import Collect, Evaluate, Job, Share, Start
-from aiosampler.processes.probe import probe
+from aiosampler.engines.probe import probe
+from aiosampler.memory.arena_map import ProcessCounts, plan_arena, slot_arrays
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
+from aiosampler.workers.episodes import unpack_episodes
+from aiosampler.workers.local_runner import LocalRunner
+from aiosampler.workers.messages import Collect, Evaluate, Job, Share, Start
+from aiosampler.workers.payload import Payload
 
 
 class InProcess:
@@ -23,16 +23,16 @@ class InProcess:
         sampler = AsyncSerialSampler(env_fn, **arguments)
         self.config, self.seed = sampler._config, sampler.seed
         job: Job = sampler._job()
-        cargo = Cargo(job)
-        self.probed = probe(cargo, lambda phase: None)
-        agent = cargo.agent()
+        payload = Payload(job)
+        self.probed = probe(payload, lambda phase: None)
+        agent = payload.agent()
         agent.initialize(self.probed.spaces)
         parameters = parameter_specs(agent.model)
-        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), Crew(1), None)
+        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
         arrays = layout.views(bytearray(layout.total_bytes))
         self.arrays, self.slots = arrays, slot_arrays(arrays)
         self.runner = LocalRunner(
-            cargo=cargo,
+            payload=payload,
             probed=self.probed,
             start=Start(layout, self.probed.specs, parameters, None),
             arrays=arrays,

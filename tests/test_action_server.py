@@ -18,7 +18,7 @@ from aiosampler import (
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.servers.inference import InPlaceInference
-from aiosampler.servers.pipeline import Lane
+from aiosampler.servers.pipeline import Pipeline
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import StepSpecs, slot_specs
 from aiosampler.specs.trees import tree_map
@@ -104,30 +104,30 @@ class LoggedInference:
 
 
 def logged(n, log, lifetimes=(10**9, 10**9), pattern=(1, 3, 0, 2)):
-    lanes, device = [], asyncio.Lock()
+    pipelines, device = [], asyncio.Lock()
     for g in range(n):
         cycles = itertools.cycle(pattern[g:] + pattern[:g])
-        lanes.append(Lane(LoggedGroup(g, log, cycles, lifetimes[g]), LoggedInference(g, log, cycles, device)))
-    return lanes
+        pipelines.append(Pipeline(LoggedGroup(g, log, cycles, lifetimes[g]), LoggedInference(g, log, cycles, device)))
+    return pipelines
 
 
-def make(server, lanes, T, chunks=(), abort=(False,)):
-    return server(lanes, lanes, T=T, eval_chunks=lambda: chunks, abort_evaluation=abort)
+def make(server, pipelines, T, chunks=(), abort=(False,)):
+    return server(pipelines, pipelines, T=T, eval_chunks=lambda: chunks, abort_evaluation=abort)
 
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("T", [1, 2, 5])
 async def test_each_group_infers_and_steps_once_for_each_row(server, T):
     log = []
-    lanes = logged(server.n_groups, log)
-    await make(server, lanes, T).serve_actions(3, 1)
-    for lane in lanes:
-        assert lane.inference.acted == list(range(T))
-        assert lane.group.steps == T
-        assert lane.group.dismissals == 1
-        assert lane.inference.finished == [(T, False)]
-        assert (lane.inference.itr, lane.inference.slot) == (3, 1)
-        own = [event for name, event in log if name == lane.group.name]
+    pipelines = logged(server.n_groups, log)
+    await make(server, pipelines, T).serve_actions(3, 1)
+    for pipeline in pipelines:
+        assert pipeline.inference.acted == list(range(T))
+        assert pipeline.group.steps == T
+        assert pipeline.group.dismissals == 1
+        assert pipeline.inference.finished == [(T, False)]
+        assert (pipeline.inference.itr, pipeline.inference.slot) == (3, 1)
+        own = [event for name, event in log if name == pipeline.group.name]
         assert own == ["infers", "inferred", "steps", "stepped"] * T
 
 
@@ -164,25 +164,25 @@ PATTERNS = [(1, 1, 1, 1), (0, 5, 0, 1), (7, 0, 0, 2), (0, 0, 9, 0), (3, 1, 4, 1,
 async def test_without_overlap_groups_never_step_at_the_same_time_wherever_they_end(pattern, T):
     for ends in itertools.product([*range(T + 1), 10**9], repeat=2):
         log = []
-        lanes = logged(2, log, ends, pattern)
+        pipelines = logged(2, log, ends, pattern)
         async with asyncio.timeout(5):
-            await make(AsyncNoOverlapAlternatingActionServer, lanes, T).serve_actions(0, 0)
+            await make(AsyncNoOverlapAlternatingActionServer, pipelines, T).serve_actions(0, 0)
         assert never_both_step(log), (ends, log)
-        for lane, end in zip(lanes, ends, strict=True):
-            assert lane.group.steps == min(T, end)
-            assert lane.inference.finished == [(T, end <= T)]
-            assert lane.group.dismissals == 1
+        for pipeline, end in zip(pipelines, ends, strict=True):
+            assert pipeline.group.steps == min(T, end)
+            assert pipeline.inference.finished == [(T, end <= T)]
+            assert pipeline.group.dismissals == 1
 
 
 @pytest.mark.parametrize("server", SERVERS[1:])
 @pytest.mark.parametrize("inferring", [0, 3, 20])
 async def test_one_group_infers_while_the_other_steps(server, inferring):
     log, device = [], asyncio.Lock()
-    lanes = [
-        Lane(LoggedGroup(g, log, itertools.repeat(8)), LoggedInference(g, log, itertools.repeat(inferring), device))
+    pipelines = [
+        Pipeline(LoggedGroup(g, log, itertools.repeat(8)), LoggedInference(g, log, itertools.repeat(inferring), device))
         for g in range(2)
     ]
-    await make(server, lanes, 20).serve_actions(0, 0)
+    await make(server, pipelines, 20).serve_actions(0, 0)
     assert overlaps(log) >= 38  # of 40 steps, the first and the last are alone
 
 
@@ -192,12 +192,12 @@ async def test_evaluation_stops_when_all_groups_are_idle(server, chunks):
     total = sum(chunks)
     for ends in itertools.product(range(total + 2), repeat=server.n_groups):
         log = []
-        lanes = logged(server.n_groups, log, ends)
+        pipelines = logged(server.n_groups, log, ends)
         async with asyncio.timeout(5):
-            await make(server, lanes, 4, chunks).serve_actions_evaluation(7)
-        for lane, end in zip(lanes, ends, strict=True):
-            assert lane.group.steps == len(lane.inference.acted) == min(end, total)
-            assert lane.inference.itr == 7
+            await make(server, pipelines, 4, chunks).serve_actions_evaluation(7)
+        for pipeline, end in zip(pipelines, ends, strict=True):
+            assert pipeline.group.steps == len(pipeline.inference.acted) == min(end, total)
+            assert pipeline.inference.itr == 7
         if server is AsyncNoOverlapAlternatingActionServer:
             assert never_both_step(log)
 
@@ -205,27 +205,27 @@ async def test_evaluation_stops_when_all_groups_are_idle(server, chunks):
 @pytest.mark.parametrize("server", SERVERS)
 async def test_an_evaluation_that_is_not_wanted_ends_at_its_next_step(server):
     abort = [False]
-    lanes = logged(server.n_groups, [])
-    serving = asyncio.create_task(make(server, lanes, 4, itertools.repeat(4), abort).serve_actions_evaluation(0))
-    while lanes[0].group.steps < 10:  # noqa: ASYNC110 - nothing is to wait for but the loop's next cycle
+    pipelines = logged(server.n_groups, [])
+    serving = asyncio.create_task(make(server, pipelines, 4, itertools.repeat(4), abort).serve_actions_evaluation(0))
+    while pipelines[0].group.steps < 10:  # noqa: ASYNC110 - nothing is to wait for but the loop's next cycle
         await asyncio.sleep(0)
     abort[0] = True
     with pytest.raises(Aborted):
         await serving
-    assert lanes[0].group.steps <= 11
+    assert pipelines[0].group.steps <= 11
 
 
 @pytest.mark.parametrize("server", SERVERS)
 async def test_what_the_agent_raises_ends_all_pipelines(server):
-    lanes = logged(server.n_groups, [])
+    pipelines = logged(server.n_groups, [])
 
     async def fail(t):
         raise AgentFault("no idea")
 
-    lanes[-1].inference.act = fail
+    pipelines[-1].inference.act = fail
     before = asyncio.all_tasks()
     with pytest.raises(AgentFault, match="no idea"):
-        await make(server, lanes, 10**6).serve_actions(0, 0)
+        await make(server, pipelines, 10**6).serve_actions(0, 0)
     assert asyncio.all_tasks() == before
 
 
@@ -282,22 +282,22 @@ async def test_actions_state_and_values_are_written_for_each_group(server):
             value=ArraySpec((), np.dtype(np.float32)),
         ),
     )  # fmt: skip
-    lanes = []
+    pipelines = []
     for g in range(server.n_groups):
         slot = tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs)
         slot["observation"][0] = g + 1
         ends = np.zeros((T, n), bool)
         ends[1, 0] = ends[3, 2] = True
         inference = InPlaceInference(AddingAgent(), [slot], None, np.zeros(8, np.int64))
-        lanes.append(Lane(WorldInMemory(slot, ends), inference))
-    await make(server, lanes, T).serve_actions(0, 0)
-    for lane in lanes:
-        slot = lane.group.slot
+        pipelines.append(Pipeline(WorldInMemory(slot, ends), inference))
+    await make(server, pipelines, T).serve_actions(0, 0)
+    for pipeline in pipelines:
+        slot = pipeline.group.slot
         assert slot["agent_info"]["count"].T.tolist() == [[0, 1, 0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
         assert slot["bootstrap_value"].tolist() == [2.0, 4.0, 0.0]
         assert (slot["action"] == slot["observation"][:T] + slot["agent_info"]["count"]).all()
         assert (slot["prev_action"][1:] == slot["action"]).all()
-    states = [lane.group.slot["initial_state"].tolist() for lane in lanes]
-    await make(server, lanes, T).serve_actions(1, 0)
-    assert states == [[0, 0, 0]] * len(lanes)
-    assert [lane.group.slot["initial_state"].tolist() for lane in lanes] == [[2, 4, 0]] * len(lanes)
+    states = [pipeline.group.slot["initial_state"].tolist() for pipeline in pipelines]
+    await make(server, pipelines, T).serve_actions(1, 0)
+    assert states == [[0, 0, 0]] * len(pipelines)
+    assert [pipeline.group.slot["initial_state"].tolist() for pipeline in pipelines] == [[2, 4, 0]] * len(pipelines)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from aiosampler.processes.channel import Channel, ChannelClosed
+from aiosampler.runtime.channel import Channel, ChannelClosed
 
 
 @pytest.fixture

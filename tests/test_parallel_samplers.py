@@ -27,7 +27,7 @@ from aiosampler import (
     make_affinity,
     usable_cpus,
 )
-from aiosampler.processes.assignments import assign
+from aiosampler.engines.assignments import assign
 from tests.conftest import our_children, until
 from tests.test_arguments import TellingEnv
 from tests.test_sampler import _model, small
@@ -114,7 +114,7 @@ async def test_one_policy_version_for_a_whole_batch_under_constant_publishing(pa
         assert len(set(versions)) > 10
 
 
-class Placed(CountingEnv):
+class ArrayAt(CountingEnv):
     """Fails where and when it is told, in the environment with a given seed."""
 
     def __init__(self, b, moment, what):
@@ -156,7 +156,7 @@ class Placed(CountingEnv):
 ])  # fmt: skip
 async def test_a_failure_names_worker_and_environment(parallel, moment, what, error, words):
     sampler = parallel(
-        functools.partial(Placed, 2, moment, what), n_workers=2, step_timeout=0.5 if moment == "step" else None,
+        functools.partial(ArrayAt, 2, moment, what), n_workers=2, step_timeout=0.5 if moment == "step" else None,
         start_timeout=2.0,
     )  # fmt: skip
     with pytest.raises(error, match=words) as caught:

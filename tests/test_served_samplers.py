@@ -22,7 +22,7 @@ from aiosampler import (
     WorkerTimeout,
 )
 from aiosampler.affinity import make_affinity, usable_cpu_count, usable_cpus
-from aiosampler.servers.seats import make_seats, servers_have_cpus, workers_have_cpus
+from aiosampler.servers.server_cpus import server_cpus, servers_have_cpus, workers_have_cpus
 from tests.conftest import until
 from tests.test_parallel_samplers import PARALLEL, workers
 from tests.test_sampler import assert_same, small
@@ -202,14 +202,14 @@ def test_an_alternating_sampler_has_two_workers_for_each_cpu_by_default():
 )
 def test_who_has_a_cpu_to_itself_on_a_machine_of_four(monkeypatch, arguments, servers, n_workers, n_groups, expected):
     monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: (0, 1, 2, 3))
-    monkeypatch.setattr("aiosampler.servers.seats.usable_cpus", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr("aiosampler.servers.server_cpus.usable_cpus", lambda: (0, 1, 2, 3))
     affinity = Affinity() if arguments is None else make_affinity(**arguments)
     half = n_workers // n_groups
     groups = [range(i * half, (i + 1) * half) for i in range(n_groups)]
     assert expected == (
         workers_have_cpus(affinity, n_workers, n_groups),
         servers_have_cpus(affinity, servers, n_workers, n_groups),
-        make_seats(affinity, groups) is not None,
+        server_cpus(affinity, groups) is not None,
     )
 
 
@@ -234,10 +234,10 @@ async def test_actions_are_computed_on_the_cpu_of_the_group_that_waits_if_it_has
         kind, agent=SeatedAgent(), n_workers=2, affinity=affinity, eval_n_envs=2, eval_max_steps=20
     ) as sampler:
         for _ in range(2):
-            seats = (await sampler.obtain_samples()).agent.agent_info["seat"]
+            server_cpus = (await sampler.obtain_samples()).agent.agent_info["seat"]
             await sampler.evaluate_agent()
-            assert (seats[:, :2] == (first if apart else -1)).all()
-            assert (seats[:, 2:] == (second if apart else -1)).all()
+            assert (server_cpus[:, :2] == (first if apart else -1)).all()
+            assert (server_cpus[:, 2:] == (second if apart else -1)).all()
         interrupting = {os.sched_getscheduler(worker.pid) == os.SCHED_OTHER for worker in workers(sampler)}
         assert interrupting == {not apart}  # or the server could not make room
     assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aiosampler.signals.counter import Signal
-from aiosampler.signals.meeting import Attendance, Gathering, meeting_specs
+from aiosampler.signals.rendezvous import ServerSide, WorkerSide, rendezvous_specs
 from aiosampler.signals.waiter import Waiter
 
 
@@ -68,19 +68,19 @@ def test_a_signal_travels_to_a_child_that_is_started(signal):
 
 @pytest.fixture(params=[False, True], ids=["sleep", "spin"])
 def group(request, signal):
-    spec = meeting_specs(3)
+    spec = rendezvous_specs(3)
     cells = np.zeros(spec.shape, spec.dtype)
-    wakes = [Signal() for _ in range(3)]
-    members = [Attendance(cells, i, signal, wakes[i], spin=request.param) for i in range(3)]
-    yield cells, wakes, members, request.param
-    for one in wakes:
+    act_ready = [Signal() for _ in range(3)]
+    members = [WorkerSide(cells, i, signal, act_ready[i], spin=request.param) for i in range(3)]
+    yield cells, act_ready, members, request.param
+    for one in act_ready:
         one.close()
 
 
 async def test_the_last_to_arrive_rings_and_all_go_on_when_they_are_released(signal, group):
-    cells, wakes, members, spin = group
-    gathering = Gathering(cells, signal, wakes, spin=spin)
-    gathering.muster([0, 1, 2])
+    cells, act_ready, members, spin = group
+    server = ServerSide(cells, signal, act_ready, spin=spin)
+    server.expect([0, 1, 2])
     met = [0, 0, 0]
 
     def attend(i):
@@ -94,36 +94,36 @@ async def test_the_last_to_arrive_rings_and_all_go_on_when_they_are_released(sig
         thread.start()
     for t in range(201):
         async with asyncio.timeout(10):
-            await gathering.all_arrived()
+            await server.all_arrived()
         assert met == [t] * 3  # nobody goes on before it is released
-        assert [gathering.comes(i) for i in range(3)] == [t < 200] * 3
-        gathering.release([0, 1, 2])
+        assert [server.comes(i) for i in range(3)] == [t < 200] * 3
+        server.release([0, 1, 2])
     for thread in threads:
         await asyncio.to_thread(thread.join)
-    gathering.close()
+    server.close()
 
 
 async def test_nobody_waits_for_members_that_come_no_more(signal, group):
-    cells, wakes, members, spin = group
-    gathering = Gathering(cells, signal, wakes, spin=spin)
-    gathering.muster([0, 2])
-    waiting = asyncio.create_task(gathering.all_arrived())
+    cells, act_ready, members, spin = group
+    server = ServerSide(cells, signal, act_ready, spin=spin)
+    server.expect([0, 2])
+    waiting = asyncio.create_task(server.all_arrived())
     thread = threading.Thread(target=members[0].meet)
     thread.start()
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    gathering.lose(2)
+    server.lose(2)
     await waiting
-    gathering.release([0])
+    server.release([0])
     await asyncio.to_thread(thread.join)
-    gathering.close()
+    server.close()
 
 
-async def test_a_meeting_that_is_given_up_leaves_the_next_one_in_order(signal, group):
-    cells, wakes, members, spin = group
-    gathering = Gathering(cells, signal, wakes, spin=spin)
+async def test_a_rendezvous_that_is_given_up_leaves_the_next_one_in_order(signal, group):
+    cells, act_ready, members, spin = group
+    server = ServerSide(cells, signal, act_ready, spin=spin)
     for _ in range(20):
-        gathering.muster([0, 1, 2])
+        server.expect([0, 1, 2])
         for member in members:
             member.begin()
         left = []
@@ -137,16 +137,16 @@ async def test_a_meeting_that_is_given_up_leaves_the_next_one_in_order(signal, g
         for thread in threads:
             thread.start()
         for _ in range(3):
-            await gathering.all_arrived()
-            gathering.release([0, 1, 2])
+            await server.all_arrived()
+            server.release([0, 1, 2])
         with contextlib.suppress(TimeoutError):  # or all had arrived already
             async with asyncio.timeout(0):
-                await gathering.all_arrived()
-        gathering.abort()
+                await server.all_arrived()
+        server.abort()
         for thread in threads:
             await asyncio.to_thread(thread.join)
         assert sorted(left) == [0, 1, 2]
-    gathering.close()
+    server.close()
 
 
 def test_a_member_leaves_when_it_is_told_to_by_another_thread(group):
@@ -226,11 +226,11 @@ async def test_a_time_limit_ends_waiting():
     assert not waiter.waiting
 
 
-def test_a_signal_handler_of_an_environment_disturbs_no_meeting(signal):
-    spec = meeting_specs(1)
+def test_a_signal_handler_of_an_environment_disturbs_no_rendezvous(signal):
+    spec = rendezvous_specs(1)
     cells = np.zeros(spec.shape, spec.dtype)
-    wake, handled = Signal(), []
-    member = Attendance(cells, 0, signal, wake, spin=False)
+    act_ready, handled = Signal(), []
+    member = WorkerSide(cells, 0, signal, act_ready, spin=False)
     before = os_signal.signal(os_signal.SIGALRM, lambda *_: handled.append(cells[0].tolist()))
     try:
         os_signal.setitimer(os_signal.ITIMER_REAL, 0.02)
@@ -241,4 +241,4 @@ def test_a_signal_handler_of_an_environment_disturbs_no_meeting(signal):
         os_signal.signal(os_signal.SIGALRM, before)
     releasing.join()
     assert len(handled) == 1
-    wake.close()
+    act_ready.close()

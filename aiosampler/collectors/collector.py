@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from aiosampler.collectors.actions import ActionSource
-from aiosampler.collectors.environments import EnvironmentFault, blame
-from aiosampler.collectors.progress import AGENT, AT, BRANCH, NOWHERE, TICK
+from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import ALL, LeafWriter, exact_rows, flat_places, flat_rows, make_writer
 from aiosampler.collectors.rules import ResetRule
 from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.memory.progress import AGENT, AT, BRANCH, NOWHERE, TICK
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, seed_sequence
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
@@ -188,16 +188,16 @@ class Collector:
         for _ in range(rng.integers(most)):
             action = env.action_space.sample()
             before = tree_map(lambda array: array[0, i].copy(), slot.arrays["observation"])
-            with self._blame("taking a random step", i):
+            with self._fault_of("taking a random step", i):
                 observation, reward, terminated, truncated, info = env.step(action)
-            with self._blame("counting a random step in a TrajInfo", i):
+            with self._fault_of("counting a random step in a TrajInfo", i):
                 self._traj_infos[i].step(before, action, float(reward), terminated, truncated, None, info)
             if terminated or truncated:
                 self._traj_infos[i] = self._traj_info()
                 self._reset(i, slot.observation[0])
                 self._null(slot, 0, i)
             else:
-                with self._blame("recording", i):
+                with self._fault_of("recording", i):
                     self._writer.write(slot.observation[0], i, observation)
                     slot.prev_reward[0][i] = reward
                     self._write_prev_action(slot, i, action)
@@ -387,7 +387,7 @@ class Collector:
                 return array[t, i]
 
             terminated, truncated, info = each_step[i]
-            with self._blame("counting a step in a TrajInfo", i):
+            with self._fault_of("counting a step in a TrajInfo", i):
                 self._traj_infos[i].step(
                     tree_map(pick, arrays["observation"]),
                     tree_map(pick, arrays["action"]),
@@ -407,5 +407,5 @@ class Collector:
             (i, self._first + i, env.step) for i, env in enumerate(self._environments) if i not in self._waits_from
         ]
 
-    def _blame(self, doing: str, i: int) -> Any:
-        return blame(doing, self._first + i, self._evaluation)
+    def _fault_of(self, doing: str, i: int) -> Any:
+        return fault_of(doing, self._first + i, self._evaluation)

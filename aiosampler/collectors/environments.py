@@ -25,7 +25,7 @@ class AgentFault(Exception):
 
 
 @contextlib.contextmanager
-def blame(doing: str, env_index: int | None, evaluation: bool = False) -> Iterator[None]:
+def fault_of(doing: str, env_index: int | None, evaluation: bool = False) -> Iterator[None]:
     """Turn any exception of the block into an `EnvironmentFault`."""
     try:
         yield

@@ -13,7 +13,7 @@ PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class ArrayAt:
     """An array at a byte offset."""
 
     spec: ArraySpec
@@ -25,7 +25,7 @@ class Layout:
     """A tree of placed arrays.
 
     Attributes:
-        arrays: Tree of `Placed`.
+        arrays: Tree of `ArrayAt`.
         dense_bytes: Leading bytes that will all be written, hence reserved at the start.
         total_bytes: Size of the mapping; what lies behind the dense part is written here and there only.
     """
@@ -37,7 +37,7 @@ class Layout:
     def views(self, buffer: Any) -> Tree:
         """NumPy views of `buffer`, in the structure of the specs."""
 
-        def view(placed: Placed) -> np.ndarray[Any, Any]:
+        def view(placed: ArrayAt) -> np.ndarray[Any, Any]:
             count = int(np.prod(placed.spec.shape, dtype=np.int64))
             flat = np.frombuffer(buffer, placed.spec.dtype, count, placed.offset)
             return flat.reshape(placed.spec.shape)
@@ -49,9 +49,9 @@ def plan(dense: Tree, sparse: Tree) -> Layout:
     """Lay out two trees of specs one behind the other: ``{"dense": ..., "sparse": ...}``."""
     end = 0
 
-    def place(spec: ArraySpec) -> Placed:
+    def place(spec: ArraySpec) -> ArrayAt:
         nonlocal end
-        placed = Placed(spec, end)
+        placed = ArrayAt(spec, end)
         end += -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
         return placed
 

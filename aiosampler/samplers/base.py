@@ -16,23 +16,23 @@ import numpy as np
 from aiosampler.affinity import Affinity
 from aiosampler.agents.base import Agent
 from aiosampler.agents.parameters import Publisher, parameter_specs, store_specs
-from aiosampler.collectors.progress import read_place
 from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.engines.sampler_process import sampler_main
 from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
 from aiosampler.memory.arena import Arena
-from aiosampler.processes import messages
-from aiosampler.processes.arena_map import ABORT_EVALUATION, RESTARTS, Crew, plan_arena, slot_arrays
-from aiosampler.processes.episodes import unpack_episodes
-from aiosampler.processes.random_streams import seeded
-from aiosampler.processes.resources import denied
-from aiosampler.processes.sampler_process import sampler_main
-from aiosampler.processes.supervised import Supervised
+from aiosampler.memory.arena_map import ABORT_EVALUATION, RESTARTS, ProcessCounts, plan_arena, slot_arrays
+from aiosampler.memory.progress import read_progress
+from aiosampler.options import SamplerConfig, pickle_payload, registered
+from aiosampler.runtime.child_handle import ChildHandle
+from aiosampler.runtime.resources import denied
 from aiosampler.samplers.samples import filled_samples, poison, samples_view
-from aiosampler.samplers.statistics import SamplerStatistics, Tally
+from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
-from aiosampler.specs.config import SamplerConfig, pickle_cargo, registered
 from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.workers import messages
+from aiosampler.workers.episodes import unpack_episodes
+from aiosampler.workers.random_streams import seeded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -192,17 +192,17 @@ class AsyncSamplerMixin:
         if debug:  # refers to no sampler: who drops one in use is warned
             self._log = functools.partial(log.info, "%s %x: %s", type(self).__name__, id(self))
         self._check_placement(n_workers, affinity, device, max_worker_restarts)
-        self._cargo = pickle_cargo(config)
+        self._payload = pickle_payload(config)
         self._affinity = affinity or Affinity()
         self.agent = agent
         self.seed: int = int(np.random.SeedSequence().entropy) if seed is None else seed  # type: ignore[arg-type]
         self._state = _State.NEW
         self._order = asyncio.Lock()
-        self._owed: deque[type] = deque()  # answers that are still to come, in the order of their requests
+        self._pending: deque[type] = deque()  # answers that are still to come, in the order of their requests
         self._held: tuple[int, FinalObservations] | None = None  # slot and part of the batch that is the user's
         self._unclaimed: messages.Batch | None = None  # a batch whose caller was cancelled
         self._expected: tuple[int, int] | None = None  # itr and slot of the batch that is collected ahead
-        self._process: Supervised | None = None
+        self._process: ChildHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None  # what closed the sampler, if nobody asked for it
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -213,7 +213,7 @@ class AsyncSamplerMixin:
         self._clocks: Any = None  # arrays of the arena
         self._control: Any = None
         self._progress: Any = None
-        self._tally = Tally()
+        self._counters = Counters()
         self._last_version: int | None = None  # that was published before the sampler was closed
 
     def _check_placement(
@@ -257,7 +257,7 @@ class AsyncSamplerMixin:
             with denied("the shared memory cannot be made"):
                 arena = Arena()
             try:
-                self._process = Supervised(
+                self._process = ChildHandle(
                     sampler_main,
                     (arena,),
                     name="sampler",
@@ -274,7 +274,7 @@ class AsyncSamplerMixin:
                     self._config.batch,
                     probed.specs,
                     store_specs(parameters),
-                    self._crew(),
+                    self._process_counts(),
                     self._config.eval_batch if self._shared_evaluation else None,
                 )
                 arena.grow(layout.total_bytes, layout.dense_bytes)
@@ -359,7 +359,7 @@ class AsyncSamplerMixin:
         async with self._order:
             self._require_running()
             facts = self._unclaimed
-            if facts is None and messages.Batch not in self._owed:
+            if facts is None and messages.Batch not in self._pending:
                 itr, slot = self._next_batch(itr, db_idx)
                 self._give_back()
                 await self._request(messages.Collect(itr, slot), messages.Batch)
@@ -368,7 +368,7 @@ class AsyncSamplerMixin:
                 assert self._expected is not None
                 self._match((self._expected[0] - 1, 1 - self._expected[1]), itr, db_idx)
             if facts is None:
-                await self._settle()
+                await self._receive_pending()
                 facts = self._unclaimed
                 assert facts is not None
             self._unclaimed = None
@@ -381,8 +381,8 @@ class AsyncSamplerMixin:
                 self._timelines[-1],
             )
             self._held = facts.slot, samples.env.final_observation
-            self._tally.batch(samples)
-            self._tally.lost(facts.losses)
+            self._counters.batch(samples)
+            self._counters.lost(facts.losses)
             return samples
 
     def __aiter__(self) -> AsyncIterator[Samples]:
@@ -416,17 +416,17 @@ class AsyncSamplerMixin:
             self._require_running()
             if itr is None:
                 itr = 0 if self._expected is None else self._expected[0] - 1
-            await self._settle()
+            await self._receive_pending()
             self._control[ABORT_EVALUATION] = 0
             await self._request(messages.Evaluate(itr), messages.Evaluated)
             try:
-                evaluated = await self._settle()
+                evaluated = await self._receive_pending()
             except asyncio.CancelledError:
                 if self._closing is None:
                     self._control[ABORT_EVALUATION] = 1  # nobody wants it: let it end at its next step
                 raise
             assert isinstance(evaluated, messages.Evaluated)
-            self._tally.evaluation()
+            self._counters.evaluation()
             return self._unpack(evaluated.episodes)
 
     def publish(self, module: nn.Module | None = None) -> int:
@@ -461,7 +461,7 @@ class AsyncSamplerMixin:
         """What the sampler has done so far; at any time, also when it is closed, and at once."""
         running = self._state is _State.RUNNING and self._store is not None
         version = self.policy_version if running else self._last_version
-        return self._tally.statistics(version, self._state.name.lower(), self._failure)
+        return self._counters.statistics(version, self._state.name.lower(), self._failure)
 
     def trace(self, path: str | Path) -> None:
         """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
@@ -552,7 +552,7 @@ class AsyncSamplerMixin:
         assert self._process is not None
         if asyncio.get_running_loop() is not self._loop:
             raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
-        self._owed.append(answer)
+        self._pending.append(answer)
         await self._process.send(request)
 
     def _enter(self, state: _State) -> None:
@@ -568,17 +568,17 @@ class AsyncSamplerMixin:
             if self._config.debug:
                 poison(self._slots[slot])
 
-    async def _settle(self) -> Any:
+    async def _receive_pending(self) -> Any:
         """Receive all answers that are owed; keep a batch, return the last."""
         answer = None
-        while self._owed:
+        while self._pending:
             answer = await self._receive()
             self._require_running()  # closing ends an evaluation early, whose answer means nothing then
-            self._owed.popleft()
+            self._pending.popleft()
             if isinstance(answer, messages.Batch):
                 self._unclaimed = answer
             elif isinstance(answer, messages.Evaluated):
-                self._tally.lost(answer.losses)  # also where its caller was cancelled
+                self._counters.lost(answer.losses)  # also where its caller was cancelled
         return answer
 
     async def _receive(self) -> Any:
@@ -587,7 +587,9 @@ class AsyncSamplerMixin:
             raise SamplerClosed("the sampler was closed while this call was waiting")
         try:
             # It watches its own processes itself
-            return await process.receive(self._config.step_timeout, functools.partial(read_place, self._progress[-1]))
+            return await process.receive(
+                self._config.step_timeout, functools.partial(read_progress, self._progress[-1])
+            )
         except SamplerError as exc:
             if self._closing is not None:
                 raise SamplerClosed("the sampler was closed while this call was waiting") from None
@@ -633,14 +635,14 @@ class AsyncSamplerMixin:
         """Ranks of the workers of each group that an action server serves."""
         return ()
 
-    def _crew(self) -> Crew:
+    def _process_counts(self) -> ProcessCounts:
         """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""
-        return Crew(workers=1, alone=True)
+        return ProcessCounts(workers=1, alone=True)
 
     def _job(self) -> messages.Job:
         config = self._config
         return messages.Job(
-            cargo=self._cargo,
+            payload=self._payload,
             batch=config.batch,
             seed=self.seed,
             mid_batch_reset=config.mid_batch_reset,
@@ -653,7 +655,7 @@ class AsyncSamplerMixin:
             eval_steps_each=config.eval_steps_each,
             eval_max_trajectories=config.eval_max_trajectories,
             overlap=config.overlap,
-            n_workers=self._crew().workers,
+            n_workers=self._process_counts().workers,
             devices=self._devices,
             action_server=self.action_server,
             start_method=config.start_method,

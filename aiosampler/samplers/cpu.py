@@ -18,7 +18,7 @@ class AsyncCpuSampler(AsyncParallelSamplerMixin):
     All of a batch is chosen by one policy version. The arguments are those of `AsyncSamplerMixin`.
     """
 
-    _engine = "aiosampler.processes.cpu_engine"
+    _engine = "aiosampler.engines.cpu_engine"
 
     def _check_placement(
         self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from aiosampler.affinity import usable_cpu_count
+from aiosampler.engines.assignments import assign
 from aiosampler.errors import ConfigError
-from aiosampler.processes.arena_map import Crew
-from aiosampler.processes.assignments import assign
+from aiosampler.memory.arena_map import ProcessCounts
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
 from aiosampler.servers.action_server import AsyncActionServer
 
@@ -25,7 +25,7 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
     server in a process of its own, with its share of the environments and of the workers.
     """
 
-    _engine = "aiosampler.servers.engine"
+    _engine = "aiosampler.engines.served_engine"
     _shared_evaluation = True
 
     def _check_placement(
@@ -33,7 +33,7 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
     ) -> None:
         self._devices = devices(device, self._config.start_method)
         if len(self._devices) > 1:
-            self._engine = "aiosampler.servers.devices"
+            self._engine = "aiosampler.engines.devices_engine"
             self._start_margin = 2 * self._start_margin  # a server, too, waits for its workers
         super()._check_placement(n_workers, affinity, device, max_worker_restarts)
         D, W = len(self._devices), self._n_workers
@@ -43,9 +43,9 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
     def _default_workers(self) -> int:
         return min(self._config.batch_B, max(len(self._devices), usable_cpu_count()))
 
-    def _crew(self) -> Crew:
+    def _process_counts(self) -> ProcessCounts:
         D = len(self._devices)
-        return Crew(self._n_workers, servers=D, groups=D * self._n_groups)
+        return ProcessCounts(self._n_workers, servers=D, groups=D * self._n_groups)
 
     def _group_workers(self) -> Sequence[range]:
         W = self._n_workers

@@ -6,8 +6,8 @@ from typing import Any
 
 from aiosampler.affinity import Affinity, usable_cpu_count
 from aiosampler.errors import ConfigError
-from aiosampler.processes.arena_map import Crew
-from aiosampler.processes.workers import START_MARGIN_S
+from aiosampler.memory.arena_map import ProcessCounts
+from aiosampler.runtime.process_group import START_MARGIN_S
 from aiosampler.samplers.base import AsyncSamplerMixin
 from aiosampler.specs.batch import as_integer
 
@@ -48,5 +48,5 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
                 f"affinity.workers has {len(affinity.workers)} sets of CPUs, but there are n_workers={self._n_workers}"
             )
 
-    def _crew(self) -> Crew:
-        return Crew(self._n_workers)
+    def _process_counts(self) -> ProcessCounts:
+        return ProcessCounts(self._n_workers)

@@ -16,7 +16,7 @@ class AsyncSerialSampler(AsyncSamplerMixin):
     measured against. The arguments are those of `AsyncSamplerMixin`.
     """
 
-    _engine = "aiosampler.processes.serial_engine"
+    _engine = "aiosampler.engines.serial_engine"
 
     def _check_placement(
         self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiosampler.errors import ProcessFailure
-from aiosampler.processes.restarts import replaceable
+from aiosampler.runtime.restarts import replaceable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiosampler.errors import SamplerError
-    from aiosampler.processes.messages import Loss
     from aiosampler.samplers.samples import Samples
+    from aiosampler.workers.messages import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SamplerStatistics:
         evaluations: Evaluations that came to their end.
         lost_steps: Steps that are blank in the batches because a worker was lost.
         lost_episodes: Episodes of training that were lost with a worker.
-        restarts: Workers that were replaced.
+        restarts: ProcessGroup that were replaced.
         failures: Why workers were lost, in order; the last of them may have ended the sampler.
         policy_version: Version of the parameters that was published last, None before the start.
         state: Of the sampler: ``"new"``, ``"probing"``, ``"probed"``, ``"starting"``, ``"running"`` or ``"closed"``.
@@ -45,7 +45,7 @@ class SamplerStatistics:
     state: str
 
 
-class Tally:
+class Counters:
     """Counts for `SamplerStatistics`."""
 
     def __init__(self) -> None:

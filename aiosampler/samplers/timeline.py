@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiosampler.specs.clocks import STAGE_TIMES, STEP_TIMES
+from aiosampler.memory.clocks import STAGE_TIMES, STEP_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

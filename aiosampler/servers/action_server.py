@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiosampler.processes.tasks import all_or_first_error
-from aiosampler.servers.pipeline import Lane, Turns, serve
+from aiosampler.runtime.tasks import all_or_first_error
+from aiosampler.servers.pipeline import Pipeline, Turns, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ class AsyncActionServer:
     It is a part of `AsyncGpuSampler`, and runs in the sampler process, or in one process for each of several devices.
 
     Args:
-        training: One lane for each group.
+        training: One pipeline for each group.
         evaluation: The same for the evaluation environments; groups that have none are left out.
         T: Steps of a batch.
         eval_chunks: How many steps an evaluation takes at a time, anew at each call.
@@ -29,8 +29,8 @@ class AsyncActionServer:
 
     def __init__(
         self,
-        training: Sequence[Lane],
-        evaluation: Sequence[Lane],
+        training: Sequence[Pipeline],
+        evaluation: Sequence[Pipeline],
         *,
         T: int,
         eval_chunks: Callable[[], Iterable[int]],
@@ -49,8 +49,8 @@ class AsyncActionServer:
         Raises:
             AgentFault: The agent raised, or answered what does not fit.
         """
-        for lane in self._training:
-            lane.inference.prepare(itr)
+        for pipeline in self._training:
+            pipeline.inference.prepare(itr)
         await self._serve(self._training, slot, self._T, abort=(False,))
 
     async def serve_actions_evaluation(self, itr: int) -> None:
@@ -63,17 +63,17 @@ class AsyncActionServer:
             Aborted: The evaluation is not wanted any more.
             AgentFault: The agent raised, or answered what does not fit.
         """
-        for lane in self._evaluation:
-            lane.inference.prepare(itr)
+        for pipeline in self._evaluation:
+            pipeline.inference.prepare(itr)
         for T in self._eval_chunks():
-            lanes = [lane for lane in self._evaluation if lane.group.stepping]
-            if not lanes:
+            pipelines = [pipeline for pipeline in self._evaluation if pipeline.group.stepping]
+            if not pipelines:
                 break
-            await self._serve(lanes, 0, T, abort=self._abort)
+            await self._serve(pipelines, 0, T, abort=self._abort)
 
-    def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> Awaitable[object]:
-        (lane,) = lanes
-        return serve(lane, slot, T, abort=abort)
+    def _serve(self, pipelines: Sequence[Pipeline], slot: int, T: int, *, abort: Any) -> Awaitable[object]:
+        (pipeline,) = pipelines
+        return serve(pipeline, slot, T, abort=abort)
 
 
 class AsyncAlternatingActionServer(AsyncActionServer):
@@ -81,10 +81,10 @@ class AsyncAlternatingActionServer(AsyncActionServer):
 
     n_groups = 2
 
-    def _serve(self, lanes: Sequence[Lane], slot: int, T: int, *, abort: Any) -> Awaitable[object]:
-        turns = self._turns() if len(lanes) == 2 else None
+    def _serve(self, pipelines: Sequence[Pipeline], slot: int, T: int, *, abort: Any) -> Awaitable[object]:
+        turns = self._turns() if len(pipelines) == 2 else None
         return all_or_first_error(
-            serve(lane, slot, T, abort=abort, turns=turns, late=i == 1) for i, lane in enumerate(lanes)
+            serve(pipeline, slot, T, abort=abort, turns=turns, late=i == 1) for i, pipeline in enumerate(pipelines)
         )
 
     def _turns(self) -> Turns | None:

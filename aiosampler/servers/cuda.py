@@ -19,7 +19,7 @@ import torch
 
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
-from aiosampler.collectors.progress import AGENT, AT, NOWHERE, TICK
+from aiosampler.memory.progress import AGENT, AT, NOWHERE, TICK
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiosampler.signals.meeting import Gathering
+from aiosampler.signals.rendezvous import ServerSide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiosampler.servers.seats import Seats
+    from aiosampler.servers.server_cpus import ServerCpus
     from aiosampler.signals.counter import Signal
 
 
@@ -40,35 +40,35 @@ class WorkerGroup:
     """A group of worker processes, on the running event loop.
 
     Args:
-        cells: Of the meetings of its workers.
-        bell: Rung by the worker that arrives last.
-        wakes: Posted for workers that are asleep.
+        cells: Of the rendezvous of its workers.
+        obs_ready: Posted by the worker that arrives last.
+        act_ready: Posted for workers that are asleep.
         may_wait: Whether environments may wait before a batch is over.
         spin: Whether the server has a CPU to itself while these workers step.
-        seats: For the server, if it has none.
+        server_cpus: For the server, if it has none.
         index: Of this group among the two that have these.
     """
 
     def __init__(
         self,
         cells: Any,
-        bell: Signal,
-        wakes: list[Signal],
+        obs_ready: Signal,
+        act_ready: list[Signal],
         *,
         may_wait: bool,
         spin: bool = False,
-        seats: Seats | None = None,
+        server_cpus: ServerCpus | None = None,
         index: int = 0,
     ) -> None:
-        self._gathering, self._may_wait = Gathering(cells, bell, wakes, spin=spin), may_wait
-        self._seats, self._index = seats, index
+        self._rendezvous, self._may_wait = ServerSide(cells, obs_ready, act_ready, spin=spin), may_wait
+        self._server_cpus, self._index = server_cpus, index
         self._present: list[int] = []
         self._stepping: list[int] = []
 
-    def muster(self, members: Sequence[int]) -> None:
+    def expect(self, members: Sequence[int]) -> None:
         """Expect these members of the group from now on; no worker is under way."""
         self._present, self._stepping = list(members), list(members)
-        self._gathering.muster(self._present)
+        self._rendezvous.expect(self._present)
 
     @property
     def stepping(self) -> bool:
@@ -77,40 +77,40 @@ class WorkerGroup:
 
     async def observations(self) -> bool:
         """Suspend until all workers that step have written their observations; return `stepping`."""
-        await self._gathering.all_arrived()
+        await self._rendezvous.all_arrived()
         if self._may_wait:
-            self._stepping = [member for member in self._stepping if self._gathering.comes(member)]
+            self._stepping = [member for member in self._stepping if self._rendezvous.comes(member)]
         return bool(self._stepping)
 
     def lose(self, member: int) -> None:
-        """Go on without a worker, which has ended, until the next muster."""
+        """Go on without a worker, which has ended, until the next `expect`."""
         self._present = [other for other in self._present if other != member]
         self._stepping = [other for other in self._stepping if other != member]
-        self._gathering.lose(member)
+        self._rendezvous.lose(member)
 
     def attend(self) -> None:
         """Have this thread where the actions of this group are best computed; the workers wait."""
-        if self._seats is not None:
-            self._seats.sit(self._index)
+        if self._server_cpus is not None:
+            self._server_cpus.move_to(self._index)
 
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
-        self._gathering.release(self._stepping)
+        self._rendezvous.release(self._stepping)
 
     def make_room(self) -> None:
         """Have this thread where it is not in the way of the workers that were released."""
-        if self._seats is not None:
-            self._seats.sit(1 - self._index)
+        if self._server_cpus is not None:
+            self._server_cpus.move_to(1 - self._index)
 
     def dismiss(self) -> None:
         """Release all workers: nothing more is written to this batch. Those that are not idle begin another."""
-        self._gathering.release(self._present)
+        self._rendezvous.release(self._present)
         self._present = list(self._stepping)
 
     def abort(self) -> None:
         """Have all workers leave the batch, those that wait for actions at once."""
-        self._gathering.abort()
+        self._rendezvous.abort()
 
     def close(self) -> None:
         """Leave the loop and close the signals."""
-        self._gathering.close()
+        self._rendezvous.close()

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
-from aiosampler.collectors.progress import AGENT, AT, NOWHERE, TICK
-from aiosampler.specs.clocks import STAGE_TIMES
+from aiosampler.memory.clocks import STAGE_TIMES
+from aiosampler.memory.progress import AGENT, AT, NOWHERE, TICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Pipeline:
     """A group, and the stage that acts for its environments."""
 
     group: Group
@@ -38,14 +38,16 @@ class Turns:
         await self._barrier.abort()
 
 
-async def serve(lane: Lane, slot: int, T: int, *, abort: Any, turns: Turns | None = None, late: bool = False) -> None:
+async def serve(
+    pipeline: Pipeline, slot: int, T: int, *, abort: Any, turns: Turns | None = None, late: bool = False
+) -> None:
     """Serve a group for a batch of T steps, or until all of its environments wait.
 
     A cycle has two phases: the stage infers while the workers wait, then the workers step. With `turns`, another
     pipeline infers while these step, and steps while this one infers.
 
     Args:
-        lane: What to serve.
+        pipeline: What to serve.
         slot: That the workers write to.
         T: Steps.
         abort: Array of one element: not zero ends the batch at the next step.
@@ -56,7 +58,7 @@ async def serve(lane: Lane, slot: int, T: int, *, abort: Any, turns: Turns | Non
         Aborted: `abort` was set.
         AgentFault: The agent raised, or answered what does not fit.
     """
-    group, inference = lane.group, lane.inference
+    group, inference = pipeline.group, pipeline.inference
     inference.begin(slot)
     stepping = await group.observations()
     if turns is not None and late:

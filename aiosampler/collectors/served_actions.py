@@ -1,0 +1,66 @@
+"""Actions from an action server in another process: what its workers have in place of an agent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from aiosampler.collectors.actions import action_splitter
+from aiosampler.collectors.collector import Aborted
+from aiosampler.memory.progress import AT, NOWHERE
+from aiosampler.signals.rendezvous import WorkerSide
+from aiosampler.specs.trees import Tree, tree_map, tree_rows
+
+
+class ServedActions:
+    """An `ActionSource` that waits for a server to write the actions into the slot.
+
+    For each row, the worker arrives when its observations are written, and is released when its actions are. At the
+    end of a batch it arrives once more, and is released when the server writes to the slot no more.
+
+    Args:
+        action_space: Of a single environment.
+        slots: Arrays of the slots, cut to this collector's columns.
+        cells: Progress cells of this worker.
+        rendezvous: Where it meets the server.
+    """
+
+    def __init__(
+        self, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]], cells: Any, rendezvous: WorkerSide
+    ) -> None:
+        self._split = action_splitter(action_space)
+        self._cells, self._meet = memoryview(cells), rendezvous.meet
+        # Discrete actions become numbers. Of others an environment may keep its action, and the row is the user's soon.
+        self._keep = None if isinstance(action_space, gym.spaces.Discrete) else np.copy
+        self._rows = [tree_rows(slot["action"]) for slot in slots]
+        self._actions = self._rows[0]
+
+    def begin(self, slot: int) -> None:
+        """Read actions from this slot."""
+        self._actions = self._rows[slot]
+
+    def act(self, t: int) -> Sequence[Any]:
+        """Wait for the actions of row t.
+
+        Raises:
+            Aborted: The server gave the batch up.
+        """
+        self._cells[AT] = NOWHERE  # waiting is not being stuck
+        if not self._meet():
+            raise Aborted
+        actions = self._actions[t]
+        return self._split(actions if self._keep is None else tree_map(self._keep, actions))
+
+    def ended(self, environments: Sequence[int]) -> None:
+        """The server sees the ends in the slot."""
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """Wait until the server has written all that it writes.
+
+        Raises:
+            Aborted: The server gave the batch up.
+        """
+        self._cells[AT] = NOWHERE
+        if not self._meet(for_good=idle):
+            raise Aborted

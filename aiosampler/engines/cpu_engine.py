@@ -1,0 +1,116 @@
+"""The engine of the CPU sampler: workers that step their share of the environments with an agent of their own.
+
+For each batch one message goes to each worker, and one comes back. The workers' models are views of the parameters that
+were adopted for the batch: all of it is chosen by one version, which nobody copies.
+
+A worker that is done with its columns of a batch begins with those of the next at once, if that was asked for: it waits
+neither for the other workers nor for what becomes of the batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+from aiosampler.collectors.collector import Aborted
+from aiosampler.engines.assignments import assign
+from aiosampler.engines.losses import Losses
+from aiosampler.memory.arena_map import ABORT, RESTARTS
+from aiosampler.memory.progress import read_progress
+from aiosampler.runtime.process_group import ProcessGroup
+from aiosampler.runtime.restarts import Restarts
+from aiosampler.workers.messages import Collect, Collected, Evaluate, Work, renewed
+from aiosampler.workers.worker_process import agent_worker_main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiosampler.memory.arena import Arena
+    from aiosampler.specs.trees import Tree
+    from aiosampler.workers.messages import Probed, Start
+    from aiosampler.workers.payload import Payload
+
+
+class Engine:
+    """Has workers collect."""
+
+    def __init__(
+        self,
+        *,
+        payload: Payload,
+        probed: Probed,
+        start: Start,
+        arena: Arena,
+        arrays: Tree,
+        phase: Callable[[str], None],
+    ) -> None:
+        self._job, self._arena, self._phase = payload.job, arena, phase
+        self._probed, self._start = probed, start
+        self._control, self._progress = arrays["dense"]["control"], arrays["dense"]["progress"]
+        self._shares = assign(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)[0].shares
+        self._losses = Losses(self._job, arrays, self._shares)
+        self._evaluators = [share.rank for share in self._shares if share.evaluation]
+        self._workers: ProcessGroup | None = None
+        self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
+        # Running ahead leaves no pause between two batches in which a worker that was lost could be replaced
+        self.runs_ahead = not self._job.max_worker_restarts
+
+    async def start(self) -> None:
+        """Start the workers, all at once."""
+        job = self._job
+        self._phase(f"starting {job.n_workers} workers")
+        cpus = self._start.affinity.workers
+        self._workers = ProcessGroup(
+            agent_worker_main,
+            [(self._arena,)] * job.n_workers,
+            ranks=range(job.n_workers),
+            start_method=job.start_method,
+            places=[functools.partial(read_progress, cells) for cells in self._progress[: job.n_workers]],
+            on_phase=self._phase,
+        )
+        if not job.max_worker_restarts:
+            self._arena.close()
+        work = [
+            Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
+            for share in self._shares
+        ]
+        restarts = Restarts(job.max_worker_restarts, self._control[RESTARTS:], 0, self._losses.found, renewed)
+        await self._workers.start(work, job.start_timeout, restarts)
+
+    async def collect(self, request: Collect) -> Collected:
+        """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
+        assert self._workers is not None
+        await self._workers.restore()
+        self._losses.begin(request.slot)
+        await self._workers.send(request)
+        async with self._turn:
+            episodes = await self._gather()
+            self._losses.finish(request.slot)
+            self._workers.renew()
+        if self._control[ABORT]:
+            raise Aborted
+        return Collected(episodes, self._losses.take())
+
+    async def evaluate(self, request: Evaluate) -> Collected:
+        """Have the workers that have evaluation environments run their quotas."""
+        assert self._workers is not None
+        await self._workers.restore()
+        await self._workers.send(request, self._evaluators)
+        episodes = await self._gather(self._evaluators)
+        self._losses.settle()
+        self._workers.renew()
+        return Collected(episodes, self._losses.take())
+
+    async def aclose(self) -> None:
+        """Have the workers close their environments, and end them."""
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            self._control[:RESTARTS] = 1
+            for report in await workers.stop():
+                raise report
+
+    async def _gather(self, ranks: list[int] | None = None) -> list[bytes]:
+        assert self._workers is not None
+        answers = await self._workers.gather(self._job.step_timeout, ranks)
+        return [answer.episodes for answer in answers]

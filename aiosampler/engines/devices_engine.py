@@ -1,0 +1,98 @@
+"""The engine of a sampler with several devices: an action server in a process of its own for each."""
+
+from __future__ import annotations
+
+import functools
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from aiosampler.engines.served_engine import assignments
+from aiosampler.engines.server_process import action_server_process
+from aiosampler.errors import ProcessFailure
+from aiosampler.memory.progress import read_progress
+from aiosampler.runtime.process_group import START_MARGIN_S, ProcessGroup
+from aiosampler.runtime.restarts import attach
+from aiosampler.workers.messages import Collect, Collected, Evaluate, Serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiosampler.memory.arena import Arena
+    from aiosampler.specs.trees import Tree
+    from aiosampler.workers.messages import Probed, Start
+    from aiosampler.workers.payload import Payload
+
+CLOSE_GRACE_S = 5.0  # for a server; more than it grants its workers, less than the sampler process is granted
+
+
+class Engine:
+    """Has action servers collect, all with the same parameters."""
+
+    runs_ahead = False
+
+    def __init__(
+        self,
+        *,
+        payload: Payload,
+        probed: Probed,
+        start: Start,
+        arena: Arena,
+        arrays: Tree,
+        phase: Callable[[str], None],
+    ) -> None:
+        self._job, self._probed, self._start = payload.job, probed, start
+        self._arena, self._phase = arena, phase
+        self._progress = arrays["dense"]["progress"]
+        self._servers: ProcessGroup | None = None
+        self._failures: list[ProcessFailure] = []  # of workers that were replaced
+
+    async def start(self) -> None:
+        """Start the servers, all at once."""
+        job = self._job
+        self._phase(f"starting {len(job.devices)} action servers")
+        self._servers = ProcessGroup(
+            action_server_process,
+            [(self._arena,)] * len(job.devices),
+            ranks=range(len(job.devices)),
+            kind="server",
+            start_method=job.start_method,
+            places=[functools.partial(read_progress, cells) for cells in self._progress[job.n_workers : -1]],
+            on_phase=self._phase,
+            close_grace=CLOSE_GRACE_S,
+        )
+        self._arena.close()
+        work = [Serve(job, self._probed, self._start, assignment) for assignment in assignments(job)]
+        await self._servers.start(work, job.start_timeout and job.start_timeout + START_MARGIN_S)
+
+    async def collect(self, request: Collect) -> Collected:
+        """Have each server fill its columns of a slot."""
+        return await self._ask(request)
+
+    async def evaluate(self, request: Evaluate) -> Collected:
+        """Have the servers run the quotas of their evaluation environments."""
+        return await self._ask(request)
+
+    async def aclose(self) -> None:
+        """Have the servers end their workers, and end them."""
+        servers, self._servers = self._servers, None
+        if servers is not None:
+            for report in await servers.stop():
+                raise report
+
+    async def _ask(self, request: Collect | Evaluate) -> Collected:
+        assert self._servers is not None
+        await self._servers.send(request)
+        try:
+            answers: list[Collected] = await self._servers.gather(self._job.step_timeout)
+        except ProcessFailure as exc:
+            own = self._ranks_beside(exc.rank)
+            attach(exc, [failure for failure in self._failures if failure.rank not in own])
+            raise
+        losses = tuple(chain.from_iterable(answer.losses for answer in answers))
+        self._failures += [loss.error for loss in losses]
+        return Collected(list(chain.from_iterable(answer.episodes for answer in answers)), losses)
+
+    def _ranks_beside(self, rank: int | None) -> list[int]:
+        """Ranks of the workers of the server that has this one, and tells by itself which it lost before."""
+        servers = [[share.rank for share in assignment.shares] for assignment in assignments(self._job)]
+        return next((ranks for ranks in servers if rank in ranks), [])

@@ -1,0 +1,126 @@
+"""What is lost with a worker: its open rows of a batch, which become blank, and its episodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aiosampler.collectors.collector import columns
+from aiosampler.memory.arena_map import slot_arrays
+from aiosampler.specs.trees import Tree, tree_leaves
+from aiosampler.workers.messages import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.errors import ProcessFailure
+    from aiosampler.workers.messages import Job, Share
+
+_ROWS = ("observation", "prev_action", "prev_reward", "action", "agent_info", "reward", "env_info")
+
+
+def blank(slot: dict[str, Tree], step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
+    """Blank the rows of a batch that a worker did not complete, as those of environments that wait are.
+
+    Its last row is kept only where an episode ends in it: else nothing would tell that what follows it is missing.
+
+    Args:
+        slot: Arrays of the slot, cut to the columns of the worker, which has ended.
+        step_ends: For each row, when the worker had stepped all of its environments; 0 where it did not get there.
+        waits: Whether an environment whose episode ended waits for the next batch.
+
+    Returns:
+        How many rows are not valid because of the loss, how many episodes ended in those that are, and, for each
+        column, whether its last episode did.
+    """
+    T, n = slot["done"].shape
+    complete = int(np.count_nonzero(step_ends))
+    for flags in (slot["terminated"], slot["truncated"]):
+        flags[complete:] = False  # of a row that was begun, or of the batch that was in this slot before
+    done = np.logical_or(slot["terminated"], slot["truncated"], out=slot["done"])
+    waiting = done.any(axis=0) & waits
+    lost = 0
+    for i in range(n):
+        if waiting[i]:
+            start = int(done[:, i].argmax()) + 1
+        else:
+            start = complete if complete < T or done[-1, i] else T - 1
+            lost += T - start
+        slot["valid"][:start, i] = True
+        slot["valid"][start:, i] = False
+        slot["final_count"][i] = np.count_nonzero(done[:, i])
+        for key in _ROWS:
+            for array in tree_leaves(slot[key]):
+                array[start:, i] = 0
+        if start == 0:
+            for array in tree_leaves(slot["initial_state"]):
+                array[i] = 0
+    if slot["bootstrap_value"] is not None:
+        slot["bootstrap_value"].fill(0)
+    return lost, int(np.count_nonzero(done)), waiting
+
+
+class Losses:
+    """Keeps account of what the workers of one process lose, until it is reported.
+
+    Args:
+        job: The sampler's arguments.
+        arrays: Views of the arena.
+        shares: Of the workers.
+    """
+
+    def __init__(self, job: Job, arrays: Tree, shares: Sequence[Share]) -> None:
+        self._waits, self._any = not job.mid_batch_reset, job.max_worker_restarts > 0
+        self._shares, self._slots = shares, slot_arrays(arrays)
+        self._clocks = [clocks[shares[0].rank : shares[-1].rank + 1] for clocks in arrays["dense"]["step_clocks"]]
+        self._first, end = shares[0].environments.start, shares[-1].environments.stop
+        self._open = np.zeros(end - self._first, np.bool_)  # environments with steps of an episode that has not ended
+        self._found: list[tuple[int, ProcessFailure]] = []
+        self._losses: list[Loss] = []
+
+    def found(self, index: int, error: ProcessFailure) -> None:
+        """A worker was lost, and writes no more."""
+        self._found.append((index, error))
+
+    def begin(self, slot: int) -> None:
+        """A batch is about to begin, with all workers there."""
+        self.settle()
+        self._clocks[slot].fill(0)
+
+    def finish(self, slot: int) -> None:
+        """A batch is over, and nobody writes to it any more: blank what the workers lost meanwhile had not completed.
+
+        A worker that comes for one of them is not at work before the next batch.
+        """
+        if not self._any:
+            return
+        lost, self._found = self._found, []
+        before = self._open.copy()
+        self._open[:] = True
+        if self._waits:
+            span = slice(self._first, self._first + len(self._open))
+            self._open &= ~self._slots[slot]["done"][:, span].any(axis=0)
+        for index, error in lost:
+            environments = self._shares[index].environments
+            ours = slice(environments.start - self._first, environments.stop - self._first)
+            part = columns(self._slots[slot], environments.start, len(environments))
+            ends = self._clocks[slot][index, :, 1]
+            steps, ended, waiting = blank(part, ends, waits=self._waits)
+            left_open = (before[ours] | bool(ends.any())) & ~waiting
+            self._losses.append(Loss(error, steps, ended + int(np.count_nonzero(left_open))))
+            self._open[ours] = False
+
+    def settle(self) -> None:
+        """Workers were lost while there was no batch under way: their open episodes go with them."""
+        lost, self._found = self._found, []
+        for index, error in lost:
+            environments = self._shares[index].environments
+            ours = slice(environments.start - self._first, environments.stop - self._first)
+            self._losses.append(Loss(error, 0, int(np.count_nonzero(self._open[ours]))))
+            self._open[ours] = False
+
+    def take(self) -> tuple[Loss, ...]:
+        """What is to be reported."""
+        losses, self._losses = tuple(self._losses), []
+        return losses

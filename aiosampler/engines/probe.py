@@ -1,0 +1,184 @@
+"""Trying out an environment and an agent once, to learn what a step consists of; both are thrown away after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from aiosampler.agents.base import Agent, AgentInputs
+from aiosampler.collectors.environments import AgentFault, fault_of
+from aiosampler.collectors.local_agent import call_agent
+from aiosampler.collectors.recording import make_writer
+from aiosampler.errors import ConfigError
+from aiosampler.specs.arrays import ArraySpec, Spaces, batched, space_specs
+from aiosampler.specs.batch import StepSpecs
+from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.specs.trees import Tree, tree_items, tree_map, tree_structure
+from aiosampler.workers.messages import Job, Probed
+from aiosampler.workers.payload import initialize_agent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import gymnasium as gym
+
+    from aiosampler.workers.payload import Payload
+
+INFO_SEARCH_STEPS = 1000
+
+
+def probe(payload: Payload, phase: Callable[[str], None]) -> Probed:
+    """Build an example environment and step it, initialise a copy of the agent and step it.
+
+    Raises:
+        EnvironmentFault: The environment cannot be built or stepped, or does not fit its spaces.
+        AgentFault: The agent cannot be used.
+        ConfigError: A space that is not supported, or `env_info_keys` that are never reported.
+    """
+    job = payload.job
+    phase("building the example environment")
+    env = payload.environment(None)
+    try:
+        phase("trying out the example environment")
+        spaces = Spaces(env.observation_space, env.action_space)
+        observation_specs, action_specs = space_specs(spaces.observation), space_specs(spaces.action)
+        observation, action, reward, ends, env_info = _try_environment(env, job, observation_specs)
+    finally:
+        with fault_of("closing", None):
+            env.close()
+    phase("trying out the agent")
+    agent = payload.agent()
+    initialize_agent(agent, spaces, job.seed)
+    agent_info, state, value = _try_agent(agent, job, observation, action_specs)
+    specs = StepSpecs(
+        observation=observation_specs,
+        action=action_specs,
+        agent_info=_specs(agent_info),
+        env_info=_specs(env_info),
+        state=_specs(state),
+        value=None if value is None else ArraySpec.of(value),
+    )
+    examples = {
+        "observation": observation,
+        "action": action,
+        "reward": np.float32(reward),
+        "terminated": np.bool_(ends[0]),
+        "truncated": np.bool_(ends[1]),
+        "agent_info": agent_info,
+        "env_info": env_info,
+    }
+    return Probed(spaces, specs, examples)
+
+
+def _try_environment(env: gym.Env[Any, Any], job: Job, observation_specs: Tree) -> tuple[Any, ...]:
+    writer = make_writer(observation_specs, "observation")
+    arrays = tree_map(lambda spec: np.zeros(spec.batched(1, 1).shape, spec.dtype), observation_specs)
+    row = writer.rows(arrays)[0]
+    missing, found, seen = set(job.env_info_keys), {}, set[str]()
+    seed = stream_seed(job.seed, Stream.EXAMPLE)
+    env.action_space.seed(seed)
+    with fault_of("resetting", None):
+        writer.write(row, 0, env.reset(seed=seed)[0])
+    for step in range(INFO_SEARCH_STEPS):
+        with fault_of(f"taking random step {step}", None):
+            action = env.action_space.sample()
+            result = env.step(action)
+            if not isinstance(result, tuple) or len(result) != 5:
+                raise TypeError(
+                    "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium; "
+                    f"it returned {result!r}"
+                )
+            observation, reward, terminated, truncated, info = result
+            writer.write(row, 0, observation)
+            float(reward)
+        seen.update(info)
+        for key in missing & info.keys():
+            found[key] = tree_map(np.asarray, info[key])
+            missing.discard(key)
+        if not missing:
+            break
+        if terminated or truncated:
+            with fault_of("resetting", None):
+                writer.write(row, 0, env.reset()[0])
+    if missing:
+        raise ConfigError(
+            f"env_info_keys={list(job.env_info_keys)}: the environment did not report {sorted(missing)} in "
+            f"{INFO_SEARCH_STEPS} random steps; it reported {sorted(seen) or 'nothing'}"
+        )
+    for path, leaf in tree_items(found):
+        if leaf.dtype.kind not in "biuf":
+            raise ConfigError(f"env_info_keys: info{path} is {leaf!r}, which is no number and no array of numbers")
+    observation = tree_map(lambda array: array[0, 0].copy(), arrays)
+    return (
+        observation,
+        action,
+        reward,
+        (terminated, truncated),
+        {key: found[key] for key in job.env_info_keys},
+    )
+
+
+def _try_agent(agent: Agent, job: Job, observation: Tree, action_specs: Tree) -> tuple[Tree, Tree, Tree]:
+    """Step the agent on B copies of the example; return agent info, state and value of one environment."""
+    B = job.batch.B
+
+    def repeat(leaf: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(leaf)).expand(B, *np.shape(leaf)).contiguous()
+
+    nulls = tree_map(lambda spec: torch.from_numpy(np.zeros((B, *spec.shape), spec.dtype)), action_specs)
+    inputs = AgentInputs(tree_map(repeat, observation), nulls, torch.zeros(B))
+    with torch.inference_mode():
+        call_agent("collector_initialize()", agent.collector_initialize, B, range(B))
+        call_agent("sample_mode()", agent.sample_mode, 0)
+        initial = call_agent("initial_state()", agent.initial_state, B)
+        if agent.recurrent and initial is None:
+            raise AgentFault("the agent says that it is recurrent, but its initial_state() is None")
+        step = call_agent("step()", agent.step, inputs, initial)
+        if not isinstance(step, tuple) or len(step) != 3:
+            raise AgentFault(f"step() must return an AgentStep(action, agent_info, state), got {step!r}")
+        action, agent_info, state = step
+        _check(action, batched(action_specs, B), "action")
+        agent_info, initial, state = (
+            _one(tree, what, B)
+            for tree, what in ((agent_info, "agent_info"), (initial, "initial_state()"), (state, "state"))
+        )
+        _check(state, _specs(initial), "state")
+        value = None
+        if job.bootstrap_value:
+            batch = call_agent("value()", agent.value, inputs, tree_map(torch.clone, step[2]))
+            if not isinstance(batch, torch.Tensor) or batch.shape != (B,):
+                shape = list(batch.shape) if isinstance(batch, torch.Tensor) else batch
+                raise AgentFault(f"value() must return a tensor of the shape [{B}], got {shape!r}")
+            value = _one(batch, "value", B)
+    return agent_info, initial, value
+
+
+def _one(tree: Tree, what: str, B: int) -> Tree:
+    """The first row of a tree of tensors ``[B, ...]``, as arrays."""
+    for path, leaf in tree_items(tree):
+        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
+            shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
+            raise AgentFault(
+                f"the agent returned {what}{path} that has not one row for each of {B} environments: {shape!r}"
+            )
+    try:
+        return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)
+    except TypeError as exc:
+        raise AgentFault(f"the agent returned {what} with a dtype that NumPy does not have: {exc}") from exc
+
+
+def _check(tree: Tree, specs: Tree, what: str) -> None:
+    if tree_structure(tree) != tree_structure(specs):
+        raise AgentFault(
+            f"the agent returned {what} with the structure {tree_structure(tree)}, expected {tree_structure(specs)}"
+        )
+    for (path, leaf), (_, spec) in zip(tree_items(tree), tree_items(specs), strict=True):
+        got = ArraySpec.of(leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf)
+        if got.shape != spec.shape or not np.can_cast(got.dtype, spec.dtype, "same_kind"):
+            raise AgentFault(f"the agent returned {what}{path} as {got}, expected {spec}")
+
+
+def _specs(tree: Tree) -> Tree:
+    return tree_map(ArraySpec.of, tree)

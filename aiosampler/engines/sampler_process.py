@@ -1,0 +1,175 @@
+"""The sampler process: answers the user's process, one request after the other, and collects ahead in between.
+
+With overlap, batch k + 1 is begun when batch k is asked for, into the other slot, which the user has given back by
+asking. Where batch k is not complete by then, an engine that runs ahead has its workers go on from one to the other by
+themselves; other engines begin when it is. Parameters are adopted when a batch is begun and thus before batch k is
+handed out, so what the user publishes after receiving it is used from batch k + 2 on, whatever the timing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiosampler.collectors.collector import Aborted
+from aiosampler.memory.arena_map import RESTARTS
+from aiosampler.runtime.service import ServiceChannel, run_service
+from aiosampler.runtime.tasks import first_error
+from aiosampler.workers import messages
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from aiosampler.agents.parameters import Adopted
+    from aiosampler.errors import SamplerError
+    from aiosampler.memory.arena import Arena
+
+
+class Engine(Protocol):
+    """What one kind of sampler does inside the sampler process.
+
+    A module with a class `Engine` is named by `Probe.engine`; see `serial_engine` for its arguments.
+    """
+
+    runs_ahead: bool
+    """Whether `collect` may be called while the batch before is being collected; they end in their order."""
+
+    async def start(self) -> None:
+        """Start workers, build environments, reset them."""
+
+    async def collect(self, request: messages.Collect) -> messages.Collected:
+        """Fill a slot; return the episodes that ended, and what was lost."""
+
+    async def evaluate(self, request: messages.Evaluate) -> messages.Collected:
+        """Evaluate; return the episodes that ended, and what was lost."""
+
+    async def aclose(self) -> None:
+        """Close the environments and end the workers; idempotent."""
+
+
+async def sampler_main(sock: socket.socket, arena: Arena) -> None:
+    """Run the sampler process.
+
+    Args:
+        sock: This end of the control channel.
+        arena: The shared memory, which has no size yet.
+    """
+    await run_service(sock, _Sampler(arena))
+
+
+class _Sampler:
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._control: Any = None
+        self._engine: Engine | None = None
+        self._last_end = 0.0  # of a batch
+        self._tell: Callable[[str], None] = _ignore
+        self._trying_out = True  # failures are about the arguments
+
+    def abort(self) -> None:
+        if self._control is not None:
+            self._control[:RESTARTS] = 1
+
+    async def run(self, line: ServiceChannel) -> None:
+        engine = await self._start(line)
+        self._trying_out = False
+        with first_error():
+            async with asyncio.TaskGroup() as tasks:
+                await self._serve(line, engine, tasks)
+
+    def describe(self, error: Exception) -> SamplerError:
+        from aiosampler.workers.failures import describe
+
+        return describe(error, "sampler", starting=self._trying_out)
+
+    async def aclose(self) -> None:
+        self._trying_out = False
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.aclose()
+        self._arena.close()
+
+    async def _start(self, line: ServiceChannel) -> Engine:
+        from aiosampler.agents.parameters import Reader
+        from aiosampler.engines.probe import probe
+        from aiosampler.memory.progress import TICK
+        from aiosampler.runtime.heartbeat import beat
+        from aiosampler.runtime.placement import place
+        from aiosampler.workers.payload import Payload
+
+        request: messages.Probe = await line.receive()
+        payload = Payload(request.job)
+        place(None, 1)
+        probed = probe(payload, line.phase)
+        line.send(probed)
+        start: messages.Start = await line.receive()
+        line.phase("mapping the shared memory")
+        place(start.affinity.cpus, start.affinity.torch_threads)
+        arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
+        self._control = arrays["dense"]["control"]
+        self._overlap, self._tell = payload.job.overlap, line.phase
+        self._parameters = Reader(arrays["dense"]["parameters"])
+        engine: Engine = importlib.import_module(request.engine).Engine(
+            payload=payload,
+            probed=probed,
+            start=start,
+            arena=self._arena,
+            arrays=arrays,
+            phase=lambda name: self._tell(name),
+        )
+        self._engine = engine
+        beat(arrays["dense"]["progress"][-1, TICK : TICK + 1], payload.job.step_timeout)
+        self._parameters.adopt()  # for the models that are built now
+        await engine.start()
+        if not payload.job.debug:
+            self._tell = _ignore  # what follows, a replacement of a worker say, happens behind what else is done
+        line.send(messages.Started())
+        return engine
+
+    async def _serve(self, line: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup) -> None:
+        ahead: asyncio.Task[messages.Batch | None] | None = None
+        while True:
+            # What was aborted is not wanted: this process is to end, or the caller of an evaluation left.
+            match await line.receive():
+                case messages.Collect(itr, slot):
+                    wanted = ahead or self._begin(engine, tasks, itr, slot)
+                    if self._overlap and not engine.runs_ahead:
+                        await wanted
+                    ahead = self._begin(engine, tasks, itr + 1, 1 - slot) if self._overlap else None
+                    batch = await wanted
+                    if batch is not None:
+                        line.send(batch)
+                case messages.Evaluate(itr):
+                    if ahead is not None:
+                        await asyncio.wait((ahead,))
+                    self._tell(f"evaluating after batch {itr}")
+                    evaluated = messages.Collected([])
+                    with contextlib.suppress(Aborted):
+                        evaluated = await engine.evaluate(messages.Evaluate(itr, self._parameters.adopt().buffer))
+                    line.send(messages.Evaluated(*evaluated))
+
+    def _begin(
+        self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
+    ) -> asyncio.Task[messages.Batch | None]:
+        """Have a batch collected, with the parameters that are the newest now."""
+        adopted = self._parameters.adopt()
+        self._tell(f"collecting batch {itr} into slot {slot} with policy version {adopted.version}")
+        return tasks.create_task(self._collect(engine, itr, slot, adopted))
+
+    async def _collect(self, engine: Engine, itr: int, slot: int, adopted: Adopted) -> messages.Batch | None:
+        began = time.perf_counter()
+        try:
+            episodes, losses = await engine.collect(messages.Collect(itr, slot, adopted.buffer))
+        except Aborted:
+            return None
+        ended = time.perf_counter()
+        seconds, self._last_end = ended - max(began, self._last_end), ended
+        return messages.Batch(itr, slot, adopted.version, episodes, seconds, losses)
+
+
+def _ignore(phase: str) -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,55 @@
+"""The engine of the serial sampler: everything in the sampler process itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiosampler.workers.local_runner import LocalRunner
+from aiosampler.workers.messages import Collect, Collected, Evaluate, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiosampler.memory.arena import Arena
+    from aiosampler.specs.trees import Tree
+    from aiosampler.workers.messages import Probed, Start
+    from aiosampler.workers.payload import Payload
+
+
+class Engine:
+    """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do."""
+
+    runs_ahead = False
+
+    def __init__(
+        self,
+        *,
+        payload: Payload,
+        probed: Probed,
+        start: Start,
+        arena: Arena,
+        arrays: Tree,
+        phase: Callable[[str], None],
+    ) -> None:
+        arena.close()  # there are no workers to pass it on to
+        job = payload.job
+        self._step_clocks = arrays["dense"]["step_clocks"]
+        share = Share(0, range(job.batch.B), range(job.eval_n_envs))
+        self._runner = LocalRunner(payload=payload, probed=probed, start=start, arrays=arrays, share=share, phase=phase)
+
+    async def start(self) -> None:
+        """Build the environments and reset them."""
+        self._runner.start()
+
+    async def collect(self, request: Collect) -> Collected:
+        """Fill a slot."""
+        self._step_clocks[request.slot].fill(0)
+        return Collected([self._runner.collect(request)])
+
+    async def evaluate(self, request: Evaluate) -> Collected:
+        """Evaluate."""
+        return Collected([self._runner.evaluate(request)])
+
+    async def aclose(self) -> None:
+        """Close the environments."""
+        self._runner.close()

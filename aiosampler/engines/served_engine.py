@@ -1,0 +1,313 @@
+"""An action server with its workers: in the sampler process, or one for each of several devices."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aiosampler.agents.parameters import AdoptedParameters
+from aiosampler.collectors.collector import Aborted, columns
+from aiosampler.collectors.local_agent import call_agent
+from aiosampler.engines.assignments import Assignment, assign
+from aiosampler.engines.losses import Losses
+from aiosampler.memory.arena_map import ABORT_EVALUATION, RESTARTS, eval_slot_arrays, slot_arrays
+from aiosampler.memory.progress import read_progress
+from aiosampler.runtime.process_group import ProcessGroup
+from aiosampler.runtime.resources import denied
+from aiosampler.runtime.restarts import Restarts
+from aiosampler.runtime.tasks import all_or_first_error
+from aiosampler.servers.groups import WorkerGroup
+from aiosampler.servers.inference import InPlaceInference
+from aiosampler.servers.pipeline import Pipeline
+from aiosampler.servers.server_cpus import server_cpus, servers_have_cpus, workers_have_cpus
+from aiosampler.signals.counter import Signal
+from aiosampler.signals.rendezvous import waits
+from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.workers.messages import Collect, Collected, Evaluate, Work, renewed
+from aiosampler.workers.payload import initialize_agent
+from aiosampler.workers.random_streams import RandomStreams
+from aiosampler.workers.runner import eval_quotas
+from aiosampler.workers.worker_process import served_worker_main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.errors import ProcessFailure
+    from aiosampler.memory.arena import Arena
+    from aiosampler.memory.progress import Reading
+    from aiosampler.servers.action_server import AsyncActionServer
+    from aiosampler.servers.server_cpus import ServerCpus
+    from aiosampler.specs.trees import Tree
+    from aiosampler.workers.messages import Job, Probed, Share, Start
+    from aiosampler.workers.payload import Payload
+    from aiosampler.workers.runner import Columns
+
+
+def assignments(job: Job) -> list[Assignment]:
+    """What each action server of a job has."""
+    assert job.action_server is not None
+    return assign(job.batch.B, job.eval_n_envs, job.n_workers, job.devices, job.action_server.n_groups)
+
+
+class Engine:
+    """Has workers step and an agent act for them.
+
+    Args:
+        payload: The user's objects.
+        probed: What was learned about them.
+        start: Layout and specs.
+        arena: The shared memory, for the workers.
+        arrays: Views of it.
+        phase: Told what is being done.
+        assignment: Of this server, where there are several.
+    """
+
+    runs_ahead = False
+
+    def __init__(
+        self,
+        *,
+        payload: Payload,
+        probed: Probed,
+        start: Start,
+        arena: Arena,
+        arrays: Tree,
+        phase: Callable[[str], None],
+        assignment: Assignment | None = None,
+    ) -> None:
+        self._payload, self._job, self._probed, self._start = payload, payload.job, probed, start
+        self._arena, self._arrays, self._phase = arena, arrays, phase
+        self._assignment = assignments(self._job)[0] if assignment is None else assignment
+        self._shares = self._assignment.shares
+        self._losses = Losses(self._job, arrays, self._shares)
+        self._workers: ProcessGroup | None = None
+        self._groups: list[WorkerGroup] = []
+        self._server_cpus: ServerCpus | None = None
+        self._inferences: list[InPlaceInference] = []  # of each group, for training
+        self._agents: list[Agent] = []
+        self._parameters: list[AdoptedParameters] = []  # of each agent
+        self._on_cuda = self._assignment.device != "cpu"
+        self._unpin: Callable[[], object] = lambda: None
+
+    async def start(self) -> None:
+        """Start the workers, and build the agent while they build their environments."""
+        job, shares, dense = self._job, self._shares, self._arrays["dense"]
+        with denied("there are no signals for the workers"):
+            obs_ready = [Signal() for _ in self._assignment.groups]
+            act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
+        may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
+        affinity, n_servers, n_groups = self._start.affinity, len(job.devices), len(self._assignment.groups)
+        if n_servers == 1 and not self._on_cuda:
+            self._server_cpus = server_cpus(
+                affinity, [[share.rank for share in group] for group in self._assignment.groups]
+            )
+        spin = self._server_cpus is None and servers_have_cpus(affinity, n_servers, job.n_workers, n_groups)
+        for index, group in enumerate(self._assignment.groups):
+            cells = dense["rendezvous"][group[0].rank : group[-1].rank + 1]
+            made = WorkerGroup(
+                cells,
+                obs_ready[index],
+                act_ready[index],
+                may_wait=may_wait,
+                spin=spin,
+                server_cpus=self._server_cpus,
+                index=index,
+            )
+            self._groups.append(made)
+        self._phase(f"starting {len(shares)} workers")
+        self._workers = ProcessGroup(
+            served_worker_main,
+            [
+                (self._arena, obs_ready, signal)
+                for obs_ready, signals in zip(obs_ready, act_ready, strict=True)
+                for signal in signals
+            ],
+            ranks=[share.rank for share in shares],
+            start_method=job.start_method,
+            places=[self._place(share) for share in shares],
+            on_phase=self._phase,
+        )
+        if not job.max_worker_restarts:
+            self._arena.close()
+        spent = dense["control"][RESTARTS:]
+        starting = self._workers.start(
+            [self._work(share, group) for group in self._assignment.groups for share in group],
+            job.start_timeout,
+            Restarts(job.max_worker_restarts, spent, self._assignment.index, self._on_loss, renewed),
+        )
+        await all_or_first_error([starting, self._build()])
+
+    async def collect(self, request: Collect) -> Collected:
+        """Serve the workers while they fill a slot."""
+        assert self._workers is not None
+        itr, slot, parameters = request
+        await self._workers.restore()
+        self._use(parameters)
+        self._losses.begin(slot)
+        for group, shares in zip(self._groups, self._assignment.groups, strict=True):
+            group.expect(range(len(shares)))
+        episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
+        self._losses.finish(slot)
+        self._workers.renew()
+        return Collected(episodes, self._losses.take())
+
+    async def evaluate(self, request: Evaluate) -> Collected:
+        """Serve the workers that have quotas until these are met."""
+        assert self._workers is not None
+        itr, parameters = request
+        await self._workers.restore()
+        self._use(parameters)
+        quotas = eval_quotas(self._job)
+        busy = [
+            [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
+            for group in self._assignment.groups
+        ]
+        for group, members in zip(self._groups, busy, strict=True):
+            group.expect(members)
+        first = self._shares[0].rank
+        whom = [
+            group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
+        ]
+        with self._random.evaluation():
+            episodes = await self._ask(request, whom, self._server.serve_actions_evaluation(itr))
+        self._losses.settle()
+        self._workers.renew()
+        return Collected(episodes, self._losses.take())
+
+    async def aclose(self) -> None:
+        """Have the workers close their environments, and end them."""
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            for group in self._groups:
+                group.abort()
+            reports = await workers.stop()
+            self._unpin()
+            for group in self._groups:
+                group.close()
+            for report in reports:
+                raise report
+
+    async def _ask(
+        self, request: Collect | Evaluate, whom: Sequence[int] | None, serving: Coroutine[Any, Any, None]
+    ) -> list[bytes]:
+        assert self._workers is not None
+        await self._workers.send(request, whom)
+        asking = self._workers.gather(self._job.step_timeout, whom)
+        with torch.inference_mode():
+            answers, aborted = await all_or_first_error([asking, self._served(serving)])
+        if aborted:
+            raise Aborted
+        return [answer.episodes for answer in answers]
+
+    async def _served(self, serving: Coroutine[Any, Any, None]) -> bool:
+        """Serve to the end; return whether it was given up, which the workers have been told then."""
+        try:
+            await serving
+        except Aborted:
+            for group in self._groups:
+                group.abort()
+            return True
+        return False
+
+    def _use(self, parameters: int) -> None:
+        """Have the agents act with these; the workers have none."""
+        for agent, store in zip(self._agents, self._parameters, strict=True):
+            store.select(parameters)
+            call_agent("recv_shared_memory()", agent.recv_shared_memory)
+
+    def _place(self, share: Share) -> Callable[[], Reading]:
+        dense = self._arrays["dense"]
+        progress, cells = dense["progress"][share.rank], dense["rendezvous"][share.rank]
+        return lambda: read_progress(progress)._replace(waiting=waits(cells))
+
+    def _on_loss(self, index: int, error: ProcessFailure) -> None:
+        """A worker has ended: its group goes on without, and its environments begin anew with the next batch."""
+        self._losses.found(index, error)
+        lost = self._shares[index]
+        g, shares = next((g, shares) for g, shares in enumerate(self._assignment.groups) if lost in shares)
+        self._groups[g].lose(shares.index(lost))
+        first = shares[0].environments.start
+        for inference in self._inferences[g : g + 1]:  # while the workers start there is none yet
+            inference.lost(b - first for b in lost.environments)
+
+    def _work(self, share: Share, group: tuple[Share, ...]) -> Work:
+        """What a worker needs, and nothing that would import torch there."""
+        cpus = self._start.affinity.workers
+        payload = {name: value for name, value in self._job.payload.items() if name != "agent"}
+        return Work(
+            dataclasses.replace(self._job, payload=payload, action_server=None),
+            self._probed,
+            dataclasses.replace(self._start, parameters=()),
+            share,
+            None if cpus is None else cpus[share.rank],
+            range(group[0].rank, group[-1].rank + 1),
+            spin=workers_have_cpus(self._start.affinity, self._job.n_workers, len(self._assignment.groups)),
+            give_way=self._server_cpus is not None,
+        )
+
+    async def _build(self) -> None:
+        """Build the agent, with a copy for each group that shares its model, and the server."""
+        job, payload, dense = self._job, self._payload, self._arrays["dense"]
+        agent = payload.agent()
+        initialize_agent(agent, self._probed.spaces, job.seed)
+        if self._on_cuda:
+            from aiosampler.servers.cuda import pin
+
+            torch.cuda.set_device(self._assignment.device)
+            self._unpin = pin(dense["control"], self._start.layout.dense_bytes)
+            if agent.model is not None:
+                agent.model.to(self._assignment.device)
+        self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
+        for each in self._agents:
+            self._parameters.append(AdoptedParameters(dense["parameters"], self._start.parameters))
+            each.attach(self._parameters[-1])
+        if agent.model is not None:  # of all of them
+            self._parameters[0].bind(agent.model, copy=self._on_cuda)
+        self._random = RandomStreams(job.seed, self._assignment.index)
+        with torch.inference_mode():
+            self._server = self._make_server()
+
+    def _make_server(self) -> AsyncActionServer:
+        job, dense = self._job, self._arrays["dense"]
+        assert job.action_server is not None
+        training, evaluation = [], []
+        members = zip(self._groups, self._assignment.groups, self._agents, strict=True)
+        for index, (group, shares, agent) in enumerate(members, self._assignment.index * len(self._groups)):
+            ours = range(shares[0].environments.start, shares[-1].environments.stop)
+            evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
+            call_agent("collector_initialize()", agent.collector_initialize, job.batch.B, list(ours))
+            slots = [columns(slot, ours.start, len(ours)) for slot in slot_arrays(self._arrays)]
+            clocks = [clock[index] for clock in dense["stage_clocks"]]
+            noise = self._noise_seed(Stream.ACTION_NOISE, index)
+            inference = self._inference(agent, slots, clocks, waits=not job.mid_batch_reset, noise_seed=noise)
+            self._inferences.append(inference)
+            training.append(Pipeline(group, inference))
+            if evaluated:
+                slots = [columns(eval_slot_arrays(self._arrays), evaluated.start, len(evaluated))]
+                noise = self._noise_seed(Stream.EVAL_ACTION_NOISE, index)
+                inference = self._inference(agent, slots, None, noise_seed=noise, evaluation=True)
+                evaluation.append(Pipeline(group, inference))
+        server: AsyncActionServer = job.action_server(
+            training,
+            evaluation,
+            T=job.batch.T,
+            eval_chunks=lambda: job.eval_chunks,
+            abort_evaluation=dense["control"][ABORT_EVALUATION : ABORT_EVALUATION + 1],
+        )
+        return server
+
+    def _inference(self, agent: Agent, slots: Columns, clocks: Any, **options: Any) -> InPlaceInference:
+        options["info_first"] = self._job.traj_info_steps
+        cells = self._arrays["dense"]["progress"][self._job.n_workers + self._assignment.index]
+        if self._on_cuda:
+            from aiosampler.servers.cuda import CudaInference
+
+            return CudaInference(agent, slots, self._assignment.device, clocks, cells, **options)
+        return InPlaceInference(agent, slots, clocks, cells, **options)
+
+    def _noise_seed(self, stream: Stream, index: int) -> int | None:
+        return stream_seed(self._job.seed, stream, index) if len(self._groups) > 1 else None

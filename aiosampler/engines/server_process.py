@@ -1,0 +1,82 @@
+"""The process of one action server, where there are several devices."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from aiosampler.runtime.service import ServiceChannel, run_service
+from aiosampler.workers import messages
+
+if TYPE_CHECKING:
+    import socket
+
+    from aiosampler.engines.served_engine import Engine
+    from aiosampler.errors import SamplerError
+    from aiosampler.memory.arena import Arena
+
+
+async def action_server_process(sock: socket.socket, arena: Arena, index: int) -> None:
+    """Run an action server with workers of its own.
+
+    Args:
+        sock: This end of the control channel to the sampler process.
+        arena: The shared memory.
+        index: Of the server among those of the sampler.
+    """
+    await run_service(sock, _Server(arena, index))
+
+
+class _Server:
+    def __init__(self, arena: Arena, index: int) -> None:
+        self._arena, self._name = arena, f"server-{index}"
+        self._engine: Engine | None = None
+
+    def abort(self) -> None:
+        """The workers see their own channels end."""
+
+    def describe(self, error: Exception) -> SamplerError:
+        from aiosampler.workers.failures import describe
+
+        return describe(error, self._name)
+
+    async def run(self, line: ServiceChannel) -> None:
+        from aiosampler.collectors.collector import Aborted
+        from aiosampler.engines.served_engine import Engine
+        from aiosampler.memory.progress import TICK
+        from aiosampler.runtime.heartbeat import beat
+        from aiosampler.runtime.placement import place
+        from aiosampler.workers.payload import Payload
+
+        work: messages.Serve = await line.receive()
+        place(work.start.affinity.cpus, work.start.affinity.torch_threads)
+        arrays = work.start.layout.views(self._arena.map(work.start.layout.total_bytes))
+        self._engine = engine = Engine(
+            payload=Payload(work.job),
+            probed=work.probed,
+            start=work.start,
+            arena=self._arena,
+            arrays=arrays,
+            phase=line.phase,
+            assignment=work.assignment,
+        )
+        ticks = arrays["dense"]["progress"][work.job.n_workers + work.assignment.index, TICK : TICK + 1]
+        beat(ticks, work.job.step_timeout)
+        await engine.start()
+        line.send(messages.Started())
+        while True:
+            request = await line.receive()
+            collected = messages.Collected([])
+            with contextlib.suppress(Aborted):
+                match request:
+                    case messages.Collect():
+                        collected = await engine.collect(request)
+                    case messages.Evaluate():
+                        collected = await engine.evaluate(request)
+            line.send(collected)
+
+    async def aclose(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.aclose()
+        self._arena.close()

@@ -1,0 +1,49 @@
+"""Where a process is, told through the arena: what a watcher needs to know a stuck step from a slow batch.
+
+=========  =========  ==================================================================
+cell       writer     meaning
+=========  =========  ==================================================================
+tick       collector  grows with each step of the group; never falls
+at         collector  index of the environment in hand, or `AGENT`, or `NOWHERE`
+branch     collector  1 while `at` counts evaluation environments
+=========  =========  ==================================================================
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aiosampler.specs.arrays import ArraySpec
+
+CELLS = 8  # int64: one cache line for each worker
+TICK, AT, BRANCH = 0, 1, 2
+NOWHERE, AGENT = -1, -2
+
+
+def progress_specs(n_workers: int) -> ArraySpec:
+    """The cells of all workers."""
+    return ArraySpec((n_workers, CELLS), np.dtype(np.int64))
+
+
+class Reading(NamedTuple):
+    """A reading of the cells."""
+
+    tick: int
+    at: int
+    evaluation: bool
+    waiting: bool = False  # for others, for as long as they take
+
+    @property
+    def env_index(self) -> int | None:
+        """The environment in hand, None if there is none."""
+        return self.at if self.at >= 0 else None
+
+    def __str__(self) -> str:
+        if self.at >= 0:
+            return f"{'evaluation ' if self.evaluation else ''}environment {self.at}"
+        return "the agent" if self.at == AGENT else "no environment, between two steps"
+
+
+def read_progress(cells: Any) -> Reading:
+    """Read the cells of one worker, a row of the array that `progress_specs` describes."""
+    return Reading(int(cells[TICK]), int(cells[AT]), bool(cells[BRANCH]))

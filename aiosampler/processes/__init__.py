@@ -1,1 +1,0 @@
-"""Processes: starting and watching them, the control channel, and what runs inside."""

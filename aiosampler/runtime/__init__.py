@@ -1,0 +1,1 @@
+"""Processes, and nothing of reinforcement learning: starting, talking to, watching, replacing and ending them."""

@@ -1,0 +1,274 @@
+"""A process of the sampler as its parent holds it: the process, its control channel, what it was last seen doing."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import warnings
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
+from aiosampler.runtime.channel import Channel, ChannelClosed
+from aiosampler.runtime.crash_report import UNCAUGHT, CrashReport
+from aiosampler.runtime.isolation import enter, forget, isolate, keep_from_forks
+from aiosampler.runtime.process import Process
+from aiosampler.runtime.report import Failure, Phase
+from aiosampler.runtime.resources import denied
+from aiosampler.runtime.watch import Reading, Watch
+
+
+class ChildHandle:
+    """Starts a child process and talks to it.
+
+    Args:
+        target: Coroutine function, at the top level of a module, that runs in it; called with its end of the control
+            channel, and `args`.
+        args: Further arguments.
+        name: Of the process.
+        start_method: See `Process`.
+        rank: Of the worker.
+        on_phase: Told the phases of its start.
+
+    Raises:
+        ResourceError: The system gives no descriptors or no process.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., Coroutine[Any, Any, None]],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        start_method: str,
+        rank: int | None = None,
+        on_phase: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name, self.rank, self.phase = name, rank, "starting the interpreter"
+        self._on_phase, self._phase_began = on_phase, 0.0
+        self._stopping = self._hopeless = False
+        with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
+            self._socket, child_end = map(opened.enter_context, socket.socketpair())
+            self._crash_report = CrashReport()
+            opened.callback(self._crash_report.close)
+            self._descriptor = self._socket.fileno()
+            keep_from_forks(self._descriptor)
+            opened.callback(forget, self._descriptor)
+            self._process = Process(
+                target=enter,
+                args=(f"{target.__module__}:{target.__qualname__}", child_end, *args),
+                name=f"aiosampler-{name}",
+                start_method=start_method,
+                prepare=isolate,
+                prepare_args=(self._crash_report.child_end,),
+            )
+            self._channel = Channel(self._socket)
+            opened.callback(self._channel.close)
+            try:
+                self._process.start()
+            finally:
+                self._crash_report.child_end.close()
+            opened.pop_all()
+            child_end.close()
+        # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
+        self._abandoned = weakref.finalize(self, _abandon, os.getpid(), self._process, self._crash_report, name)
+        # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
+        self._watching = asyncio.create_task(
+            _watch(self._process, self._channel, self._descriptor), name=f"watch-{name}"
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+        return self._process.pid  # type: ignore[no-any-return] # aiomultiprocess has no type hints
+
+    async def send(self, message: Any) -> None:
+        """Send a message; that nobody reads it any more is found out when the answer is received."""
+        with contextlib.suppress(ChannelClosed):
+            await self._channel.send(message)
+
+    async def receive(self, timeout: float | None = None, place: Callable[[], Reading] | None = None) -> Any:
+        """The next message of the child, other than the phases it names; cancelling loses none.
+
+        Args:
+            timeout: Seconds that the child may stay at one place; without `place`, in one phase of its start.
+            place: Reads where the child is.
+
+        Raises:
+            WorkerDied: It ended.
+            WorkerTimeout: It is too late.
+            SamplerError: What the child reports.
+        """
+        watch = None if timeout is None or place is None else Watch(timeout, {0: place})
+        now = asyncio.get_running_loop().time
+        began = now()
+        while True:
+            phase_began = max(began, self._phase_began)
+            limit = None if timeout is None else phase_began + timeout if watch is None else now() + watch.interval
+            try:
+                async with asyncio.timeout_at(limit):
+                    message = self._sifted(await self._channel.receive())
+                    if message is not None:
+                        return message
+            except TimeoutError:
+                if watch is None:
+                    if self._phase_began > phase_began:
+                        continue  # `take_phases` has come to it first
+                    raise await self.too_late(
+                        f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
+                    ) from None
+                for _, where in watch.stuck():
+                    raise await self.stuck(where, watch.limit) from None
+            except ChannelClosed:
+                raise await self.gone(place and place()) from None
+
+    def receive_nowait(self) -> Any:
+        """The next message that has arrived, None if there is none.
+
+        Raises:
+            ChannelClosed: The child is gone; `gone` tells how.
+            SamplerError: What the child reports.
+        """
+        while (message := self._channel.receive_nowait()) is not None:
+            message = self._sifted(message)
+            if message is not None:
+                return message
+        return None
+
+    def look(self) -> None:
+        """Take in what has arrived, should the event loop not have come to it."""
+        self._channel.read()
+
+    def notify(self, on_change: Callable[[], object]) -> None:
+        """Have `on_change` called whenever there is something to receive."""
+        self._channel.on_change = on_change
+
+    def notify_of_phases(self) -> None:
+        """Tell of the phases as they arrive, whether or not somebody receives."""
+        take = weakref.WeakMethod(self.take_phases)  # the event loop refers to the channel, and must not keep this
+        self._channel.on_change = lambda: (method := take()) and method()
+
+    def take_phases(self) -> None:
+        """Tell of the phases that have arrived."""
+        for phase in self._channel.take(Phase):
+            self._sifted(phase)
+
+    def _sifted(self, message: Any) -> Any:
+        """A message that is for the caller; others are dealt with, and give None."""
+        match message:
+            case Phase(name):
+                self.phase, self._phase_began = name, asyncio.get_running_loop().time()
+                if self._on_phase is not None:
+                    self._on_phase(f"{self.name}: {name}")
+                return None
+            case Failure(error):
+                raise error
+            case _:
+                return message
+
+    async def stop(self, grace: float) -> SamplerError | None:
+        """End the child within `grace` seconds and a few more; return what it had to report last.
+
+        All that the child sends is read meanwhile, so it never waits for a reader. A child that was found stuck is
+        given no time.
+        """
+        self._stopping = True
+        self._channel.send_no_more()
+        if self._hopeless:
+            self._process.kill()
+        await self._process.stop(grace)
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+        self._channel.read()
+        last: SamplerError | None = None
+        with contextlib.suppress(ChannelClosed):
+            self._channel.end()
+            while True:
+                message = await self._channel.receive()
+                if isinstance(message, Failure) and isinstance(message.error, SamplerError):
+                    last = message.error
+        self._abandoned.detach()
+        self._crash_report.close()
+        self._close_socket()
+        self._process.release()
+        return last
+
+    def abandon(self) -> None:
+        """Kill the child, where its event loop is closed and can wait for nothing any more."""
+        self._abandoned()
+        if not self._channel.closed:
+            forget(self._descriptor)
+        self._socket.close()
+        self._process.forsake()
+
+    def _close_socket(self) -> None:
+        if not self._channel.closed:
+            _close_channel(self._channel, self._descriptor)
+
+    async def stuck(self, place: Reading, limit: float) -> WorkerTimeout:
+        """The error for a child that stays at one place for longer than `limit` seconds, and is given up."""
+        return await self.too_late(f"is stuck in {place} for more than step_timeout={limit} s", place)
+
+    async def too_late(self, what: str, place: Reading | None = None) -> WorkerTimeout:
+        """The error for a child that does not move on, and is given up; with what its threads are doing."""
+        self._hopeless = True
+        error = WorkerTimeout(
+            f"the {self.name} process {what}",
+            process=self.name,
+            rank=self.rank,
+            env_index=None if place is None else place.env_index,
+            evaluation=place is not None and place.evaluation,
+        )
+        if self.pid is not None and not self._process.ended:
+            stacks = await self._crash_report.stacks(self._process.send_signal)
+            error.add_note(
+                f"Threads of the {self.name} process:\n{stacks}"
+                if stacks
+                else f"The {self.name} process does not tell where it is: it is stopped, or inside the kernel"
+            )
+        return error
+
+    async def gone(self, place: Reading | None) -> WorkerDied | SamplerClosed:
+        """The error for a child that sends no more."""
+        if self._stopping:
+            return SamplerClosed(f"the {self.name} process was stopped")
+        # The socket closes a moment before the process has ended.
+        ended = await self._process.wait(5.0)
+        self._hopeless = self._hopeless or not ended
+        exitcode = self._process.exitcode if ended else None
+        doing = f"while it was {self.phase}" if place is None else f"with {place} in hand"
+        words = self._crash_report.read()
+        why = f": {words.strip().splitlines()[-1]}" if words and exitcode == UNCAUGHT else ""
+        error = WorkerDied(
+            f"the {self.name} process ended unexpectedly by {exit_reason(exitcode)}, {doing}{why}",
+            process=self.name,
+            rank=self.rank,
+            env_index=None if place is None else place.env_index,
+            evaluation=place is not None and place.evaluation,
+        )
+        error.exitcode = exitcode
+        if words:
+            error.add_note(f"Last words of the {self.name} process:\n{words}")
+        return error
+
+
+async def _watch(process: Process, channel: Channel, descriptor: int) -> None:
+    """Close the channel when the process has ended, should somebody else hold its end of the socket."""
+    await process.wait()
+    channel.read()
+    _close_channel(channel, descriptor)
+
+
+def _close_channel(channel: Channel, descriptor: int) -> None:
+    forget(descriptor)  # first: its number may be another's as soon as it is closed
+    channel.close()
+
+
+def _abandon(owner: int, process: Process, crash_report: CrashReport, name: str) -> None:
+    if os.getpid() != owner:  # a process that the user forked is ending
+        return
+    process.kill()
+    crash_report.close()
+    warnings.warn(f"a sampler was not closed: its {name} process was killed", ResourceWarning, stacklevel=2)

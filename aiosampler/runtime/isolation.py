@@ -1,0 +1,98 @@
+"""What every process of a sampler does first and at all times: keep to itself, and end when its parent is gone.
+
+Imported by the bare interpreter of a child, so it imports nothing that reads the environment variables set here.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from aiosampler.runtime.crash_report import prepare_crash_report
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+PARENT_ENDED = signal.SIGUSR1  # in a fork server
+_PR_SET_PDEATHSIG = 1  # see prctl(2)
+GRACE_S = 2.0  # for a process whose parent is gone
+
+#: Descriptors of this process's ends of control channels. A forked child gets copies of them and must close them: as
+#: long as it holds one, the process at the other end would not notice that this one is gone.
+_own_ends: set[int] = set()
+
+
+def keep_from_forks(descriptor: int) -> None:
+    """Have forked children close `descriptor`."""
+    _own_ends.add(descriptor)
+
+
+def forget(descriptor: int) -> None:
+    """`descriptor` is closed."""
+    _own_ends.discard(descriptor)
+
+
+def isolate(crash_report: socket.socket) -> None:
+    """Set up this process before its event loop is made; numerical libraries may start one thread in it.
+
+    Args:
+        crash_report: See `aiosampler.runtime.crash_report`.
+    """
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = "1"
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the user's process decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for descriptor in _own_ends:  # a forked process has got them, too, and would pass for their owner
+        os.close(descriptor)
+    _own_ends.clear()
+    prepare_crash_report(crash_report)
+    signal.signal(PARENT_ENDED, signal.SIG_DFL)  # a fork server handles it
+    signal_when_parent_ends(signal.SIGCONT)  # or this process, if it is stopped by then, would not notice
+
+
+async def enter(target: str, *args: Any) -> None:
+    """Run a coroutine function that is named, not passed: what its module imports is imported when all is set up.
+
+    Args:
+        target: ``"module:function"``.
+        args: Its arguments.
+    """
+    module, name = target.split(":")
+    await getattr(importlib.import_module(module), name)(*args)
+
+
+def signal_when_parent_ends(number: int) -> None:
+    """Have the kernel send a signal when the thread ends that started this process; on Linux."""
+    with contextlib.suppress(AttributeError):  # there is no such thing on this system
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
+    """End this process soon after the other end of `sock` is gone, even if the main thread hangs in a step.
+
+    Args:
+        sock: Of the control channel; the kernel closes its other end when the parent ends, however that happens.
+        warn: Called first, from another thread: the main thread has `GRACE_S` seconds to close its environments.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sock, 0)  # hang-up and errors are always reported
+        while not any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll()):
+            pass
+        warn()
+        threading.Event().wait(GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

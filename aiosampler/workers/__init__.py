@@ -1,0 +1,1 @@
+"""What runs in a worker process, and the messages that it and the sampler process exchange."""

@@ -1,0 +1,185 @@
+"""The messages between the user's process and the sampler process, and between that and its workers.
+
+Those of each batch are named tuples of numbers, bytes and our own errors, which plain pickle takes. Those of the start
+are dataclasses: they may hold what is defined in the user's main module, and travel by cloudpickle.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Any, NamedTuple
+
+from aiosampler.affinity import Affinity
+from aiosampler.errors import ProcessFailure
+from aiosampler.memory.layout import Layout
+from aiosampler.specs.arrays import Spaces
+from aiosampler.specs.batch import BatchSpec, StepSpecs
+from aiosampler.specs.trees import Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A sampler's arguments as they travel, with the payload of `pickle_payload` still packed."""
+
+    payload: dict[str, bytes]
+    batch: BatchSpec
+    seed: int
+    mid_batch_reset: bool
+    max_decorrelation_steps: int
+    traj_info_steps: bool  # whether trajectory infos see each step
+    bootstrap_value: bool
+    env_info_keys: tuple[str, ...]
+    eval_n_envs: int
+    eval_batch: BatchSpec | None
+    eval_steps_each: int
+    eval_max_trajectories: int | None
+    overlap: bool
+    n_workers: int
+    devices: tuple[str, ...]
+    action_server: Any  # the class; this module does not import it to keep torch out. None: no actions are served
+    start_method: str
+    step_timeout: float | None
+    start_timeout: float | None
+    max_worker_restarts: int
+    debug: bool  # whether the sampler process tells what it does also when it has started
+
+    @property
+    def eval_chunks(self) -> Iterator[int]:
+        """How many steps evaluation takes at a time; then its slot is written from the first row on again."""
+        assert self.eval_batch is not None
+        T = self.eval_batch.T
+        whole, rest = divmod(self.eval_steps_each, T)
+        return chain(repeat(T, whole), repeat(rest, rest > 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which environments a process has.
+
+    Attributes:
+        rank: Of the process among those that act.
+        environments: Global indices.
+        evaluation: Global indices of the evaluation environments.
+        generation: How many processes had this share before.
+    """
+
+    rank: int
+    environments: range
+    evaluation: range
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Try out environment and agent; answered by `Probed`."""
+
+    job: Job
+    engine: str  # name of a module with a class `Engine`
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was found."""
+
+    spaces: Spaces
+    specs: StepSpecs
+    examples: dict[str, Tree]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Map the arena, build environments and agent, reset; answered by `Started`."""
+
+    layout: Layout
+    specs: StepSpecs
+    parameters: Any  # tuple of ParameterSpec, which this module does not import to keep torch out
+    affinity: Affinity
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """To a worker: map the arena, build a share of the environments, reset; answered by `Started`."""
+
+    job: Job
+    probed: Probed
+    start: Start
+    share: Share
+    cpus: Sequence[int] | None
+    group: range = range(0)  # ranks of those that are served together
+    spin: bool = False  # whether each worker has a CPU to itself
+    give_way: bool = False  # whether it interrupts nobody when it is woken
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """To an action server: start workers and build the agent; answered by `Started`."""
+
+    job: Job
+    probed: Probed
+    start: Start
+    assignment: Any  # an `Assignment`
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Ready to collect."""
+
+
+class Collect(NamedTuple):
+    """Fill a slot; answered by `Batch`. What was asked for before belongs to the sampler again."""
+
+    itr: int
+    slot: int
+    parameters: int = 0  # which adopted buffer has them; said by the sampler process, which adopts
+
+
+class Finished(NamedTuple):
+    """From a worker: its columns of a slot are full, or its evaluation has ended."""
+
+    episodes: bytes  # packed
+
+
+class Loss(NamedTuple):
+    """A worker was lost, and is replaced."""
+
+    error: ProcessFailure
+    steps: int  # rows that are not valid because of it
+    episodes: int  # of training that ended unreported, or were open
+
+
+class Collected(NamedTuple):
+    """What an engine has beside the arrays when a slot is full, or an evaluation has ended; sent by action servers."""
+
+    episodes: list[bytes]  # packed
+    losses: tuple[Loss, ...] = ()
+
+
+class Batch(NamedTuple):
+    """A slot is full."""
+
+    itr: int
+    slot: int
+    policy_version: int
+    episodes: list[bytes]  # packed
+    seconds: float
+    losses: tuple[Loss, ...] = ()
+
+
+class Evaluate(NamedTuple):
+    """Evaluate; answered by `Evaluated`."""
+
+    itr: int
+    parameters: int = 0  # as in `Collect`
+
+
+class Evaluated(NamedTuple):
+    """An evaluation has ended."""
+
+    episodes: list[bytes]  # packed
+    losses: tuple[Loss, ...] = ()
+
+
+def renewed(work: Work) -> Work:
+    """The same work for the process that comes after."""
+    return dataclasses.replace(work, share=dataclasses.replace(work.share, generation=work.share.generation + 1))

@@ -1,0 +1,131 @@
+"""The environments of one process and the collectors that step them, wherever their actions come from."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.collector import Collector, columns
+from aiosampler.collectors.environments import fault_of
+from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
+from aiosampler.memory.arena_map import slot_arrays
+from aiosampler.specs.seeding import environment_seed
+from aiosampler.workers.episodes import pack_episodes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiosampler.collectors.actions import ActionSource
+    from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.specs.batch import StepSpecs
+    from aiosampler.specs.trees import Tree
+    from aiosampler.workers.messages import Job, Share
+    from aiosampler.workers.payload import Payload
+
+    Columns = Sequence[dict[str, Tree]]
+
+
+def eval_quotas(job: Job) -> list[int] | None:
+    """The episodes of each evaluation environment, None for no limit."""
+    if job.eval_max_trajectories is None:
+        return None
+    return split_evenly(job.eval_max_trajectories, job.eval_n_envs)
+
+
+class Runner:
+    """Collects and evaluates a share of the environments.
+
+    Args:
+        payload: The user's objects.
+        specs: Of a step.
+        arrays: Views of the arena.
+        share: Which environments are ours.
+        eval_slot: Arrays of the slot that evaluation writes to, all columns.
+        aborts: One cell each that ends collecting, and evaluating, at the next step.
+        source: Makes the source of actions for the columns of some slots.
+        phase: Told what is being done.
+    """
+
+    def __init__(
+        self,
+        *,
+        payload: Payload,
+        specs: StepSpecs,
+        arrays: Tree,
+        share: Share,
+        eval_slot: dict[str, Tree],
+        aborts: tuple[Any, Any],
+        source: Callable[[Columns], ActionSource],
+        phase: Callable[[str], None],
+    ) -> None:
+        self._payload, self._specs, self._arrays, self._share = payload, specs, arrays, share
+        self._eval_slot, self._aborts, self._source, self._phase = eval_slot, aborts, source, phase
+        self._job = payload.job
+        self._closing = contextlib.ExitStack()
+        self._quota = Quota(None)
+        self._kind = payload.load("traj_info_cls")
+        self._traj_info = payload.traj_info_factory(self._kind)
+
+    def start(self) -> None:
+        """Build all environments and reset them."""
+        job, share = self._job, self._share
+        rule = MidBatchReset() if job.mid_batch_reset else WaitReset()
+        self._collector = self._make_collector(share.environments, slot_arrays(self._arrays), rule, evaluation=False)
+        if share.evaluation:
+            quotas = eval_quotas(job)
+            self._quota = Quota(quotas and quotas[share.evaluation.start : share.evaluation.stop])
+            self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
+        self._collector.start(self._phase, job.max_decorrelation_steps, job.seed, share.generation)
+
+    def collect(self, slot: int) -> bytes:
+        """Fill this share of a slot; return the episodes that ended, packed."""
+        return pack_episodes(self._collector.collect(slot, self._job.batch.T), self._kind)
+
+    def evaluate(self) -> bytes:
+        """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
+        finished: list[FinishedEpisode] = []
+        self._quota.renew()
+        self._evaluator.restart(self._quota.starts)
+        done = 0
+        for T in self._job.eval_chunks:
+            if self._evaluator.idle:
+                break
+            finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
+            done += T
+        return pack_episodes(finished, self._kind)
+
+    def close(self) -> None:
+        """Close every environment that was built; idempotent."""
+        self._closing.close()
+
+    def _make_collector(self, environments: range, slots: Columns, rule: Any, *, evaluation: bool) -> Collector:
+        job, first, n = self._job, environments.start, len(environments)
+        ours = [columns(slot, first, n) for slot in slots]
+        built: list[Any] = []
+        for b in environments:
+            self._phase(f"building {'evaluation ' if evaluation else ''}environment {b}")
+            env = self._payload.environment(b, evaluation=evaluation)
+            built.append(env)
+            self._closing.callback(self._close_environment, env, b, evaluation)
+        dense, rank = self._arrays["dense"], self._share.rank
+        return Collector(
+            environments=built,
+            seeds=[
+                environment_seed(job.seed, b, evaluation=evaluation, restarts=self._share.generation)
+                for b in environments
+            ],
+            first=first,
+            slots=ours,
+            specs=self._specs,
+            actions=self._source(ours),
+            rule=rule,
+            traj_info=self._traj_info,
+            cells=dense["progress"][rank],
+            abort=self._aborts[evaluation],
+            clocks=None if evaluation else [clock[rank] for clock in dense["step_clocks"]],
+            evaluation=evaluation,
+        )
+
+    def _close_environment(self, env: Any, b: int, evaluation: bool) -> None:
+        with fault_of("closing", b, evaluation):
+            env.close()

@@ -1,0 +1,134 @@
+"""The worker processes: a share of the environments each, with an agent of their own or served by an action server."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+from aiosampler.runtime.service import ServiceChannel, run_service
+from aiosampler.workers import messages
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from aiosampler.errors import SamplerError
+    from aiosampler.memory.arena import Arena
+    from aiosampler.signals.counter import Signal
+    from aiosampler.specs.trees import Tree
+
+    MakeRunner = Callable[[messages.Work, Tree, Callable[[str], None]], "WorkerRunner"]
+
+
+async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> None:
+    """Run a worker process of the CPU sampler.
+
+    Args:
+        sock: This end of the control channel.
+        arena: The shared memory.
+        rank: Of the worker.
+    """
+
+    def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
+        from aiosampler.runtime.placement import place
+        from aiosampler.workers.local_runner import LocalRunner
+        from aiosampler.workers.payload import Payload
+
+        place(work.cpus, 1)
+        phase("building the agent")
+        return LocalRunner(
+            payload=Payload(work.job),
+            probed=work.probed,
+            start=work.start,
+            arrays=arrays,
+            share=work.share,
+            phase=phase,
+        )
+
+    await run_service(sock, _Worker(arena, rank, make_runner))
+
+
+async def served_worker_main(
+    sock: socket.socket, arena: Arena, obs_ready: Signal, act_ready: Signal, rank: int
+) -> None:
+    """Run a worker process of an action server. Of ours, nothing in it imports torch.
+
+    Args:
+        sock: This end of the control channel.
+        arena: The shared memory.
+        obs_ready: Of the group.
+        act_ready: Of this worker, posted by the server.
+        rank: Of the worker.
+    """
+
+    def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
+        from aiosampler.runtime.placement import give_way, place
+        from aiosampler.workers.served_runner import ServedRunner
+
+        place(work.cpus, None)
+        if work.give_way:
+            give_way()
+        return ServedRunner(work, arrays, obs_ready, act_ready, phase)
+
+    await run_service(sock, _Worker(arena, rank, make_runner))
+
+
+class WorkerRunner(Protocol):
+    """What a worker process does with its share of the environments."""
+
+    def start(self) -> None:
+        """Build all environments and reset them."""
+
+    def collect(self, request: messages.Collect) -> bytes:
+        """Fill this share of a slot; return the episodes that ended, packed."""
+
+    def evaluate(self, request: messages.Evaluate) -> bytes:
+        """Evaluate; return the episodes that ended, packed."""
+
+    def abort(self) -> None:
+        """End what is being collected at its next step; called from any thread."""
+
+    def close(self) -> None:
+        """Close every environment that was built; idempotent."""
+
+
+class _Worker:
+    def __init__(self, arena: Arena, rank: int, make_runner: MakeRunner) -> None:
+        self._arena, self._rank, self._make_runner = arena, rank, make_runner
+        self._runner: WorkerRunner | None = None
+
+    def abort(self) -> None:
+        if self._runner is not None:
+            self._runner.abort()
+
+    def describe(self, error: Exception) -> SamplerError:
+        from aiosampler.workers.failures import describe
+
+        return describe(error, f"worker-{self._rank}", self._rank)
+
+    async def run(self, line: ServiceChannel) -> None:
+        from aiosampler.collectors.collector import Aborted
+        from aiosampler.workers.episodes import NO_EPISODES
+
+        work: messages.Work = await line.receive()
+        arrays = work.start.layout.views(self._arena.map(work.start.layout.total_bytes))
+        self._arena.close()
+        self._runner = runner = self._make_runner(work, arrays, line.phase)
+        runner.start()
+        line.send(messages.Started())
+        while True:
+            line.look()  # those of the CPU sampler run ahead: the next request is mostly there
+            request = await line.receive()
+            finished = NO_EPISODES
+            with contextlib.suppress(Aborted):
+                match request:
+                    case messages.Collect():
+                        finished = runner.collect(request)
+                    case messages.Evaluate():
+                        finished = runner.evaluate(request)
+            line.send(messages.Finished(finished))
+
+    async def aclose(self) -> None:
+        runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is
+        if runner is not None:
+            runner.close()
