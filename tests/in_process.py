@@ -6,7 +6,7 @@ import numpy as np
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.engines.probe import probe
-from aiosampler.memory.arena_map import ProcessCounts, plan_arena, slot_arrays
+from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
@@ -29,13 +29,13 @@ class InProcess:
         agent.initialize(self.probed.spaces)
         parameters = parameter_specs(agent.model)
         layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
-        arrays = layout.views(bytearray(layout.total_bytes))
-        self.arrays, self.slots = arrays, slot_arrays(arrays)
+        views = arena_views(layout, bytearray(layout.total_bytes))
+        self.views, self.slots = views, views.slots
         self.runner = LocalRunner(
             payload=payload,
             probed=self.probed,
             start=Start(layout, self.probed.specs, parameters, None),
-            arrays=arrays,
+            views=views,
             share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
             phase=lambda phase: None,
         )

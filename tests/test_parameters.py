@@ -29,7 +29,7 @@ class Net(nn.Module):
 def arrays(arena, module):
     layout = plan(store_specs(parameter_specs(module)), {})
     arena.grow(layout.total_bytes, layout.dense_bytes)
-    return layout.views(arena.map(layout.total_bytes))["dense"]
+    return layout.views(arena.map(layout.total_bytes)).dense
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def _hammer(arena, started):
     torch.set_num_threads(1)
     net = Net()
     layout = plan(store_specs(parameter_specs(net)), {})
-    views = layout.views(arena.map(layout.total_bytes))["dense"]
+    views = layout.views(arena.map(layout.total_bytes)).dense
     store = Publisher(views, parameter_specs(net))
     version = 0
     while True:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from aiosampler.collectors.collector import Aborted
 from aiosampler.engines.assignments import assign
 from aiosampler.engines.losses import Losses
-from aiosampler.memory.arena_map import ABORT, RESTARTS
 from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.restarts import Restarts
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.memory.arena import Arena
-    from aiosampler.specs.trees import Tree
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Probed, Start
     from aiosampler.workers.payload import Payload
 
@@ -42,14 +41,14 @@ class Engine:
         probed: Probed,
         start: Start,
         arena: Arena,
-        arrays: Tree,
+        views: ArenaViews,
         phase: Callable[[str], None],
     ) -> None:
         self._job, self._arena, self._phase = payload.job, arena, phase
         self._probed, self._start = probed, start
-        self._control, self._progress = arrays["dense"]["control"], arrays["dense"]["progress"]
+        self._control, self._progress = views.control, views.progress
         self._shares = assign(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)[0].shares
-        self._losses = Losses(self._job, arrays, self._shares)
+        self._losses = Losses(self._job, views, self._shares)
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: ProcessGroup | None = None
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
@@ -75,7 +74,7 @@ class Engine:
             Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
             for share in self._shares
         ]
-        restarts = Restarts(job.max_worker_restarts, self._control[RESTARTS:], 0, self._losses.found, renewed)
+        restarts = Restarts(job.max_worker_restarts, self._control.restarts, 0, self._losses.found, renewed)
         await self._workers.start(work, job.start_timeout, restarts)
 
     async def collect(self, request: Collect) -> Collected:
@@ -88,7 +87,7 @@ class Engine:
             episodes = await self._gather()
             self._losses.finish(request.slot)
             self._workers.renew()
-        if self._control[ABORT]:
+        if self._control.abort_batch[0]:
             raise Aborted
         return Collected(episodes, self._losses.take())
 
@@ -106,7 +105,7 @@ class Engine:
         """Have the workers close their environments, and end them."""
         workers, self._workers = self._workers, None
         if workers is not None:
-            self._control[:RESTARTS] = 1
+            self._control.abort_all()
             for report in await workers.stop():
                 raise report
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.memory.arena import Arena
-    from aiosampler.specs.trees import Tree
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Probed, Start
     from aiosampler.workers.payload import Payload
 
@@ -37,12 +37,12 @@ class Engine:
         probed: Probed,
         start: Start,
         arena: Arena,
-        arrays: Tree,
+        views: ArenaViews,
         phase: Callable[[str], None],
     ) -> None:
         self._job, self._probed, self._start = payload.job, probed, start
         self._arena, self._phase = arena, phase
-        self._progress = arrays["dense"]["progress"]
+        self._progress = views.progress
         self._servers: ProcessGroup | None = None
         self._failures: list[ProcessFailure] = []  # of workers that were replaced
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aiosampler.collectors.collector import columns
-from aiosampler.memory.arena_map import slot_arrays
 from aiosampler.specs.trees import Tree, tree_leaves
 from aiosampler.workers.messages import Loss
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiosampler.errors import ProcessFailure
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Job, Share
 
 _ROWS = ("observation", "prev_action", "prev_reward", "action", "agent_info", "reward", "env_info")
@@ -66,14 +66,14 @@ class Losses:
 
     Args:
         job: The sampler's arguments.
-        arrays: Views of the arena.
+        views: Of the arena.
         shares: Of the workers.
     """
 
-    def __init__(self, job: Job, arrays: Tree, shares: Sequence[Share]) -> None:
+    def __init__(self, job: Job, views: ArenaViews, shares: Sequence[Share]) -> None:
         self._waits, self._any = not job.mid_batch_reset, job.max_worker_restarts > 0
-        self._shares, self._slots = shares, slot_arrays(arrays)
-        self._clocks = [clocks[shares[0].rank : shares[-1].rank + 1] for clocks in arrays["dense"]["step_clocks"]]
+        self._shares, self._slots = shares, views.slots
+        self._clocks = [clocks[shares[0].rank : shares[-1].rank + 1] for clocks in views.step_clocks]
         self._first, end = shares[0].environments.start, shares[-1].environments.stop
         self._open = np.zeros(end - self._first, np.bool_)  # environments with steps of an episode that has not ended
         self._found: list[tuple[int, ProcessFailure]] = []

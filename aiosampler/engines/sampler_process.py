@@ -12,10 +12,9 @@ import asyncio
 import contextlib
 import importlib
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiosampler.collectors.collector import Aborted
-from aiosampler.memory.arena_map import RESTARTS
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.runtime.tasks import first_error
 from aiosampler.workers import messages
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from aiosampler.agents.parameters import Adopted
     from aiosampler.errors import SamplerError
     from aiosampler.memory.arena import Arena
+    from aiosampler.memory.control import Control
 
 
 class Engine(Protocol):
@@ -64,7 +64,7 @@ async def sampler_main(sock: socket.socket, arena: Arena) -> None:
 class _Sampler:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
-        self._control: Any = None
+        self._control: Control | None = None
         self._engine: Engine | None = None
         self._last_end = 0.0  # of a batch
         self._tell: Callable[[str], None] = _ignore
@@ -72,7 +72,7 @@ class _Sampler:
 
     def abort(self) -> None:
         if self._control is not None:
-            self._control[:RESTARTS] = 1
+            self._control.abort_all()
 
     async def run(self, line: ServiceChannel) -> None:
         engine = await self._start(line)
@@ -96,6 +96,7 @@ class _Sampler:
     async def _start(self, line: ServiceChannel) -> Engine:
         from aiosampler.agents.parameters import Reader
         from aiosampler.engines.probe import probe
+        from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
         from aiosampler.runtime.placement import place
@@ -109,20 +110,20 @@ class _Sampler:
         start: messages.Start = await line.receive()
         line.phase("mapping the shared memory")
         place(start.affinity.cpus, start.affinity.torch_threads)
-        arrays = start.layout.views(self._arena.map(start.layout.total_bytes))
-        self._control = arrays["dense"]["control"]
+        views = arena_views(start.layout, self._arena.map(start.layout.total_bytes))
+        self._control = views.control
         self._overlap, self._tell = payload.job.overlap, line.phase
-        self._parameters = Reader(arrays["dense"]["parameters"])
+        self._parameters = Reader(views.parameters)
         engine: Engine = importlib.import_module(request.engine).Engine(
             payload=payload,
             probed=probed,
             start=start,
             arena=self._arena,
-            arrays=arrays,
+            views=views,
             phase=lambda name: self._tell(name),
         )
         self._engine = engine
-        beat(arrays["dense"]["progress"][-1, TICK : TICK + 1], payload.job.step_timeout)
+        beat(views.progress[-1, TICK : TICK + 1], payload.job.step_timeout)
         self._parameters.adopt()  # for the models that are built now
         await engine.start()
         if not payload.job.debug:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiosampler.memory.arena import Arena
-    from aiosampler.specs.trees import Tree
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Probed, Start
     from aiosampler.workers.payload import Payload
 
@@ -28,14 +28,14 @@ class Engine:
         probed: Probed,
         start: Start,
         arena: Arena,
-        arrays: Tree,
+        views: ArenaViews,
         phase: Callable[[str], None],
     ) -> None:
         arena.close()  # there are no workers to pass it on to
         job = payload.job
-        self._step_clocks = arrays["dense"]["step_clocks"]
+        self._step_clocks = views.step_clocks
         share = Share(0, range(job.batch.B), range(job.eval_n_envs))
-        self._runner = LocalRunner(payload=payload, probed=probed, start=start, arrays=arrays, share=share, phase=phase)
+        self._runner = LocalRunner(payload=payload, probed=probed, start=start, views=views, share=share, phase=phase)
 
     async def start(self) -> None:
         """Build the environments and reset them."""

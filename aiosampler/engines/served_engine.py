@@ -13,7 +13,6 @@ from aiosampler.collectors.collector import Aborted, columns
 from aiosampler.collectors.local_agent import call_agent
 from aiosampler.engines.assignments import Assignment, assign
 from aiosampler.engines.losses import Losses
-from aiosampler.memory.arena_map import ABORT_EVALUATION, RESTARTS, eval_slot_arrays, slot_arrays
 from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.resources import denied
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
     from aiosampler.agents.base import Agent
     from aiosampler.errors import ProcessFailure
     from aiosampler.memory.arena import Arena
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.memory.progress import Reading
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.servers.server_cpus import ServerCpus
-    from aiosampler.specs.trees import Tree
     from aiosampler.workers.messages import Job, Probed, Share, Start
     from aiosampler.workers.payload import Payload
     from aiosampler.workers.runner import Columns
@@ -61,7 +60,7 @@ class Engine:
         probed: What was learned about them.
         start: Layout and specs.
         arena: The shared memory, for the workers.
-        arrays: Views of it.
+        views: Of it.
         phase: Told what is being done.
         assignment: Of this server, where there are several.
     """
@@ -75,15 +74,15 @@ class Engine:
         probed: Probed,
         start: Start,
         arena: Arena,
-        arrays: Tree,
+        views: ArenaViews,
         phase: Callable[[str], None],
         assignment: Assignment | None = None,
     ) -> None:
         self._payload, self._job, self._probed, self._start = payload, payload.job, probed, start
-        self._arena, self._arrays, self._phase = arena, arrays, phase
+        self._arena, self._views, self._phase = arena, views, phase
         self._assignment = assignments(self._job)[0] if assignment is None else assignment
         self._shares = self._assignment.shares
-        self._losses = Losses(self._job, arrays, self._shares)
+        self._losses = Losses(self._job, views, self._shares)
         self._workers: ProcessGroup | None = None
         self._groups: list[WorkerGroup] = []
         self._server_cpus: ServerCpus | None = None
@@ -95,7 +94,7 @@ class Engine:
 
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
-        job, shares, dense = self._job, self._shares, self._arrays["dense"]
+        job, shares, views = self._job, self._shares, self._views
         with denied("there are no signals for the workers"):
             obs_ready = [Signal() for _ in self._assignment.groups]
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
@@ -107,7 +106,7 @@ class Engine:
             )
         spin = self._server_cpus is None and servers_have_cpus(affinity, n_servers, job.n_workers, n_groups)
         for index, group in enumerate(self._assignment.groups):
-            cells = dense["rendezvous"][group[0].rank : group[-1].rank + 1]
+            cells = views.rendezvous[group[0].rank : group[-1].rank + 1]
             made = WorkerGroup(
                 cells,
                 obs_ready[index],
@@ -133,11 +132,10 @@ class Engine:
         )
         if not job.max_worker_restarts:
             self._arena.close()
-        spent = dense["control"][RESTARTS:]
         starting = self._workers.start(
             [self._work(share, group) for group in self._assignment.groups for share in group],
             job.start_timeout,
-            Restarts(job.max_worker_restarts, spent, self._assignment.index, self._on_loss, renewed),
+            Restarts(job.max_worker_restarts, views.control.restarts, self._assignment.index, self._on_loss, renewed),
         )
         await all_or_first_error([starting, self._build()])
 
@@ -220,8 +218,7 @@ class Engine:
             call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
     def _place(self, share: Share) -> Callable[[], Reading]:
-        dense = self._arrays["dense"]
-        progress, cells = dense["progress"][share.rank], dense["rendezvous"][share.rank]
+        progress, cells = self._views.progress[share.rank], self._views.rendezvous[share.rank]
         return lambda: read_progress(progress)._replace(waiting=waits(cells))
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
@@ -251,19 +248,19 @@ class Engine:
 
     async def _build(self) -> None:
         """Build the agent, with a copy for each group that shares its model, and the server."""
-        job, payload, dense = self._job, self._payload, self._arrays["dense"]
+        job, payload, views = self._job, self._payload, self._views
         agent = payload.agent()
         initialize_agent(agent, self._probed.spaces, job.seed)
         if self._on_cuda:
             from aiosampler.servers.cuda import pin
 
             torch.cuda.set_device(self._assignment.device)
-            self._unpin = pin(dense["control"], self._start.layout.dense_bytes)
+            self._unpin = pin(views.control.cells, self._start.layout.dense_bytes)
             if agent.model is not None:
                 agent.model.to(self._assignment.device)
         self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
         for each in self._agents:
-            self._parameters.append(AdoptedParameters(dense["parameters"], self._start.parameters))
+            self._parameters.append(AdoptedParameters(views.parameters, self._start.parameters))
             each.attach(self._parameters[-1])
         if agent.model is not None:  # of all of them
             self._parameters[0].bind(agent.model, copy=self._on_cuda)
@@ -272,7 +269,7 @@ class Engine:
             self._server = self._make_server()
 
     def _make_server(self) -> AsyncActionServer:
-        job, dense = self._job, self._arrays["dense"]
+        job, views = self._job, self._views
         assert job.action_server is not None
         training, evaluation = [], []
         members = zip(self._groups, self._assignment.groups, self._agents, strict=True)
@@ -280,14 +277,15 @@ class Engine:
             ours = range(shares[0].environments.start, shares[-1].environments.stop)
             evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
             call_agent("collector_initialize()", agent.collector_initialize, job.batch.B, list(ours))
-            slots = [columns(slot, ours.start, len(ours)) for slot in slot_arrays(self._arrays)]
-            clocks = [clock[index] for clock in dense["stage_clocks"]]
+            slots = [columns(slot, ours.start, len(ours)) for slot in views.slots]
+            clocks = [clock[index] for clock in views.stage_clocks]
             noise = self._noise_seed(Stream.ACTION_NOISE, index)
             inference = self._inference(agent, slots, clocks, waits=not job.mid_batch_reset, noise_seed=noise)
             self._inferences.append(inference)
             training.append(Pipeline(group, inference))
             if evaluated:
-                slots = [columns(eval_slot_arrays(self._arrays), evaluated.start, len(evaluated))]
+                assert views.evaluation_slot is not None
+                slots = [columns(views.evaluation_slot, evaluated.start, len(evaluated))]
                 noise = self._noise_seed(Stream.EVAL_ACTION_NOISE, index)
                 inference = self._inference(agent, slots, None, noise_seed=noise, evaluation=True)
                 evaluation.append(Pipeline(group, inference))
@@ -296,13 +294,13 @@ class Engine:
             evaluation,
             T=job.batch.T,
             eval_chunks=lambda: job.eval_chunks,
-            abort_evaluation=dense["control"][ABORT_EVALUATION : ABORT_EVALUATION + 1],
+            abort_evaluation=views.control.abort_evaluation,
         )
         return server
 
     def _inference(self, agent: Agent, slots: Columns, clocks: Any, **options: Any) -> InPlaceInference:
         options["info_first"] = self._job.traj_info_steps
-        cells = self._arrays["dense"]["progress"][self._job.n_workers + self._assignment.index]
+        cells = self._views.progress[self._job.n_workers + self._assignment.index]
         if self._on_cuda:
             from aiosampler.servers.cuda import CudaInference
 

@@ -43,6 +43,7 @@ class _Server:
     async def run(self, line: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.engines.served_engine import Engine
+        from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
         from aiosampler.runtime.placement import place
@@ -50,17 +51,17 @@ class _Server:
 
         work: messages.Serve = await line.receive()
         place(work.start.affinity.cpus, work.start.affinity.torch_threads)
-        arrays = work.start.layout.views(self._arena.map(work.start.layout.total_bytes))
+        views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._engine = engine = Engine(
             payload=Payload(work.job),
             probed=work.probed,
             start=work.start,
             arena=self._arena,
-            arrays=arrays,
+            views=views,
             phase=line.phase,
             assignment=work.assignment,
         )
-        ticks = arrays["dense"]["progress"][work.job.n_workers + work.assignment.index, TICK : TICK + 1]
+        ticks = views.progress[work.job.n_workers + work.assignment.index, TICK : TICK + 1]
         beat(ticks, work.job.step_timeout)
         await engine.start()
         line.send(messages.Started())

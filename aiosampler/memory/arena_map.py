@@ -1,23 +1,20 @@
-"""What lies in the arena of a sampler."""
+"""What lies in the arena of a sampler, and by which names processes find it there."""
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from aiosampler.memory.clocks import stage_clock_specs, step_clock_specs
+from aiosampler.memory.control import Control, control_specs
 from aiosampler.memory.layout import Layout, plan
 from aiosampler.memory.progress import progress_specs
 from aiosampler.signals.rendezvous import rendezvous_specs
-from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import BatchSpec, StepSpecs, slot_specs, sparse_specs
 from aiosampler.specs.trees import Tree
 
 N_SLOTS = 2
-#: Cells of the control array, written by the user's process: not zero ends a batch, or an evaluation, at its next step.
-ABORT, ABORT_EVALUATION = 0, 1
-#: From here on, one cell for each process that has workers: how many of its workers were lost. The flags lie below.
-RESTARTS = 2
 
 
 class ProcessCounts(NamedTuple):
@@ -47,7 +44,7 @@ def plan_arena(
     eval_slot = None if evaluation is None else eval_slot_specs(evaluation, step)
     eval_final = eval_slot and eval_slot.pop("final_observation")
     dense = {
-        "control": ArraySpec((max(8, RESTARTS + counts.servers),), np.dtype(np.int64)),
+        "control": control_specs(counts.servers),
         "progress": progress_specs(
             counts.workers + (0 if counts.alone else max(1, counts.servers) + (counts.servers > 1))
         ),
@@ -67,12 +64,42 @@ def eval_slot_specs(batch: BatchSpec, step: StepSpecs) -> dict[str, Tree]:
     return {**slot_specs(batch, step), "final_observation": sparse_specs(batch, step)}
 
 
-def slot_arrays(arrays: Tree) -> list[dict[str, Any]]:
-    """The arrays of each slot, final observations among them."""
-    finals = arrays["sparse"]["final_observation"]
-    return [{**slot, "final_observation": final} for slot, final in zip(arrays["dense"]["slots"], finals, strict=True)]
+@dataclass(frozen=True, slots=True)
+class ArenaViews:
+    """The arrays of the arena by name: views of shared memory, which last as long as they are held.
+
+    Attributes:
+        control: Flags that end what is under way, and counts of restarts.
+        progress: ``[P, 8]`` int64: where each worker is, then each server, then the sampler process.
+        rendezvous: ``[W, ...]``: where each worker meets its action server.
+        parameters: Of the parameter store, in the structure of its specs.
+        slots: For each slot, its arrays by the names of `slot_specs`, with ``final_observation``.
+        evaluation_slot: The same of the slot that evaluation writes to; None if each process keeps its own.
+        step_clocks: For each slot, ``[W, T, 2]`` int64: when workers stepped.
+        stage_clocks: For each slot, ``[G, T, 5]`` int64: when groups were served.
+    """
+
+    control: Control
+    progress: np.ndarray[Any, Any]
+    rendezvous: np.ndarray[Any, Any]
+    parameters: Tree
+    slots: tuple[dict[str, Tree], ...]
+    evaluation_slot: dict[str, Tree] | None
+    step_clocks: tuple[np.ndarray[Any, Any], ...]
+    stage_clocks: tuple[np.ndarray[Any, Any], ...]
 
 
-def eval_slot_arrays(arrays: Tree) -> dict[str, Any]:
-    """The arrays of the slot of evaluation."""
-    return {**arrays["dense"]["evaluation"], "final_observation": arrays["sparse"]["eval_final"]}
+def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
+    """Views of the arena that `plan_arena` has laid out in `buffer`."""
+    dense, sparse = layout.views(buffer)
+    finals, evaluation = sparse["final_observation"], dense["evaluation"]
+    return ArenaViews(
+        control=Control(dense["control"]),
+        progress=dense["progress"],
+        rendezvous=dense["rendezvous"],
+        parameters=dense["parameters"],
+        slots=tuple({**slot, "final_observation": final} for slot, final in zip(dense["slots"], finals, strict=True)),
+        evaluation_slot=evaluation and {**evaluation, "final_observation": sparse["eval_final"]},
+        step_clocks=dense["step_clocks"],
+        stage_clocks=dense["stage_clocks"],
+    )

@@ -1,7 +1,7 @@
 """Where each array lies in the arena: a pure function of the specs, so that every process finds the same views."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,33 +20,42 @@ class ArrayAt:
     offset: int
 
 
+class Views(NamedTuple):
+    """Trees of NumPy arrays, in the structures of the specs that were laid out."""
+
+    dense: Tree
+    sparse: Tree
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A tree of placed arrays.
+    """Two trees of placed arrays.
 
     Attributes:
-        arrays: Tree of `ArrayAt`.
-        dense_bytes: Leading bytes that will all be written, hence reserved at the start.
-        total_bytes: Size of the mapping; what lies behind the dense part is written here and there only.
+        dense: Tree of `ArrayAt`, of arrays that will be written in full.
+        sparse: Tree of `ArrayAt`, of arrays that will be written here and there only.
+        dense_bytes: Leading bytes that hold the dense arrays, to be reserved at the start.
+        total_bytes: Size of the mapping.
     """
 
-    arrays: Tree
+    dense: Tree
+    sparse: Tree
     dense_bytes: int
     total_bytes: int
 
-    def views(self, buffer: Any) -> Tree:
-        """NumPy views of `buffer`, in the structure of the specs."""
+    def views(self, buffer: Any) -> Views:
+        """NumPy views of `buffer`, in the structures of the specs."""
 
         def view(placed: ArrayAt) -> np.ndarray[Any, Any]:
             count = int(np.prod(placed.spec.shape, dtype=np.int64))
             flat = np.frombuffer(buffer, placed.spec.dtype, count, placed.offset)
             return flat.reshape(placed.spec.shape)
 
-        return tree_map(view, self.arrays)
+        return Views(tree_map(view, self.dense), tree_map(view, self.sparse))
 
 
 def plan(dense: Tree, sparse: Tree) -> Layout:
-    """Lay out two trees of specs one behind the other: ``{"dense": ..., "sparse": ...}``."""
+    """Lay out two trees of specs one behind the other."""
     end = 0
 
     def place(spec: ArraySpec) -> ArrayAt:
@@ -55,7 +64,7 @@ def plan(dense: Tree, sparse: Tree) -> Layout:
         end += -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
         return placed
 
-    arrays = {"dense": tree_map(place, dense)}
+    placed_dense = tree_map(place, dense)
     end = dense_bytes = -(-end // PAGE) * PAGE
-    arrays["sparse"] = tree_map(place, sparse)
-    return Layout(arrays, dense_bytes, max(end, PAGE))
+    placed_sparse = tree_map(place, sparse)
+    return Layout(placed_dense, placed_sparse, dense_bytes, max(end, PAGE))

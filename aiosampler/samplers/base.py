@@ -20,7 +20,7 @@ from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.engines.sampler_process import sampler_main
 from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
 from aiosampler.memory.arena import Arena
-from aiosampler.memory.arena_map import ABORT_EVALUATION, RESTARTS, ProcessCounts, plan_arena, slot_arrays
+from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.memory.progress import read_progress
 from aiosampler.options import SamplerConfig, pickle_payload, registered
 from aiosampler.runtime.child_handle import ChildHandle
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from aiosampler.memory.control import Control
     from aiosampler.samplers.samples import FinalObservations, Samples
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.trees import Tree
@@ -207,11 +208,11 @@ class AsyncSamplerMixin:
         self._failure: BaseException | None = None  # what closed the sampler, if nobody asked for it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._store: Publisher | None = None
-        self._slots: list[dict[str, Tree]] = []
+        self._slots: tuple[dict[str, Tree], ...] = ()
         self._views: list[Samples] = []
         self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
         self._clocks: Any = None  # arrays of the arena
-        self._control: Any = None
+        self._control: Control | None = None
         self._progress: Any = None
         self._counters = Counters()
         self._last_version: int | None = None  # that was published before the sampler was closed
@@ -278,16 +279,16 @@ class AsyncSamplerMixin:
                     self._config.eval_batch if self._shared_evaluation else None,
                 )
                 arena.grow(layout.total_bytes, layout.dense_bytes)
-                arrays = layout.views(arena.map(layout.total_bytes))
+                views = arena_views(layout, arena.map(layout.total_bytes))
             finally:
                 arena.close()
-            self._control = arrays["dense"]["control"]
-            self._progress = arrays["dense"]["progress"]
-            self._clocks = arrays["dense"]["step_clocks"], arrays["dense"]["stage_clocks"]
+            self._control = views.control
+            self._progress = views.progress
+            self._clocks = views.step_clocks, views.stage_clocks
             self._groups = self._group_workers()
-            self._store = Publisher(arrays["dense"]["parameters"], parameters)
+            self._store = Publisher(views.parameters, parameters)
             self.agent.attach(self._store)
-            self._slots = slot_arrays(arrays)
+            self._slots = views.slots
             self._views = [samples_view(slot) for slot in self._slots]
             self._start = messages.Start(layout, probed.specs, parameters, self._affinity)
             self._require(_State.PROBING, "")
@@ -414,16 +415,17 @@ class AsyncSamplerMixin:
             raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
         async with self._order:
             self._require_running()
+            assert self._control is not None
             if itr is None:
                 itr = 0 if self._expected is None else self._expected[0] - 1
             await self._receive_pending()
-            self._control[ABORT_EVALUATION] = 0
+            self._control.abort_evaluation[0] = 0
             await self._request(messages.Evaluate(itr), messages.Evaluated)
             try:
                 evaluated = await self._receive_pending()
             except asyncio.CancelledError:
-                if self._closing is None:
-                    self._control[ABORT_EVALUATION] = 1  # nobody wants it: let it end at its next step
+                if self._closing is None and self._control is not None:
+                    self._control.abort_evaluation[0] = 1  # nobody wants it: let it end at its next step
                 raise
             assert isinstance(evaluated, messages.Evaluated)
             self._counters.evaluation()
@@ -520,7 +522,7 @@ class AsyncSamplerMixin:
         if process is None:
             return
         if self._control is not None:
-            self._control[:RESTARTS] = 1
+            self._control.abort_all()
         report = await process.stop(grace)
         self._let_go()
         if report is not None and running and self._failure is None:
@@ -530,7 +532,7 @@ class AsyncSamplerMixin:
         """Drop the views of the arena, so that the last batch of the user keeps it, or nothing."""
         self.agent.detach(self._store)
         self._store = None
-        self._slots, self._views = [], []
+        self._slots, self._views = (), []
         self._control = self._progress = self._clocks = None
 
     @contextlib.asynccontextmanager

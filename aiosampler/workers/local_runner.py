@@ -9,8 +9,8 @@ import torch
 
 from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
-from aiosampler.memory.arena_map import ABORT, ABORT_EVALUATION, RESTARTS, eval_slot_specs
-from aiosampler.specs.trees import Tree, tree_map
+from aiosampler.memory.arena_map import eval_slot_specs
+from aiosampler.specs.trees import tree_map
 from aiosampler.workers.payload import initialize_agent
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
@@ -18,6 +18,7 @@ from aiosampler.workers.runner import Runner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Collect, Evaluate, Probed, Share, Start
     from aiosampler.workers.payload import Payload
 
@@ -29,7 +30,7 @@ class LocalRunner:
         payload: The user's objects.
         probed: What was learned about them.
         start: Layout and specs.
-        arrays: Views of the arena.
+        views: Of the arena.
         share: Which environments are ours.
         phase: Told what is being done.
     """
@@ -40,15 +41,15 @@ class LocalRunner:
         payload: Payload,
         probed: Probed,
         start: Start,
-        arrays: Tree,
+        views: ArenaViews,
         share: Share,
         phase: Callable[[str], None],
     ) -> None:
-        job, self._control = payload.job, arrays["dense"]["control"]
+        job, self._control = payload.job, views.control
         self._B, self._environments = job.batch.B, list(share.environments)
         self._agent = agent = payload.agent()
         initialize_agent(agent, probed.spaces, job.seed)
-        self._parameters = AdoptedParameters(arrays["dense"]["parameters"], start.parameters)
+        self._parameters = AdoptedParameters(views.parameters, start.parameters)
         if agent.model is not None:
             self._parameters.bind(agent.model)
         agent.attach(self._parameters)
@@ -57,10 +58,10 @@ class LocalRunner:
         self._runner = Runner(
             payload=payload,
             specs=start.specs,
-            arrays=arrays,
+            views=views,
             share=share,
             eval_slot=tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), eval_specs),
-            aborts=(self._control[ABORT : ABORT + 1], self._control[ABORT_EVALUATION : ABORT_EVALUATION + 1]),
+            aborts=(self._control.abort_batch, self._control.abort_evaluation),
             source=lambda slots: LocalAgent(agent, probed.spaces.action, slots),
             phase=phase,
         )
@@ -93,7 +94,7 @@ class LocalRunner:
 
     def abort(self) -> None:
         """End what is being collected, here and in all other processes, at its next step; from any thread."""
-        self._control[:RESTARTS] = 1
+        self._control.abort_all()
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""

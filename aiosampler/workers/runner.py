@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.collectors.collector import Collector, columns
 from aiosampler.collectors.environments import fault_of
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
-from aiosampler.memory.arena_map import slot_arrays
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.episodes import pack_episodes
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from aiosampler.collectors.actions import ActionSource
     from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.specs.batch import StepSpecs
     from aiosampler.specs.trees import Tree
     from aiosampler.workers.messages import Job, Share
@@ -38,7 +38,7 @@ class Runner:
     Args:
         payload: The user's objects.
         specs: Of a step.
-        arrays: Views of the arena.
+        views: Of the arena.
         share: Which environments are ours.
         eval_slot: Arrays of the slot that evaluation writes to, all columns.
         aborts: One cell each that ends collecting, and evaluating, at the next step.
@@ -51,14 +51,14 @@ class Runner:
         *,
         payload: Payload,
         specs: StepSpecs,
-        arrays: Tree,
+        views: ArenaViews,
         share: Share,
         eval_slot: dict[str, Tree],
         aborts: tuple[Any, Any],
         source: Callable[[Columns], ActionSource],
         phase: Callable[[str], None],
     ) -> None:
-        self._payload, self._specs, self._arrays, self._share = payload, specs, arrays, share
+        self._payload, self._specs, self._views, self._share = payload, specs, views, share
         self._eval_slot, self._aborts, self._source, self._phase = eval_slot, aborts, source, phase
         self._job = payload.job
         self._closing = contextlib.ExitStack()
@@ -70,7 +70,7 @@ class Runner:
         """Build all environments and reset them."""
         job, share = self._job, self._share
         rule = MidBatchReset() if job.mid_batch_reset else WaitReset()
-        self._collector = self._make_collector(share.environments, slot_arrays(self._arrays), rule, evaluation=False)
+        self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
         if share.evaluation:
             quotas = eval_quotas(job)
             self._quota = Quota(quotas and quotas[share.evaluation.start : share.evaluation.stop])
@@ -107,7 +107,7 @@ class Runner:
             env = self._payload.environment(b, evaluation=evaluation)
             built.append(env)
             self._closing.callback(self._close_environment, env, b, evaluation)
-        dense, rank = self._arrays["dense"], self._share.rank
+        views, rank = self._views, self._share.rank
         return Collector(
             environments=built,
             seeds=[
@@ -120,9 +120,9 @@ class Runner:
             actions=self._source(ours),
             rule=rule,
             traj_info=self._traj_info,
-            cells=dense["progress"][rank],
+            cells=views.progress[rank],
             abort=self._aborts[evaluation],
-            clocks=None if evaluation else [clock[rank] for clock in dense["step_clocks"]],
+            clocks=None if evaluation else [clock[rank] for clock in views.step_clocks],
             evaluation=evaluation,
         )
 

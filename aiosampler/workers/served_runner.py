@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiosampler.collectors.served_actions import ServedActions
-from aiosampler.memory.arena_map import eval_slot_arrays
 from aiosampler.signals.rendezvous import WorkerSide
 from aiosampler.workers.payload import Payload
 from aiosampler.workers.random_streams import RandomStreams
@@ -14,8 +13,8 @@ from aiosampler.workers.runner import Runner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.signals.counter import Signal
-    from aiosampler.specs.trees import Tree
     from aiosampler.workers.messages import Collect, Evaluate, Work
 
 
@@ -24,31 +23,31 @@ class ServedRunner:
 
     Args:
         work: What there is to do.
-        arrays: Views of the arena.
+        views: Of the arena.
         obs_ready: Of the group.
         act_ready: Posted by the server when this worker is asleep.
         phase: Told what is being done.
     """
 
     def __init__(
-        self, work: Work, arrays: Tree, obs_ready: Signal, act_ready: Signal, phase: Callable[[str], None]
+        self, work: Work, views: ArenaViews, obs_ready: Signal, act_ready: Signal, phase: Callable[[str], None]
     ) -> None:
         rank, group = work.share.rank, work.group
         self._rendezvous = rendezvous = WorkerSide(
-            arrays["dense"]["rendezvous"][group.start : group.stop],
+            views.rendezvous[group.start : group.stop],
             rank - group.start,
             obs_ready,
             act_ready,
             spin=work.spin,
         )
-        cells = arrays["dense"]["progress"][rank]
+        cells = views.progress[rank]
         self._random = RandomStreams(work.job.seed, rank, work.share.generation)
         self._runner = Runner(
             payload=Payload(work.job),
             specs=work.start.specs,
-            arrays=arrays,
+            views=views,
             share=work.share,
-            eval_slot=eval_slot_arrays(arrays) if work.share.evaluation else {},
+            eval_slot=views.evaluation_slot or {},
             aborts=(rendezvous.leave, rendezvous.leave),
             source=lambda slots: ServedActions(work.probed.spaces.action, slots, cells, rendezvous),
             phase=phase,

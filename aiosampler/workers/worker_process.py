@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from aiosampler.errors import SamplerError
     from aiosampler.memory.arena import Arena
+    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.signals.counter import Signal
-    from aiosampler.specs.trees import Tree
 
-    MakeRunner = Callable[[messages.Work, Tree, Callable[[str], None]], "WorkerRunner"]
+    MakeRunner = Callable[[messages.Work, ArenaViews, Callable[[str], None]], "WorkerRunner"]
 
 
 async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> None:
@@ -29,7 +29,7 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
         rank: Of the worker.
     """
 
-    def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
+    def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> WorkerRunner:
         from aiosampler.runtime.placement import place
         from aiosampler.workers.local_runner import LocalRunner
         from aiosampler.workers.payload import Payload
@@ -40,7 +40,7 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
             payload=Payload(work.job),
             probed=work.probed,
             start=work.start,
-            arrays=arrays,
+            views=views,
             share=work.share,
             phase=phase,
         )
@@ -61,14 +61,14 @@ async def served_worker_main(
         rank: Of the worker.
     """
 
-    def make_runner(work: messages.Work, arrays: Tree, phase: Callable[[str], None]) -> WorkerRunner:
+    def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> WorkerRunner:
         from aiosampler.runtime.placement import give_way, place
         from aiosampler.workers.served_runner import ServedRunner
 
         place(work.cpus, None)
         if work.give_way:
             give_way()
-        return ServedRunner(work, arrays, obs_ready, act_ready, phase)
+        return ServedRunner(work, views, obs_ready, act_ready, phase)
 
     await run_service(sock, _Worker(arena, rank, make_runner))
 
@@ -108,12 +108,13 @@ class _Worker:
 
     async def run(self, line: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
+        from aiosampler.memory.arena_map import arena_views
         from aiosampler.workers.episodes import NO_EPISODES
 
         work: messages.Work = await line.receive()
-        arrays = work.start.layout.views(self._arena.map(work.start.layout.total_bytes))
+        views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._arena.close()
-        self._runner = runner = self._make_runner(work, arrays, line.phase)
+        self._runner = runner = self._make_runner(work, views, line.phase)
         runner.start()
         line.send(messages.Started())
         while True:
