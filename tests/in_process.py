@@ -11,7 +11,7 @@ from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
 from aiosampler.workers.episodes import unpack_episodes
-from aiosampler.workers.local_runner import LocalRunner
+from aiosampler.workers.local_acting import local_runner
 from aiosampler.workers.messages import Collect, Evaluate, Job, Share, Start
 from aiosampler.workers.payload import Payload
 
@@ -31,7 +31,7 @@ class InProcess:
         layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
         views = arena_views(layout, bytearray(layout.total_bytes))
         self.views, self.slots = views, views.slots
-        self.runner = LocalRunner(
+        self.runner = local_runner(
             payload=payload,
             probed=self.probed,
             start=Start(layout, self.probed.specs, parameters, None),

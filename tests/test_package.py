@@ -14,6 +14,7 @@ LAYERS = [
     "errors",
     "affinity",
     "specs",
+    "interfaces",
     "options",
     "signals",
     "memory",
@@ -48,13 +49,20 @@ def test_every_public_name_resolves_and_the_lists_agree():
         aiosampler.nonsense  # noqa: B018 - it is looked up
 
 
-def imports(path):
+def imports(path, *, types=True):
+    """The modules that a file imports; without `types`, those alone that are imported when it runs."""
     tree = ast.parse(path.read_text())
+    if not types:
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and is_type_checking(node.test))]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def is_type_checking(test):
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def test_imports_point_down_only():
@@ -63,12 +71,22 @@ def test_imports_point_down_only():
         layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
         if layer == "__init__":
             continue
-        for module in imports(path):
+        for module in imports(path, types=layer != "interfaces"):  # which names types of all layers, and has no code
             if module.startswith("aiosampler."):
                 checked += 1
                 assert LAYERS.index(module.split(".")[1]) <= LAYERS.index(layer), f"{path} imports {module}"
             assert module != "aiosampler"
     assert checked > 50
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runtime").glob("*.py")), ids=lambda path: path.stem)
+def test_what_runs_processes_knows_nothing_of_learning(path):
+    ours = [module for module in imports(path, types=False) if module.startswith("aiosampler.")]
+    allowed = ("aiosampler.errors", "aiosampler.signals.fence", "aiosampler.runtime")
+    assert [module for module in ours if not module.startswith(allowed)] == []
+    for module in set(imports(path)) - set(ours):
+        if module.startswith("aiosampler."):
+            assert module == "aiosampler.interfaces" or module.startswith(allowed), f"{path} names types of {module}"
 
 
 def run(code):
@@ -95,7 +113,7 @@ print(torch.cuda.is_initialized(), threading.active_count(), before == after)
     "module",
     [
         "collectors.collector",
-        "workers.served_runner",
+        "workers.served_acting",
         "workers.worker_process",
         "runtime.isolation",
         "runtime.process",

@@ -291,7 +291,7 @@ async def test_a_restart_too_many_raises_the_last_failure_with_those_before(para
             while True:
                 assert_whole(await sampler.obtain_samples())
     assert [type(error) for error in caught.value.earlier] == [WorkerError, WorkerError]
-    assert "ProcessGroup were replaced before, because of:\n  WorkerError: environment 3" in caught.value.__notes__[-1]
+    assert "Workers were replaced before, because of:\n  WorkerError: environment 3" in caught.value.__notes__[-1]
     statistics = sampler.statistics()
     assert len(statistics.failures) == 3
     assert statistics.failures[-1] is caught.value

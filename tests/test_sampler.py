@@ -504,8 +504,8 @@ async def test_cancelling_the_start_leaves_nothing_behind(kind):
 
 
 async def test_closing_while_a_call_waits(kind, monkeypatch):
-    monkeypatch.setattr("aiosampler.samplers.base.CLOSE_GRACE_S", 1.0)
-    monkeypatch.setattr("aiosampler.runtime.process_group.CLOSE_GRACE_S", 0.5)  # a forked sampler process has it too
+    monkeypatch.setattr("aiosampler.runtime.deadlines.SAMPLER_CLOSE_S", 1.0)
+    monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
     async with small(kind, lambda: FaultyEnv("hang", at_step=2, at_episode=5), batch_T=10**4) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
         await until(lambda: sampler._progress[0, 0] > 8)

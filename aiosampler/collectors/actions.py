@@ -1,29 +1,13 @@
-"""Where a collector's actions come from: the seam between stepping environments and choosing actions."""
+"""Actions on their way from a tree of arrays to the environments."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from aiosampler.specs.trees import Tree, tree_map
-
-
-class ActionSource(Protocol):
-    """Chooses and records the actions of a collector's n environments."""
-
-    def begin(self, slot: int) -> None:
-        """A batch begins in `slot`; its row 0 is written."""
-
-    def act(self, t: int) -> Sequence[Any]:
-        """Record action, previous action and agent info of step t; return one action for each environment."""
-
-    def ended(self, environments: Sequence[int]) -> None:
-        """These environments have been reset, or wait for it: their recurrent state is void."""
-
-    def finish(self, T: int, *, idle: bool) -> None:
-        """The batch is complete, its row T written; if `idle`, all environments wait and there is nothing to act on."""
 
 
 def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:

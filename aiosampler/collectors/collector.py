@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from aiosampler.collectors.actions import ActionSource
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import ALL, LeafWriter, exact_rows, flat_places, flat_rows, make_writer
-from aiosampler.collectors.rules import ResetRule
 from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.interfaces import ActionSource, ResetRule
 from aiosampler.memory.progress import AGENT, AT, BRANCH, NOWHERE, TICK
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, seed_sequence

@@ -1,17 +1,5 @@
 """What happens when an episode ends: the only difference between the kinds of collecting."""
 
-from typing import Protocol
-
-
-class ResetRule(Protocol):
-    """Decides about resets."""
-
-    resets_at_begin: bool
-    """Whether environments that wait are reset when the next batch begins."""
-
-    def reset_now(self, i: int) -> bool:
-        """Whether environment i, whose episode just ended, is reset at once; otherwise it waits."""
-
 
 class MidBatchReset:
     """Reset at once: no step of a batch is blank."""

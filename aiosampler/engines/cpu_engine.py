@@ -65,7 +65,7 @@ class Engine:
             [(self._arena,)] * job.n_workers,
             ranks=range(job.n_workers),
             start_method=job.start_method,
-            places=[functools.partial(read_progress, cells) for cells in self._progress[: job.n_workers]],
+            readings=[functools.partial(read_progress, cells) for cells in self._progress[: job.n_workers]],
             on_phase=self._phase,
         )
         if not job.max_worker_restarts:
@@ -80,13 +80,13 @@ class Engine:
     async def collect(self, request: Collect) -> Collected:
         """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
         assert self._workers is not None
-        await self._workers.restore()
+        await self._workers.replace_lost()
         self._losses.begin(request.slot)
         await self._workers.send(request)
         async with self._turn:
             episodes = await self._gather()
             self._losses.finish(request.slot)
-            self._workers.renew()
+            self._workers.begin_replacing()
         if self._control.abort_batch[0]:
             raise Aborted
         return Collected(episodes, self._losses.take())
@@ -94,11 +94,11 @@ class Engine:
     async def evaluate(self, request: Evaluate) -> Collected:
         """Have the workers that have evaluation environments run their quotas."""
         assert self._workers is not None
-        await self._workers.restore()
+        await self._workers.replace_lost()
         await self._workers.send(request, self._evaluators)
         episodes = await self._gather(self._evaluators)
         self._losses.settle()
-        self._workers.renew()
+        self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
 
     async def aclose(self) -> None:

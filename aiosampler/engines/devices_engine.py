@@ -10,7 +10,8 @@ from aiosampler.engines.served_engine import assignments
 from aiosampler.engines.server_process import action_server_process
 from aiosampler.errors import ProcessFailure
 from aiosampler.memory.progress import read_progress
-from aiosampler.runtime.process_group import START_MARGIN_S, ProcessGroup
+from aiosampler.runtime.deadlines import SERVER_CLOSE_S, START_MARGIN_S
+from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.restarts import attach
 from aiosampler.workers.messages import Collect, Collected, Evaluate, Serve
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Probed, Start
     from aiosampler.workers.payload import Payload
-
-CLOSE_GRACE_S = 5.0  # for a server; more than it grants its workers, less than the sampler process is granted
 
 
 class Engine:
@@ -56,9 +55,9 @@ class Engine:
             ranks=range(len(job.devices)),
             kind="server",
             start_method=job.start_method,
-            places=[functools.partial(read_progress, cells) for cells in self._progress[job.n_workers : -1]],
+            readings=[functools.partial(read_progress, cells) for cells in self._progress[job.n_workers : -1]],
             on_phase=self._phase,
-            close_grace=CLOSE_GRACE_S,
+            close_grace=SERVER_CLOSE_S,
         )
         self._arena.close()
         work = [Serve(job, self._probed, self._start, assignment) for assignment in assignments(job)]

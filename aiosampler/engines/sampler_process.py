@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import importlib
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiosampler.collectors.collector import Aborted
 from aiosampler.runtime.service import ServiceChannel, run_service
@@ -25,30 +25,9 @@ if TYPE_CHECKING:
 
     from aiosampler.agents.parameters import Adopted
     from aiosampler.errors import SamplerError
+    from aiosampler.interfaces import Engine
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.control import Control
-
-
-class Engine(Protocol):
-    """What one kind of sampler does inside the sampler process.
-
-    A module with a class `Engine` is named by `Probe.engine`; see `serial_engine` for its arguments.
-    """
-
-    runs_ahead: bool
-    """Whether `collect` may be called while the batch before is being collected; they end in their order."""
-
-    async def start(self) -> None:
-        """Start workers, build environments, reset them."""
-
-    async def collect(self, request: messages.Collect) -> messages.Collected:
-        """Fill a slot; return the episodes that ended, and what was lost."""
-
-    async def evaluate(self, request: messages.Evaluate) -> messages.Collected:
-        """Evaluate; return the episodes that ended, and what was lost."""
-
-    async def aclose(self) -> None:
-        """Close the environments and end the workers; idempotent."""
 
 
 async def sampler_main(sock: socket.socket, arena: Arena) -> None:
@@ -74,12 +53,12 @@ class _Sampler:
         if self._control is not None:
             self._control.abort_all()
 
-    async def run(self, line: ServiceChannel) -> None:
-        engine = await self._start(line)
+    async def run(self, parent: ServiceChannel) -> None:
+        engine = await self._start(parent)
         self._trying_out = False
         with first_error():
             async with asyncio.TaskGroup() as tasks:
-                await self._serve(line, engine, tasks)
+                await self._serve(parent, engine, tasks)
 
     def describe(self, error: Exception) -> SamplerError:
         from aiosampler.workers.failures import describe
@@ -93,26 +72,27 @@ class _Sampler:
             await engine.aclose()
         self._arena.close()
 
-    async def _start(self, line: ServiceChannel) -> Engine:
+    async def _start(self, parent: ServiceChannel) -> Engine:
         from aiosampler.agents.parameters import Reader
         from aiosampler.engines.probe import probe
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
-        from aiosampler.runtime.placement import place
+        from aiosampler.runtime.placement import set_cpus
         from aiosampler.workers.payload import Payload
 
-        request: messages.Probe = await line.receive()
+        parent.phase(messages.UNPACKING)
+        request: messages.Probe = await parent.receive()
         payload = Payload(request.job)
-        place(None, 1)
-        probed = probe(payload, line.phase)
-        line.send(probed)
-        start: messages.Start = await line.receive()
-        line.phase("mapping the shared memory")
-        place(start.affinity.cpus, start.affinity.torch_threads)
+        set_cpus(None, 1)
+        probed = probe(payload, parent.phase)
+        parent.send(probed)
+        start: messages.Start = await parent.receive()
+        parent.phase("mapping the shared memory")
+        set_cpus(start.affinity.cpus, start.affinity.torch_threads)
         views = arena_views(start.layout, self._arena.map(start.layout.total_bytes))
         self._control = views.control
-        self._overlap, self._tell = payload.job.overlap, line.phase
+        self._overlap, self._tell = payload.job.overlap, parent.phase
         self._parameters = Reader(views.parameters)
         engine: Engine = importlib.import_module(request.engine).Engine(
             payload=payload,
@@ -128,14 +108,14 @@ class _Sampler:
         await engine.start()
         if not payload.job.debug:
             self._tell = _ignore  # what follows, a replacement of a worker say, happens behind what else is done
-        line.send(messages.Started())
+        parent.send(messages.Started())
         return engine
 
-    async def _serve(self, line: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup) -> None:
+    async def _serve(self, parent: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup) -> None:
         ahead: asyncio.Task[messages.Batch | None] | None = None
         while True:
             # What was aborted is not wanted: this process is to end, or the caller of an evaluation left.
-            match await line.receive():
+            match await parent.receive():
                 case messages.Collect(itr, slot):
                     wanted = ahead or self._begin(engine, tasks, itr, slot)
                     if self._overlap and not engine.runs_ahead:
@@ -143,7 +123,7 @@ class _Sampler:
                     ahead = self._begin(engine, tasks, itr + 1, 1 - slot) if self._overlap else None
                     batch = await wanted
                     if batch is not None:
-                        line.send(batch)
+                        parent.send(batch)
                 case messages.Evaluate(itr):
                     if ahead is not None:
                         await asyncio.wait((ahead,))
@@ -151,7 +131,7 @@ class _Sampler:
                     evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
                         evaluated = await engine.evaluate(messages.Evaluate(itr, self._parameters.adopt().buffer))
-                    line.send(messages.Evaluated(*evaluated))
+                    parent.send(messages.Evaluated(*evaluated))
 
     def _begin(
         self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
@@ -173,4 +153,4 @@ class _Sampler:
 
 
 def _ignore(phase: str) -> None:
-    """Nobody wants to know."""
+    """Take the place of what tells the phases, where they are not asked for."""

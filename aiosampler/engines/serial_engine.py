@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiosampler.workers.local_runner import LocalRunner
+from aiosampler.workers.local_acting import local_runner
 from aiosampler.workers.messages import Collect, Collected, Evaluate, Share
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Engine:
         job = payload.job
         self._step_clocks = views.step_clocks
         share = Share(0, range(job.batch.B), range(job.eval_n_envs))
-        self._runner = LocalRunner(payload=payload, probed=probed, start=start, views=views, share=share, phase=phase)
+        self._runner = local_runner(payload=payload, probed=probed, start=start, views=views, share=share, phase=phase)
 
     async def start(self) -> None:
         """Build the environments and reset them."""

@@ -127,7 +127,7 @@ class Engine:
             ],
             ranks=[share.rank for share in shares],
             start_method=job.start_method,
-            places=[self._place(share) for share in shares],
+            readings=[self._reading(share) for share in shares],
             on_phase=self._phase,
         )
         if not job.max_worker_restarts:
@@ -143,21 +143,21 @@ class Engine:
         """Serve the workers while they fill a slot."""
         assert self._workers is not None
         itr, slot, parameters = request
-        await self._workers.restore()
+        await self._workers.replace_lost()
         self._use(parameters)
         self._losses.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.expect(range(len(shares)))
         episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
         self._losses.finish(slot)
-        self._workers.renew()
+        self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
 
     async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas until these are met."""
         assert self._workers is not None
         itr, parameters = request
-        await self._workers.restore()
+        await self._workers.replace_lost()
         self._use(parameters)
         quotas = eval_quotas(self._job)
         busy = [
@@ -167,13 +167,13 @@ class Engine:
         for group, members in zip(self._groups, busy, strict=True):
             group.expect(members)
         first = self._shares[0].rank
-        whom = [
+        indices = [
             group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
         ]
         with self._random.evaluation():
-            episodes = await self._ask(request, whom, self._server.serve_actions_evaluation(itr))
+            episodes = await self._ask(request, indices, self._server.serve_actions_evaluation(itr))
         self._losses.settle()
-        self._workers.renew()
+        self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
 
     async def aclose(self) -> None:
@@ -190,11 +190,11 @@ class Engine:
                 raise report
 
     async def _ask(
-        self, request: Collect | Evaluate, whom: Sequence[int] | None, serving: Coroutine[Any, Any, None]
+        self, request: Collect | Evaluate, indices: Sequence[int] | None, serving: Coroutine[Any, Any, None]
     ) -> list[bytes]:
         assert self._workers is not None
-        await self._workers.send(request, whom)
-        asking = self._workers.gather(self._job.step_timeout, whom)
+        await self._workers.send(request, indices)
+        asking = self._workers.gather(self._job.step_timeout, indices)
         with torch.inference_mode():
             answers, aborted = await all_or_first_error([asking, self._served(serving)])
         if aborted:
@@ -217,7 +217,7 @@ class Engine:
             store.select(parameters)
             call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
-    def _place(self, share: Share) -> Callable[[], Reading]:
+    def _reading(self, share: Share) -> Callable[[], Reading]:
         progress, cells = self._views.progress[share.rank], self._views.rendezvous[share.rank]
         return lambda: read_progress(progress)._replace(waiting=waits(cells))
 

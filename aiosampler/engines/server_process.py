@@ -40,17 +40,18 @@ class _Server:
 
         return describe(error, self._name)
 
-    async def run(self, line: ServiceChannel) -> None:
+    async def run(self, parent: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.engines.served_engine import Engine
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
-        from aiosampler.runtime.placement import place
+        from aiosampler.runtime.placement import set_cpus
         from aiosampler.workers.payload import Payload
 
-        work: messages.Serve = await line.receive()
-        place(work.start.affinity.cpus, work.start.affinity.torch_threads)
+        parent.phase(messages.UNPACKING)
+        work: messages.Serve = await parent.receive()
+        set_cpus(work.start.affinity.cpus, work.start.affinity.torch_threads)
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._engine = engine = Engine(
             payload=Payload(work.job),
@@ -58,15 +59,15 @@ class _Server:
             start=work.start,
             arena=self._arena,
             views=views,
-            phase=line.phase,
+            phase=parent.phase,
             assignment=work.assignment,
         )
         ticks = views.progress[work.job.n_workers + work.assignment.index, TICK : TICK + 1]
         beat(ticks, work.job.step_timeout)
         await engine.start()
-        line.send(messages.Started())
+        parent.send(messages.Started())
         while True:
-            request = await line.receive()
+            request = await parent.receive()
             collected = messages.Collected([])
             with contextlib.suppress(Aborted):
                 match request:
@@ -74,7 +75,7 @@ class _Server:
                         collected = await engine.collect(request)
                     case messages.Evaluate():
                         collected = await engine.evaluate(request)
-            line.send(collected)
+            parent.send(collected)
 
     async def aclose(self) -> None:
         engine, self._engine = self._engine, None

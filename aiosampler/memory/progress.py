@@ -34,9 +34,9 @@ class Reading(NamedTuple):
     waiting: bool = False  # for others, for as long as they take
 
     @property
-    def env_index(self) -> int | None:
-        """The environment in hand, None if there is none."""
-        return self.at if self.at >= 0 else None
+    def facts(self) -> dict[str, Any]:
+        """Attributes of the error of a process that is stuck there, or died there."""
+        return {"env_index": self.at if self.at >= 0 else None, "evaluation": self.evaluation}
 
     def __str__(self) -> str:
         if self.at >= 0:

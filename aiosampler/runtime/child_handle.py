@@ -1,22 +1,29 @@
 """A process of the sampler as its parent holds it: the process, its control channel, what it was last seen doing."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os
 import socket
 import warnings
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.runtime.channel import Channel, ChannelClosed
 from aiosampler.runtime.crash_report import UNCAUGHT, CrashReport
+from aiosampler.runtime.deadlines import EXIT_S
 from aiosampler.runtime.isolation import enter, forget, isolate, keep_from_forks
 from aiosampler.runtime.process import Process
 from aiosampler.runtime.report import Failure, Phase
 from aiosampler.runtime.resources import denied
-from aiosampler.runtime.watch import Reading, Watch
+from aiosampler.runtime.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from aiosampler.interfaces import Reading
 
 
 class ChildHandle:
@@ -47,7 +54,7 @@ class ChildHandle:
     ) -> None:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
         self._on_phase, self._phase_began = on_phase, 0.0
-        self._stopping = self._hopeless = False
+        self._stopping = self._given_up = False
         with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
             self._crash_report = CrashReport()
@@ -84,23 +91,23 @@ class ChildHandle:
         return self._process.pid  # type: ignore[no-any-return] # aiomultiprocess has no type hints
 
     async def send(self, message: Any) -> None:
-        """Send a message; that nobody reads it any more is found out when the answer is received."""
+        """Send a message. That the child is gone is told when its answer is received, not here."""
         with contextlib.suppress(ChannelClosed):
             await self._channel.send(message)
 
-    async def receive(self, timeout: float | None = None, place: Callable[[], Reading] | None = None) -> Any:
+    async def receive(self, timeout: float | None = None, read: Callable[[], Reading] | None = None) -> Any:
         """The next message of the child, other than the phases it names; cancelling loses none.
 
         Args:
-            timeout: Seconds that the child may stay at one place; without `place`, in one phase of its start.
-            place: Reads where the child is.
+            timeout: Seconds that the child may go without progress; without `read`, in one phase of its start.
+            read: Reads its progress.
 
         Raises:
             WorkerDied: It ended.
             WorkerTimeout: It is too late.
             SamplerError: What the child reports.
         """
-        watch = None if timeout is None or place is None else Watch(timeout, {0: place})
+        watch = None if timeout is None or read is None else Watch(timeout, {0: read})
         now = asyncio.get_running_loop().time
         began = now()
         while True:
@@ -108,7 +115,7 @@ class ChildHandle:
             limit = None if timeout is None else phase_began + timeout if watch is None else now() + watch.interval
             try:
                 async with asyncio.timeout_at(limit):
-                    message = self._sifted(await self._channel.receive())
+                    message = self._for_caller(await self._channel.receive())
                     if message is not None:
                         return message
             except TimeoutError:
@@ -118,10 +125,10 @@ class ChildHandle:
                     raise await self.too_late(
                         f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
                     ) from None
-                for _, where in watch.stuck():
-                    raise await self.stuck(where, watch.limit) from None
+                for _, reading in watch.stuck():
+                    raise await self.stuck(reading, watch.limit) from None
             except ChannelClosed:
-                raise await self.gone(place and place()) from None
+                raise await self.gone(read and read()) from None
 
     def receive_nowait(self) -> Any:
         """The next message that has arrived, None if there is none.
@@ -131,7 +138,7 @@ class ChildHandle:
             SamplerError: What the child reports.
         """
         while (message := self._channel.receive_nowait()) is not None:
-            message = self._sifted(message)
+            message = self._for_caller(message)
             if message is not None:
                 return message
         return None
@@ -152,10 +159,10 @@ class ChildHandle:
     def take_phases(self) -> None:
         """Tell of the phases that have arrived."""
         for phase in self._channel.take(Phase):
-            self._sifted(phase)
+            self._for_caller(phase)
 
-    def _sifted(self, message: Any) -> Any:
-        """A message that is for the caller; others are dealt with, and give None."""
+    def _for_caller(self, message: Any) -> Any:
+        """Return a message that is for the caller; deal with a phase, and return None; raise the error of a failure."""
         match message:
             case Phase(name):
                 self.phase, self._phase_began = name, asyncio.get_running_loop().time()
@@ -175,7 +182,7 @@ class ChildHandle:
         """
         self._stopping = True
         self._channel.send_no_more()
-        if self._hopeless:
+        if self._given_up:
             self._process.kill()
         await self._process.stop(grace)
         self._watching.cancel()
@@ -207,19 +214,18 @@ class ChildHandle:
         if not self._channel.closed:
             _close_channel(self._channel, self._descriptor)
 
-    async def stuck(self, place: Reading, limit: float) -> WorkerTimeout:
-        """The error for a child that stays at one place for longer than `limit` seconds, and is given up."""
-        return await self.too_late(f"is stuck in {place} for more than step_timeout={limit} s", place)
+    async def stuck(self, reading: Reading, limit: float) -> WorkerTimeout:
+        """The error for a child whose progress stays the same for longer than `limit` seconds, and is given up."""
+        return await self.too_late(f"is stuck in {reading} for more than step_timeout={limit} s", reading)
 
-    async def too_late(self, what: str, place: Reading | None = None) -> WorkerTimeout:
+    async def too_late(self, what: str, reading: Reading | None = None) -> WorkerTimeout:
         """The error for a child that does not move on, and is given up; with what its threads are doing."""
-        self._hopeless = True
+        self._given_up = True
         error = WorkerTimeout(
             f"the {self.name} process {what}",
             process=self.name,
             rank=self.rank,
-            env_index=None if place is None else place.env_index,
-            evaluation=place is not None and place.evaluation,
+            **({} if reading is None else reading.facts),
         )
         if self.pid is not None and not self._process.ended:
             stacks = await self._crash_report.stacks(self._process.send_signal)
@@ -230,27 +236,26 @@ class ChildHandle:
             )
         return error
 
-    async def gone(self, place: Reading | None) -> WorkerDied | SamplerClosed:
+    async def gone(self, reading: Reading | None) -> WorkerDied | SamplerClosed:
         """The error for a child that sends no more."""
         if self._stopping:
             return SamplerClosed(f"the {self.name} process was stopped")
         # The socket closes a moment before the process has ended.
-        ended = await self._process.wait(5.0)
-        self._hopeless = self._hopeless or not ended
+        ended = await self._process.wait(EXIT_S)
+        self._given_up = self._given_up or not ended
         exitcode = self._process.exitcode if ended else None
-        doing = f"while it was {self.phase}" if place is None else f"with {place} in hand"
-        words = self._crash_report.read()
-        why = f": {words.strip().splitlines()[-1]}" if words and exitcode == UNCAUGHT else ""
+        doing = f"while it was {self.phase}" if reading is None else f"with {reading} in hand"
+        report = self._crash_report.read()
+        why = f": {report.strip().splitlines()[-1]}" if report and exitcode == UNCAUGHT else ""
         error = WorkerDied(
             f"the {self.name} process ended unexpectedly by {exit_reason(exitcode)}, {doing}{why}",
             process=self.name,
             rank=self.rank,
-            env_index=None if place is None else place.env_index,
-            evaluation=place is not None and place.evaluation,
+            **({} if reading is None else reading.facts),
         )
         error.exitcode = exitcode
-        if words:
-            error.add_note(f"Last words of the {self.name} process:\n{words}")
+        if report:
+            error.add_note(f"Last words of the {self.name} process:\n{report}")
         return error
 
 

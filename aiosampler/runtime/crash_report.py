@@ -13,7 +13,7 @@ import socket
 import traceback
 from collections.abc import Callable
 
-UNCAUGHT = 1  # exit code of a process that an exception ended, which are its last words
+UNCAUGHT = 1  # exit code of a process that an exception ended; its traceback is the report
 ANSWER_S, PAUSE_S = 0.5, 0.05  # for a dump to begin; after which it is over
 _LIMIT = 1 << 16
 
@@ -34,8 +34,8 @@ def prepare_crash_report(sock: socket.socket) -> None:
     _descriptor = descriptor
 
 
-def say(exc: BaseException) -> None:
-    """Leave the traceback of what ends this process."""
+def report_exception(exc: BaseException) -> None:
+    """Write the traceback of the exception that ends this process."""
     with contextlib.suppress(OSError):
         os.write(_descriptor, "".join(traceback.format_exception(exc)).encode()[-_LIMIT:])
 

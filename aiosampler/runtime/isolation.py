@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiosampler.runtime.crash_report import prepare_crash_report
+from aiosampler.runtime.deadlines import ORPHAN_S
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -25,7 +26,6 @@ _THREAD_VARIABLES = (
 )
 PARENT_ENDED = signal.SIGUSR1  # in a fork server
 _PR_SET_PDEATHSIG = 1  # see prctl(2)
-GRACE_S = 2.0  # for a process whose parent is gone
 
 #: Descriptors of this process's ends of control channels. A forked child gets copies of them and must close them: as
 #: long as it holds one, the process at the other end would not notice that this one is gone.
@@ -83,7 +83,7 @@ def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
 
     Args:
         sock: Of the control channel; the kernel closes its other end when the parent ends, however that happens.
-        warn: Called first, from another thread: the main thread has `GRACE_S` seconds to close its environments.
+        warn: Called first, from another thread: the main thread has `ORPHAN_S` seconds to end in good order.
     """
 
     def watch() -> None:
@@ -92,7 +92,7 @@ def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
         while not any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll()):
             pass
         warn()
-        threading.Event().wait(GRACE_S)
+        threading.Event().wait(ORPHAN_S)
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

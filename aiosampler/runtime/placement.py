@@ -1,12 +1,17 @@
-"""Putting a process of ours on its CPUs, and torch in it on its threads."""
+"""The CPUs that a process of ours runs on, the threads of torch in it, and whom it interrupts."""
 
 import contextlib
 import os
 from collections.abc import Sequence
 
 
-def place(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
-    """Put this process on `cpus`, None for those that it has, and give torch its threads, None without torch."""
+def set_cpus(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
+    """Have this process run on some CPUs, and torch in it use some threads.
+
+    Args:
+        cpus: Indices; None for those that it has.
+        torch_threads: None where torch is not to be imported.
+    """
     if torch_threads is not None:
         import torch
 

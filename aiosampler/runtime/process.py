@@ -32,10 +32,9 @@ from typing import Any
 import aiomultiprocess
 from aiomultiprocess.types import Unit
 
-from aiosampler.runtime.crash_report import UNCAUGHT, say
+from aiosampler.runtime.crash_report import UNCAUGHT, report_exception
+from aiosampler.runtime.deadlines import TERMINATION_S
 from aiosampler.runtime.forking import forking
-
-TERMINATION_S = 0.5  # that a process is given to go when it is terminated
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -152,7 +151,7 @@ def _run(unit: Unit, prepare: Callable[..., None], args: tuple[Any, ...]) -> Non
     try:
         aiomultiprocess.Process.run_async(unit)
     except BaseException as exc:
-        say(exc)
+        report_exception(exc)
         raise SystemExit(UNCAUGHT) from exc  # its traceback was logged already
 
 

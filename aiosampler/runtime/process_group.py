@@ -1,4 +1,4 @@
-"""The workers of a sampler, or its action servers, as the process that started them holds them."""
+"""The processes of one kind below this one: started together, asked together, replaced where one is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerError, WorkerError
+from aiosampler.runtime import deadlines
 from aiosampler.runtime.channel import ChannelClosed
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.tasks import all_or_first_error
@@ -15,12 +16,8 @@ from aiosampler.runtime.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from aiosampler.interfaces import Reading
     from aiosampler.runtime.restarts import Restarts
-    from aiosampler.runtime.watch import Reading
-
-CLOSE_GRACE_S = 4.0  # for a worker to close its environments; less than the user's process grants the sampler process
-
-START_MARGIN_S = 3.0  # that a process is given to report which of its own processes is late
 
 
 class ProcessGroup:
@@ -32,9 +29,9 @@ class ProcessGroup:
         ranks: Of each.
         kind: Of process: a ``"worker"``, or a ``"server"`` that has workers.
         start_method: See `Process`.
-        places: Read where each is.
+        readings: Read the progress of each.
         on_phase: Told the phases of their starts.
-        close_grace: Seconds that they may take to close.
+        close_grace: Seconds that they may take to close; that of a worker by default.
     """
 
     def __init__(
@@ -45,29 +42,30 @@ class ProcessGroup:
         ranks: Sequence[int],
         kind: str = "worker",
         start_method: str,
-        places: Sequence[Callable[[], Reading]],
+        readings: Sequence[Callable[[], Reading]],
         on_phase: Callable[[str], None],
-        close_grace: float = CLOSE_GRACE_S,
+        close_grace: float | None = None,
     ) -> None:
         self._target, self._args, self._ranks, self._kind = target, args, ranks, kind
-        self._start_method, self._close_grace = start_method, close_grace
+        self._start_method = start_method
+        self._close_grace = deadlines.WORKER_CLOSE_S if close_grace is None else close_grace
         self._on_phase = on_phase
         self._awaited: set[int] = set()  # who has not answered yet
         self._answers: dict[int, Any] = {}
         self._failures: dict[int, Exception] = {}
         self._watch: Watch | None = None
         self._changed = asyncio.Event()  # all have answered, or one has failed
-        self._places = places
+        self._readings = readings
         self._work: list[Any] = []
         self._start_timeout: float | None = None
         self._restarts: Restarts | None = None
-        self._renewing: asyncio.Task[Any] | None = None
+        self._replacing: asyncio.Task[Any] | None = None
         self._ending: dict[int, asyncio.Task[SamplerError | None]] = {}  # those that were lost
         self._workers: dict[int, ChildHandle] = {}  # those that are there
         for index in range(len(ranks)):
-            self._make(index)
+            self._create(index)
 
-    def _make(self, index: int) -> None:
+    def _create(self, index: int) -> None:
         rank = self._ranks[index]
         self._workers[index] = ChildHandle(
             self._target,
@@ -93,31 +91,31 @@ class ProcessGroup:
 
         async def start(index: int) -> None:
             try:
-                await self._begin(index)
+                await self._start_one(index)
             except SamplerError as error:
-                await self._lose(index, error)
+                await self._end_lost(index, error)
                 await self._replace(index)
 
         await all_or_first_error(map(start, range(len(work))))
 
-    async def _begin(self, index: int) -> None:
+    async def _start_one(self, index: int) -> None:
         worker = self._workers[index]
         await worker.send(self._work[index])
         await worker.receive(self._start_timeout)
         worker.phase = "waiting for work"
-        worker.notify(functools.partial(self._take, index))
+        worker.notify(functools.partial(self._take_answer, index))
 
-    async def send(self, message: Any, whom: Sequence[int] | None = None) -> None:
-        """Send `message` to the workers with the indices `whom`, all by default; they answer in its turn."""
-        for index in range(len(self._ranks)) if whom is None else whom:
+    async def send(self, message: Any, indices: Sequence[int] | None = None) -> None:
+        """Send `message` to the workers with these indices, all by default; each answers once."""
+        for index in range(len(self._ranks)) if indices is None else indices:
             await self._workers[index].send(message)
 
-    async def gather(self, timeout: float | None, whom: Sequence[int] | None = None) -> list[Any]:
+    async def gather(self, timeout: float | None, indices: Sequence[int] | None = None) -> list[Any]:
         """Gather one answer of each worker, in their order. One caller at a time.
 
         Args:
-            timeout: Seconds that a worker may stay at one place.
-            whom: As of `send`.
+            timeout: Seconds that a worker may go without progress.
+            indices: As of `send`.
 
         Returns:
             The answers, without those of the workers that were lost meanwhile.
@@ -125,28 +123,28 @@ class ProcessGroup:
         Raises:
             SamplerError: The first failure, of a worker that is not replaced.
         """
-        whom = range(len(self._ranks)) if whom is None else whom
-        self._awaited, self._answers = set(whom), {}
-        self._watch = None if timeout is None else Watch(timeout, {index: self._places[index] for index in whom})
+        indices = range(len(self._ranks)) if indices is None else indices
+        self._awaited, self._answers = set(indices), {}
+        self._watch = None if timeout is None else Watch(timeout, {index: self._readings[index] for index in indices})
         try:
-            for index in whom:
-                self._take(index)
+            for index in indices:
+                self._take_answer(index)
             while self._failures or self._awaited:
                 if not self._failures:
                     self._changed.clear()
-                    await self._change()
+                    await self._wait_for_change()
                 while self._failures:
                     index = next(iter(self._failures))
                     exc = self._failures.pop(index)
                     if index in self._awaited:  # it failed while an earlier call was given up
-                        self._settled(index)
-                    await self._lose(index, await self._failure(index, exc))
-            return [self._answers[index] for index in whom if index in self._answers]
+                        self._stop_waiting_for(index)
+                    await self._end_lost(index, await self._failure(index, exc))
+            return [self._answers[index] for index in indices if index in self._answers]
         finally:
             self._awaited.clear()  # what they send next is for the next caller
             self._answers, self._watch = {}, None
 
-    def _take(self, index: int) -> None:
+    def _take_answer(self, index: int) -> None:
         """Take the answer of a worker, if it is awaited and there; called when something has come from it."""
         if index in self._awaited:
             try:
@@ -156,9 +154,9 @@ class ProcessGroup:
                 self._answers[index] = answer
             except Exception as exc:
                 self._failures[index] = exc
-            self._settled(index)
+            self._stop_waiting_for(index)
 
-    def _settled(self, index: int) -> None:
+    def _stop_waiting_for(self, index: int) -> None:
         self._awaited.discard(index)
         if self._watch is not None:
             self._watch.forget(index)
@@ -167,9 +165,9 @@ class ProcessGroup:
 
     async def _failure(self, index: int, exc: Exception) -> Exception:
         """Why a worker does not answer: what it reported, or how it ended."""
-        return await self._workers[index].gone(self._places[index]()) if isinstance(exc, ChannelClosed) else exc
+        return await self._workers[index].gone(self._readings[index]()) if isinstance(exc, ChannelClosed) else exc
 
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         """Wait until all have answered or one has failed; after a while look whether one is stuck, which is to fail."""
         watch = self._watch
         try:
@@ -179,12 +177,14 @@ class ProcessGroup:
             assert watch is not None
             stuck = list(watch.stuck())
             for index, _ in stuck:
-                self._settled(index)  # it is given up, whatever it sends now
-            errors = await asyncio.gather(*(self._workers[index].stuck(place, watch.limit) for index, place in stuck))
+                self._stop_waiting_for(index)  # it is given up, whatever it sends now
+            errors = await asyncio.gather(
+                *(self._workers[index].stuck(reading, watch.limit) for index, reading in stuck)
+            )
             self._failures.update({index: error for (index, _), error in zip(stuck, errors, strict=True)})
 
-    async def _lose(self, index: int, error: Exception) -> None:
-        """End a worker that failed, if it is to be replaced.
+    async def _end_lost(self, index: int, error: Exception) -> None:
+        """Take out a worker that failed and is to be replaced: end its process, count it as lost.
 
         Raises:
             Exception: `error`, if the worker is not to be replaced.
@@ -195,18 +195,18 @@ class ProcessGroup:
         stopping = self._workers.pop(index).stop(self._close_grace)
         self._ending[index] = asyncio.create_task(stopping)  # owned: awaited in _replace() or stop()
         if not isinstance(error, WorkerError):
-            # It may still be writing. One that has reported its failure writes no more, and closes its environments.
+            # It may still be writing. One that has reported its failure writes no more, and closes what it has open.
             await asyncio.shield(self._ending[index])
         self._restarts.lost(index, failure)
 
-    def renew(self) -> None:
-        """Begin to replace the workers that were lost; `restore` waits for it."""
+    def begin_replacing(self) -> None:
+        """Begin to replace the workers that were lost; `replace_lost` waits for it."""
         lost = [index for index in range(len(self._ranks)) if index not in self._workers]
-        if lost and self._renewing is None:
+        if lost and self._replacing is None:
             replacing = all_or_first_error(map(self._replace, lost))
-            self._renewing = asyncio.create_task(replacing)  # owned: awaited in restore() or stop()
+            self._replacing = asyncio.create_task(replacing)  # owned: awaited in replace_lost() or stop()
 
-    async def restore(self) -> None:
+    async def replace_lost(self) -> None:
         """Wait until every worker that is lost has been replaced, those among them that went while they were idle.
 
         Raises:
@@ -216,37 +216,37 @@ class ProcessGroup:
             return
         gone = True
         while gone:
-            self.renew()
-            if self._renewing is not None:
-                await self._renewing
-                self._renewing = None
+            self.begin_replacing()
+            if self._replacing is not None:
+                await self._replacing
+                self._replacing = None
             gone = False
             for index, worker in tuple(self._workers.items()):
                 worker.look()
                 try:
                     worker.receive_nowait()
                 except (ChannelClosed, SamplerError) as exc:
-                    await self._lose(index, await self._failure(index, exc))
+                    await self._end_lost(index, await self._failure(index, exc))
                     gone = True
 
     async def _replace(self, index: int) -> None:
         assert self._restarts is not None
         while True:
-            await asyncio.shield(self._ending[index])  # before its environments are built again elsewhere
+            await asyncio.shield(self._ending[index])  # before what it had open is opened again
             del self._ending[index]
             await asyncio.sleep(self._restarts.delay(index))
-            self._make(index)
-            self._work[index] = self._restarts.renew(self._work[index])
+            self._create(index)
+            self._work[index] = self._restarts.next_work(self._work[index])
             try:
-                return await self._begin(index)
+                return await self._start_one(index)
             except SamplerError as error:
-                await self._lose(index, error)
+                await self._end_lost(index, error)
 
     async def stop(self) -> list[SamplerError]:
-        """Close the workers' environments and end them, all at once; return what they had to report last."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        """Have all close what they have open, and end them, at once; return what they had to report last."""
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.gather(self._replacing, return_exceptions=True)
         workers, self._workers = self._workers, {}
         stopping = (worker.stop(self._close_grace) for worker in workers.values())
         reports = [*self._failures.values(), *await asyncio.gather(*stopping)]

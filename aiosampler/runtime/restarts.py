@@ -24,7 +24,7 @@ class Restarts:
         spent: Shared by all processes that have workers, a cell for each: how many it lost.
         index: Of the cell of this process.
         on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
-        renew: Makes the work of the process that comes after from that of the one that was lost.
+        next_work: Makes the work of the process that comes after from that of the one that was lost.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class Restarts:
         spent: Any,
         index: int,
         on_loss: Callable[[int, ProcessFailure], object],
-        renew: Callable[[Any], Any],
+        next_work: Callable[[Any], Any],
     ) -> None:
-        self._limit, self._spent, self._index, self._on_loss, self.renew = limit, spent, index, on_loss, renew
+        self._limit, self._spent, self._index, self._on_loss, self.next_work = limit, spent, index, on_loss, next_work
         self._failures: list[ProcessFailure] = []
         self._of_each: Counter[int] = Counter()
 
@@ -71,7 +71,7 @@ class Restarts:
 
 
 def replaceable(error: SamplerError) -> TypeGuard[ProcessFailure]:
-    """Whether a new worker may go on where one failed: not if the agent is at fault, which would be the same."""
+    """Whether a new worker may go on where one failed: not after an `AgentError`, which it would repeat."""
     return isinstance(error, WorkerDied | WorkerError | WorkerTimeout)
 
 
@@ -81,4 +81,4 @@ def attach(error: SamplerError, failures: Iterable[ProcessFailure]) -> None:
     if failures and isinstance(error, ProcessFailure):
         error.earlier = (*failures, *error.earlier)
         lines = "".join(f"\n  {type(failure).__name__}: {failure}" for failure in failures)
-        error.add_note(f"ProcessGroup were replaced before, because of:{lines}")
+        error.add_note(f"Workers were replaced before, because of:{lines}")

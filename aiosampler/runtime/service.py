@@ -1,4 +1,4 @@
-"""The life of a process of a sampler: start, serve requests, close the environments, report what went wrong.
+"""The life of a process of a sampler: start, serve requests, close what is open, report what went wrong.
 
 A parent that wants the process to end sends no more: the end of data is the request to close, and cannot be missed.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aiosampler.runtime.channel import Channel, ChannelClosed
 from aiosampler.runtime.isolation import end_with_parent, keep_from_forks
@@ -17,7 +17,7 @@ from aiosampler.runtime.report import Failure, Phase
 if TYPE_CHECKING:
     import socket
 
-    from aiosampler.errors import SamplerError
+    from aiosampler.interfaces import Service
 
 
 class ServiceChannel:
@@ -51,22 +51,6 @@ class ServiceChannel:
         self._channel.send_now(Phase(name))
 
 
-class Service(Protocol):
-    """What one kind of process does."""
-
-    async def run(self, line: ServiceChannel) -> None:
-        """Start, and serve; cancelled when the process is to end."""
-
-    async def aclose(self) -> None:
-        """Close whatever was opened; called once, after `run`."""
-
-    def abort(self) -> None:
-        """End what is under way as soon as possible; called from any thread."""
-
-    def describe(self, error: Exception) -> SamplerError:
-        """Make the error that the user sees of one that ends this process."""
-
-
 async def run_service(sock: socket.socket, service: Service) -> None:
     """Run a service to its end.
 
@@ -78,7 +62,6 @@ async def run_service(sock: socket.socket, service: Service) -> None:
     keep_from_forks(sock.fileno())
     channel = Channel(sock)
     end_with_parent(sock, service.abort)
-    line = ServiceChannel(channel)
 
     def report(error: Exception) -> bool:
         with contextlib.suppress(ChannelClosed):
@@ -87,8 +70,7 @@ async def run_service(sock: socket.socket, service: Service) -> None:
 
     failure: Exception | None = None
     try:
-        line.phase("importing the packages of env_fn and agent")
-        running = asyncio.ensure_future(service.run(line))  # owned: awaited here
+        running = asyncio.ensure_future(service.run(ServiceChannel(channel)))  # owned: awaited here
         channel.on_end = running.cancel
         await running
     except (ChannelClosed, asyncio.CancelledError):

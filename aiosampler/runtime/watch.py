@@ -1,50 +1,40 @@
 """Telling a process that is stuck from one that is slow, by looking now and then at how far it says that it is."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
-class Reading(Protocol):
-    """What a process says of its progress: equal readings mean that it has not moved."""
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it waits for others, for as long as they take."""
-
-    @property
-    def env_index(self) -> int | None:
-        """For errors: the item in hand, None if there is none."""
-
-    @property
-    def evaluation(self) -> bool:
-        """For errors: which kind of item `env_index` counts."""
+    from aiosampler.interfaces import Reading
 
 
 class Watch:
-    """Finds processes that stay at one place for too long.
+    """Finds processes whose progress stays the same for too long.
 
     Args:
-        limit: Seconds that a process may stay.
-        places: Read where each of them is, by rank.
+        limit: Seconds that a process may go without progress.
+        readings: Read the progress of each of them, by rank.
     """
 
-    def __init__(self, limit: float, places: Mapping[int, Callable[[], Reading]]) -> None:
-        self.limit, self._places = limit, dict(places)
+    def __init__(self, limit: float, readings: Mapping[int, Callable[[], Reading]]) -> None:
+        self.limit, self._readings = limit, dict(readings)
         self.interval = limit / 4
         now = time.monotonic()
-        self._seen = {rank: (read(), now) for rank, read in places.items()}
+        self._seen = {rank: (read(), now) for rank, read in readings.items()}
 
     def forget(self, rank: int) -> None:
         """Stop watching a process: it has answered."""
-        del self._places[rank]
+        del self._readings[rank]
 
     def stuck(self) -> Iterator[tuple[int, Reading]]:
-        """Look again; yield rank and place of the processes that have not moved for as long as they may."""
+        """Look again; yield rank and reading of the processes that have not moved for `limit` seconds."""
         now = time.monotonic()
-        for rank, read in self._places.items():
-            place, (seen, since) = read(), self._seen[rank]
-            if place != seen or place.waiting:
-                self._seen[rank] = place, now
+        for rank, read in self._readings.items():
+            reading, (seen, since) = read(), self._seen[rank]
+            if reading != seen or reading.waiting:
+                self._seen[rank] = reading, now
             elif now - since >= self.limit:
-                yield rank, place
+                yield rank, reading

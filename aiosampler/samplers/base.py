@@ -23,6 +23,7 @@ from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.memory.progress import read_progress
 from aiosampler.options import SamplerConfig, pickle_payload, registered
+from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.resources import denied
 from aiosampler.samplers.samples import filled_samples, poison, samples_view
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.trees import Tree
 
-CLOSE_GRACE_S = 6.0  # for environments to close, those of workers among them
-PROBE_GRACE_S = 0.5
 TRACED_BATCHES = 16
 
 
@@ -513,10 +512,9 @@ class AsyncSamplerMixin:
 
     async def _close(self) -> None:
         running = self._state is _State.RUNNING
-        # While it is tried out, an environment has no say: its constructor may take long, or never return.
         if running and self._store is not None:
             self._last_version = self._store.version
-        grace = CLOSE_GRACE_S if self._control is not None else PROBE_GRACE_S
+        grace = deadlines.SAMPLER_CLOSE_S if self._control is not None else deadlines.PROBE_CLOSE_S
         self._enter(_State.CLOSED)
         process, self._process = self._process, None
         if process is None:
@@ -696,4 +694,4 @@ class AsyncSamplerMixin:
 
 
 def _ignore(what: str) -> None:
-    """Nobody wants to know."""
+    """Take the place of the log, where `debug` is False."""

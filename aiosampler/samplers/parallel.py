@@ -7,7 +7,7 @@ from typing import Any
 from aiosampler.affinity import Affinity, usable_cpu_count
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts
-from aiosampler.runtime.process_group import START_MARGIN_S
+from aiosampler.runtime.deadlines import START_MARGIN_S
 from aiosampler.samplers.base import AsyncSamplerMixin
 from aiosampler.specs.batch import as_integer
 

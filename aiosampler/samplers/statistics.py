@@ -27,7 +27,7 @@ class SamplerStatistics:
         evaluations: Evaluations that came to their end.
         lost_steps: Steps that are blank in the batches because a worker was lost.
         lost_episodes: Episodes of training that were lost with a worker.
-        restarts: ProcessGroup that were replaced.
+        restarts: Workers that were replaced.
         failures: Why workers were lost, in order; the last of them may have ended the sampler.
         policy_version: Version of the parameters that was published last, None before the start.
         state: Of the sampler: ``"new"``, ``"probing"``, ``"probed"``, ``"starting"``, ``"running"`` or ``"closed"``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aiosampler.signals.rendezvous import ServerSide
 
@@ -11,29 +11,6 @@ if TYPE_CHECKING:
 
     from aiosampler.servers.server_cpus import ServerCpus
     from aiosampler.signals.counter import Signal
-
-
-class Group(Protocol):
-    """Workers, and their contiguous slice of the environments."""
-
-    @property
-    def stepping(self) -> bool:
-        """Whether any worker still has an environment that does not wait."""
-
-    async def observations(self) -> bool:
-        """Suspend until all workers that step have written their observations; return `stepping`."""
-
-    def attend(self) -> None:
-        """Have this thread where the actions of this group are best computed; the workers wait."""
-
-    def send_actions(self) -> None:
-        """Release the workers that step: their actions are written."""
-
-    def make_room(self) -> None:
-        """Have this thread where it is not in the way of the workers that were released."""
-
-    def dismiss(self) -> None:
-        """Release all workers: nothing more is written to this batch."""
 
 
 class WorkerGroup:
@@ -89,7 +66,7 @@ class WorkerGroup:
         self._rendezvous.lose(member)
 
     def attend(self) -> None:
-        """Have this thread where the actions of this group are best computed; the workers wait."""
+        """Move this thread to where the actions of this group are best computed; the workers wait."""
         if self._server_cpus is not None:
             self._server_cpus.move_to(self._index)
 
@@ -98,7 +75,7 @@ class WorkerGroup:
         self._rendezvous.release(self._stepping)
 
     def make_room(self) -> None:
-        """Have this thread where it is not in the way of the workers that were released."""
+        """Move this thread to where it is not in the way of the workers that were released."""
         if self._server_cpus is not None:
             self._server_cpus.move_to(1 - self._index)
 

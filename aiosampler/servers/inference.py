@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,34 +19,6 @@ if TYPE_CHECKING:
     from aiosampler.specs.trees import Tree
 
 RELEASED = STAGE_TIMES.index("released")
-
-
-class Inference(Protocol):
-    """Acts for a group's columns of the slots."""
-
-    def prepare(self, itr: int) -> None:
-        """Put the agent into the mode of a batch, or of an evaluation that begins."""
-
-    def begin(self, slot: int) -> None:
-        """A batch begins in `slot`."""
-
-    async def act(self, t: int) -> None:
-        """Write action, previous action and agent info for row t, whose observations are there."""
-
-    def released(self, t: int) -> None:
-        """The workers take step t."""
-
-    def record_rest(self, t: int) -> None:
-        """Record what the workers do not wait for."""
-
-    def stepped(self, t: int) -> None:
-        """The workers have taken step t."""
-
-    def finish(self, T: int, *, idle: bool) -> None:
-        """The batch is complete, its row T written; if `idle`, all environments wait."""
-
-    def lost(self, environments: Iterable[int]) -> None:
-        """These of the group's environments begin anew with the next batch."""
 
 
 class InPlaceInference:

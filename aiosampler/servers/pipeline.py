@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.collectors.collector import Aborted
 
 if TYPE_CHECKING:
-    from aiosampler.servers.groups import Group
-    from aiosampler.servers.inference import Inference
+    from aiosampler.interfaces import Group, Inference
 
 
 @dataclass(frozen=True, slots=True)

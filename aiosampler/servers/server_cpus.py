@@ -31,16 +31,16 @@ class ServerCpus:
 
 
 def server_cpus(affinity: Affinity, groups: Sequence[Sequence[int]]) -> ServerCpus | None:
-    """ServerCpus for the server of a sampler that has but one; None where its groups do not have all CPUs between them.
+    """Those between which the only server of a sampler moves; None where its groups do not have all CPUs between them.
 
     Args:
         affinity: That this process was given.
         groups: The workers of each group.
     """
-    places = affinity.workers
-    if places is None or len(groups) != 2 or affinity.torch_threads > 1:  # torch's threads stay where they began
+    worker_cpus = affinity.workers
+    if worker_cpus is None or len(groups) != 2 or affinity.torch_threads > 1:  # torch's threads stay where they began
         return None
-    cpus = [{*chain(*(places[worker] for worker in group))} for group in groups]
+    cpus = [{*chain(*(worker_cpus[worker] for worker in group))} for group in groups]
     return None if cpus[0] & cpus[1] or {*usable_cpus()} - cpus[0] - cpus[1] else ServerCpus(cpus)
 
 
@@ -54,7 +54,7 @@ def workers_have_cpus(affinity: Affinity, n_workers: int, n_groups: int) -> bool
 
 def servers_have_cpus(affinity: Affinity, n_servers: int, n_workers: int, n_groups: int) -> bool:
     """Whether each server has a CPU to itself while the workers of a group step."""
-    places = {*chain(*(affinity.workers or ()))}
-    if affinity.cpus is not None and places:
-        return len({*affinity.cpus} - places) >= n_servers
-    return n_servers + n_workers // n_groups <= min(len({*usable_cpus()} | places), usable_cpu_count())
+    of_workers = {*chain(*(affinity.workers or ()))}
+    if affinity.cpus is not None and of_workers:
+        return len({*affinity.cpus} - of_workers) >= n_servers
+    return n_servers + n_workers // n_groups <= min(len({*usable_cpus()} | of_workers), usable_cpu_count())

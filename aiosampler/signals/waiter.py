@@ -27,7 +27,9 @@ class Waiter:
         self._loop = asyncio.get_running_loop()
         self._resume: Callable[[Waiter], object]
         self._context: Context
-        self._cancelled: tuple[object, ...] | None = None  # with what message
+        self._cancelled: tuple[object, ...] | None = (
+            None  # arguments of the CancelledError to raise, None if not cancelled
+        )
         self.waiting = False
         self._asyncio_future_blocking = False
 
@@ -47,15 +49,15 @@ class Waiter:
         self._loop.call_soon(self._resume, self, context=self._context)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """For tasks: the loop of this."""
+        """The event loop of this; called by tasks, as the next three are."""
         return self._loop
 
     def add_done_callback(self, resume: Callable[[Waiter], object], *, context: Context) -> None:
-        """For tasks: what resumes the one that awaits this."""
+        """Have `resume` called, with this, when the waiting is over."""
         self._resume, self._context, self.waiting = resume, context, True
 
     def cancel(self, msg: object = None) -> bool:
-        """For tasks: resume the one that awaits this with `asyncio.CancelledError`; return whether it waited."""
+        """Have what awaits this go on with `asyncio.CancelledError`; return whether anything awaited it."""
         if not self.waiting:
             return False
         self._cancelled = () if msg is None else (msg,)
@@ -63,6 +65,10 @@ class Waiter:
         return True
 
     def result(self) -> None:
-        """For tasks: nothing, or how the waiting was cancelled."""
+        """Return when the waiting is over.
+
+        Raises:
+            asyncio.CancelledError: `cancel` ended it.
+        """
         if self._cancelled is not None:
             raise asyncio.CancelledError(*self._cancelled)

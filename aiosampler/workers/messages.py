@@ -17,6 +17,9 @@ from aiosampler.specs.arrays import Spaces
 from aiosampler.specs.batch import BatchSpec, StepSpecs
 from aiosampler.specs.trees import Tree
 
+#: The phase in which a process receives the first message, with what the user's objects are made of.
+UNPACKING = "importing the packages of env_fn and agent"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

@@ -14,12 +14,12 @@ from aiosampler.workers.episodes import pack_episodes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aiosampler.collectors.actions import ActionSource
     from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.interfaces import Acting
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.specs.batch import StepSpecs
     from aiosampler.specs.trees import Tree
-    from aiosampler.workers.messages import Job, Share
+    from aiosampler.workers.messages import Collect, Evaluate, Job, Share
     from aiosampler.workers.payload import Payload
 
     Columns = Sequence[dict[str, Tree]]
@@ -42,7 +42,7 @@ class Runner:
         share: Which environments are ours.
         eval_slot: Arrays of the slot that evaluation writes to, all columns.
         aborts: One cell each that ends collecting, and evaluating, at the next step.
-        source: Makes the source of actions for the columns of some slots.
+        acting: Who acts for them.
         phase: Told what is being done.
     """
 
@@ -55,11 +55,11 @@ class Runner:
         share: Share,
         eval_slot: dict[str, Tree],
         aborts: tuple[Any, Any],
-        source: Callable[[Columns], ActionSource],
+        acting: Acting,
         phase: Callable[[str], None],
     ) -> None:
         self._payload, self._specs, self._views, self._share = payload, specs, views, share
-        self._eval_slot, self._aborts, self._source, self._phase = eval_slot, aborts, source, phase
+        self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._job = payload.job
         self._closing = contextlib.ExitStack()
         self._quota = Quota(None)
@@ -68,6 +68,10 @@ class Runner:
 
     def start(self) -> None:
         """Build all environments and reset them."""
+        with self._acting.starting():
+            self._build()
+
+    def _build(self) -> None:
         job, share = self._job, self._share
         rule = MidBatchReset() if job.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
@@ -77,12 +81,17 @@ class Runner:
             self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
         self._collector.start(self._phase, job.max_decorrelation_steps, job.seed, share.generation)
 
-    def collect(self, slot: int) -> bytes:
+    def collect(self, request: Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
-        return pack_episodes(self._collector.collect(slot, self._job.batch.T), self._kind)
+        with self._acting.collecting(request):
+            return pack_episodes(self._collector.collect(request.slot, self._job.batch.T), self._kind)
 
-    def evaluate(self) -> bytes:
+    def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
+        with self._acting.evaluating(request):
+            return pack_episodes(self._run_quotas(), self._kind)
+
+    def _run_quotas(self) -> list[FinishedEpisode]:
         finished: list[FinishedEpisode] = []
         self._quota.renew()
         self._evaluator.restart(self._quota.starts)
@@ -92,7 +101,11 @@ class Runner:
                 break
             finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
             done += T
-        return pack_episodes(finished, self._kind)
+        return finished
+
+    def abort(self) -> None:
+        """End what is being collected at its next step; called from any thread."""
+        self._acting.abort()
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""
@@ -117,7 +130,7 @@ class Runner:
             first=first,
             slots=ours,
             specs=self._specs,
-            actions=self._source(ours),
+            actions=self._acting.source(ours),
             rule=rule,
             traj_info=self._traj_info,
             cells=views.progress[rank],

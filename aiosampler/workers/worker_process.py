@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.workers import messages
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.signals.counter import Signal
+    from aiosampler.workers.runner import Runner
 
-    MakeRunner = Callable[[messages.Work, ArenaViews, Callable[[str], None]], "WorkerRunner"]
+    MakeRunner = Callable[[messages.Work, ArenaViews, Callable[[str], None]], Runner]
 
 
 async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> None:
@@ -29,14 +30,14 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
         rank: Of the worker.
     """
 
-    def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> WorkerRunner:
-        from aiosampler.runtime.placement import place
-        from aiosampler.workers.local_runner import LocalRunner
+    def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> Runner:
+        from aiosampler.runtime.placement import set_cpus
+        from aiosampler.workers.local_acting import local_runner
         from aiosampler.workers.payload import Payload
 
-        place(work.cpus, 1)
+        set_cpus(work.cpus, 1)
         phase("building the agent")
-        return LocalRunner(
+        return local_runner(
             payload=Payload(work.job),
             probed=work.probed,
             start=work.start,
@@ -61,41 +62,22 @@ async def served_worker_main(
         rank: Of the worker.
     """
 
-    def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> WorkerRunner:
-        from aiosampler.runtime.placement import give_way, place
-        from aiosampler.workers.served_runner import ServedRunner
+    def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> Runner:
+        from aiosampler.runtime.placement import give_way, set_cpus
+        from aiosampler.workers.served_acting import served_runner
 
-        place(work.cpus, None)
+        set_cpus(work.cpus, None)
         if work.give_way:
             give_way()
-        return ServedRunner(work, views, obs_ready, act_ready, phase)
+        return served_runner(work, views, obs_ready, act_ready, phase)
 
     await run_service(sock, _Worker(arena, rank, make_runner))
-
-
-class WorkerRunner(Protocol):
-    """What a worker process does with its share of the environments."""
-
-    def start(self) -> None:
-        """Build all environments and reset them."""
-
-    def collect(self, request: messages.Collect) -> bytes:
-        """Fill this share of a slot; return the episodes that ended, packed."""
-
-    def evaluate(self, request: messages.Evaluate) -> bytes:
-        """Evaluate; return the episodes that ended, packed."""
-
-    def abort(self) -> None:
-        """End what is being collected at its next step; called from any thread."""
-
-    def close(self) -> None:
-        """Close every environment that was built; idempotent."""
 
 
 class _Worker:
     def __init__(self, arena: Arena, rank: int, make_runner: MakeRunner) -> None:
         self._arena, self._rank, self._make_runner = arena, rank, make_runner
-        self._runner: WorkerRunner | None = None
+        self._runner: Runner | None = None
 
     def abort(self) -> None:
         if self._runner is not None:
@@ -106,20 +88,21 @@ class _Worker:
 
         return describe(error, f"worker-{self._rank}", self._rank)
 
-    async def run(self, line: ServiceChannel) -> None:
+    async def run(self, parent: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.workers.episodes import NO_EPISODES
 
-        work: messages.Work = await line.receive()
+        parent.phase(messages.UNPACKING)
+        work: messages.Work = await parent.receive()
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._arena.close()
-        self._runner = runner = self._make_runner(work, views, line.phase)
+        self._runner = runner = self._make_runner(work, views, parent.phase)
         runner.start()
-        line.send(messages.Started())
+        parent.send(messages.Started())
         while True:
-            line.look()  # those of the CPU sampler run ahead: the next request is mostly there
-            request = await line.receive()
+            parent.look()  # those of the CPU sampler run ahead: the next request is mostly there
+            request = await parent.receive()
             finished = NO_EPISODES
             with contextlib.suppress(Aborted):
                 match request:
@@ -127,7 +110,7 @@ class _Worker:
                         finished = runner.collect(request)
                     case messages.Evaluate():
                         finished = runner.evaluate(request)
-            line.send(messages.Finished(finished))
+            parent.send(messages.Finished(finished))
 
     async def aclose(self) -> None:
         runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is

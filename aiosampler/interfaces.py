@@ -1,0 +1,188 @@
+"""The interfaces between the rooms, in one place; each names its real implementations.
+
+How they meet in a sampler with an action server, from the user's process down::
+
+    run_service(sock, service)                # every process of a sampler: `Service`
+      engine.start()                          # the sampler process: `Engine`
+      engine.collect(Collect(itr, slot))
+        for t in range(T):                    # a pipeline, for its group of workers
+          await inference.act(t)              # `Inference`: one step of the agent for all environments of the group
+          group.send_actions()                # `Group`
+          await group.observations()
+
+and in a worker, or in the sampler process of the serial sampler::
+
+    with acting.collecting(request):          # `Acting`: an agent of its own, or a server's
+      source.begin(slot)
+      for t in range(T):                      # a collector
+        actions = source.act(t)               # `ActionSource`
+        ...                                   # step the environments; where an episode ends:
+        rule.reset_now(i)                     # `ResetRule`
+        source.ended([i])
+      source.finish(T, idle=False)
+
+Nothing is imported here but for type checkers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from aiosampler.errors import SamplerError
+    from aiosampler.runtime.service import ServiceChannel
+    from aiosampler.specs.trees import Tree
+    from aiosampler.workers.messages import Collect, Collected, Evaluate
+
+
+class Service(Protocol):
+    """What one kind of process does: the sampler process, a server, a worker. `run_service` calls it."""
+
+    async def run(self, parent: ServiceChannel) -> None:
+        """Start, and answer requests; cancelled when the process is to end."""
+
+    async def aclose(self) -> None:
+        """Close whatever was opened; called once, after `run`."""
+
+    def abort(self) -> None:
+        """End what is under way as soon as possible; called from any thread."""
+
+    def describe(self, error: Exception) -> SamplerError:
+        """Make the error that the user sees of one that ends this process."""
+
+
+class Reading(Protocol):
+    """How far a process says that it is. Equal readings mean that it has not moved; `str` names what it has in hand."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for others, for as long as they take."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Attributes for the error of a process that is stuck there, or died there."""
+
+
+class Engine(Protocol):
+    """What the sampler process does for one kind of sampler.
+
+    Four: everything in place (serial), workers with agents, workers with one action server, servers in processes of
+    their own.
+    """
+
+    runs_ahead: bool
+    """Whether `collect` may be called while the batch before is being collected; they end in their order."""
+
+    async def start(self) -> None:
+        """Start workers, build environments, reset them."""
+
+    async def collect(self, request: Collect) -> Collected:
+        """Fill a slot; return the episodes that ended, and what was lost."""
+
+    async def evaluate(self, request: Evaluate) -> Collected:
+        """Evaluate; return the episodes that ended, and what was lost."""
+
+    async def aclose(self) -> None:
+        """Close the environments and end the workers; idempotent."""
+
+
+class Group(Protocol):
+    """Workers that step together, and their contiguous slice of the environments, as an action server sees them.
+
+    `WorkerGroup`, and a group in memory in the tests.
+    """
+
+    @property
+    def stepping(self) -> bool:
+        """Whether any worker still has an environment that does not wait."""
+
+    async def observations(self) -> bool:
+        """Suspend until all workers that step have written their observations; return `stepping`."""
+
+    def attend(self) -> None:
+        """Move this thread to where the actions of this group are best computed; the workers wait."""
+
+    def send_actions(self) -> None:
+        """Release the workers that step: their actions are written."""
+
+    def make_room(self) -> None:
+        """Move this thread to where it is not in the way of the workers that were released."""
+
+    def dismiss(self) -> None:
+        """Release all workers: nothing more is written to this batch."""
+
+
+class Inference(Protocol):
+    """The stage of a pipeline that acts for a group's columns of the slots: in place, or on a CUDA device."""
+
+    def prepare(self, itr: int) -> None:
+        """Put the agent into the mode of a batch, or of an evaluation that begins."""
+
+    def begin(self, slot: int) -> None:
+        """A batch begins in `slot`."""
+
+    async def act(self, t: int) -> None:
+        """Write action, previous action and agent info for row t, whose observations are there."""
+
+    def released(self, t: int) -> None:
+        """The workers take step t."""
+
+    def record_rest(self, t: int) -> None:
+        """Record what the workers do not wait for."""
+
+    def stepped(self, t: int) -> None:
+        """The workers have taken step t."""
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """The batch is complete, its row T written; if `idle`, all environments wait."""
+
+    def lost(self, environments: Iterable[int]) -> None:
+        """These of the group's environments begin anew with the next batch."""
+
+
+class Acting(Protocol):
+    """Who acts for the environments of one process: an agent there (`LocalActing`), or a server (`ServedActing`)."""
+
+    def source(self, slots: Sequence[dict[str, Tree]]) -> ActionSource:
+        """Make the source of actions for some columns of some slots."""
+
+    def starting(self) -> AbstractContextManager[object]:
+        """Around building and resetting the environments."""
+
+    def collecting(self, request: Collect) -> AbstractContextManager[object]:
+        """Around filling a slot."""
+
+    def evaluating(self, request: Evaluate) -> AbstractContextManager[object]:
+        """Around an evaluation."""
+
+    def abort(self) -> None:
+        """End what is being collected at its next step; called from any thread."""
+
+
+class ActionSource(Protocol):
+    """Chooses and records the actions of a collector's n environments: `LocalAgent`, `ServedActions`."""
+
+    def begin(self, slot: int) -> None:
+        """A batch begins in `slot`; its row 0 is written."""
+
+    def act(self, t: int) -> Sequence[Any]:
+        """Record action, previous action and agent info of step t; return one action for each environment."""
+
+    def ended(self, environments: Sequence[int]) -> None:
+        """These environments have been reset, or wait for it: their recurrent state is void."""
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """The batch is complete, its row T written; if `idle`, all environments wait and there is nothing to act on."""
+
+
+class ResetRule(Protocol):
+    """What happens when an episode ends: `MidBatchReset`, `WaitReset`, `Quota` for evaluation."""
+
+    resets_at_begin: bool
+    """Whether environments that wait are reset when the next batch begins."""
+
+    def reset_now(self, i: int) -> bool:
+        """Whether environment i, whose episode just ended, is reset at once; otherwise it waits."""

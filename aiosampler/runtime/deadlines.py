@@ -1,0 +1,18 @@
+"""How long processes are waited for, in seconds: one table, since each time must fit into that of who waits for it.
+
+A process that is asked to end closes its own processes first. So whoever is nearer to the user grants more: a worker
+has less than a server, which waits for its workers, and that less than the sampler process, which waits for its
+servers. After its grace a process is terminated, and killed after `TERMINATION_S` more; the differences leave room for
+that. One whose parent is gone is asked by nobody and waits for nobody: it has `ORPHAN_S`.
+"""
+
+SAMPLER_CLOSE_S = 6.0  # the sampler process: its servers and workers, and its own environments
+SERVER_CLOSE_S = 5.0  # a server process, where there are several: its workers
+WORKER_CLOSE_S = 4.0  # a worker: its environments
+PROBE_CLOSE_S = 0.5  # the sampler process that still tries out: a constructor may never return, and has no say
+ORPHAN_S = 2.0  # any process whose parent is gone
+TERMINATION_S = 0.5  # after SIGTERM, before SIGKILL
+EXIT_S = 5.0  # a process whose socket has closed: its exit code follows a moment later
+
+#: What a parent waits beyond `start_timeout`, so that the process below it has time to report which of its own is late.
+START_MARGIN_S = 3.0

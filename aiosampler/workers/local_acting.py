@@ -1,0 +1,111 @@
+"""An agent on the CPU that acts in the process of its environments: all of the serial sampler, or one CPU worker's."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from aiosampler.agents.parameters import AdoptedParameters
+from aiosampler.collectors.local_agent import LocalAgent, call_agent
+from aiosampler.memory.arena_map import eval_slot_specs
+from aiosampler.specs.trees import tree_map
+from aiosampler.workers.payload import initialize_agent
+from aiosampler.workers.random_streams import RandomStreams
+from aiosampler.workers.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aiosampler.interfaces import ActionSource
+    from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.workers.messages import Collect, Evaluate, Probed, Share, Start
+    from aiosampler.workers.payload import Payload
+    from aiosampler.workers.runner import Columns
+
+
+def local_runner(
+    *, payload: Payload, probed: Probed, start: Start, views: ArenaViews, share: Share, phase: Callable[[str], None]
+) -> Runner:
+    """Make what steps a share of the environments with an agent in this process, which is built now.
+
+    Args:
+        payload: The user's objects.
+        probed: What was learned about them.
+        start: Layout and specs.
+        views: Of the arena.
+        share: Which environments are ours.
+        phase: Told what is being done.
+    """
+    job = payload.job
+    eval_specs = eval_slot_specs(job.eval_batch, start.specs) if job.eval_batch else {}
+    return Runner(
+        payload=payload,
+        specs=start.specs,
+        views=views,
+        share=share,
+        eval_slot=tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), eval_specs),
+        aborts=(views.control.abort_batch, views.control.abort_evaluation),
+        acting=LocalActing(payload, probed, start, views, share),
+        phase=phase,
+    )
+
+
+class LocalActing:
+    """Builds the agent, and has it use the parameters that the sampler process adopted for a batch.
+
+    Args:
+        payload: The user's objects.
+        probed: What was learned about them.
+        start: Layout and specs.
+        views: Of the arena.
+        share: Which environments are ours.
+    """
+
+    def __init__(self, payload: Payload, probed: Probed, start: Start, views: ArenaViews, share: Share) -> None:
+        job, self._control = payload.job, views.control
+        self._B, self._environments, self._action_space = job.batch.B, list(share.environments), probed.spaces.action
+        self._agent = agent = payload.agent()
+        initialize_agent(agent, probed.spaces, job.seed)
+        self._parameters = AdoptedParameters(views.parameters, start.parameters)
+        if agent.model is not None:
+            self._parameters.bind(agent.model)
+        agent.attach(self._parameters)
+        self._random = RandomStreams(job.seed, share.rank, share.generation)
+
+    def source(self, slots: Columns) -> ActionSource:
+        """Make the source of actions for some columns of some slots."""
+        return LocalAgent(self._agent, self._action_space, slots)
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around building and resetting the environments."""
+        with torch.inference_mode():
+            call_agent("collector_initialize()", self._agent.collector_initialize, self._B, self._environments)
+            yield
+
+    @contextlib.contextmanager
+    def collecting(self, request: Collect) -> Iterator[None]:
+        """Around filling a slot."""
+        self._use(request.parameters)
+        with torch.inference_mode():
+            call_agent("sample_mode()", self._agent.sample_mode, request.itr)
+            yield
+
+    @contextlib.contextmanager
+    def evaluating(self, request: Evaluate) -> Iterator[None]:
+        """Around an evaluation, which draws its noise from a stream of its own."""
+        self._use(request.parameters)
+        with torch.inference_mode(), self._random.evaluation():
+            call_agent("eval_mode()", self._agent.eval_mode, request.itr)
+            yield
+
+    def _use(self, parameters: int) -> None:
+        self._parameters.select(parameters)
+        call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
+
+    def abort(self) -> None:
+        """End what is being collected, here and in all other processes, at its next step; from any thread."""
+        self._control.abort_all()
