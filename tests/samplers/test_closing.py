@@ -1,0 +1,103 @@
+"""Closing at any moment, from any loop, or not at all."""
+
+import asyncio
+import contextlib
+import gc
+import os
+
+import psutil
+import pytest
+
+from aiosampler import SamplerClosed, SamplerError
+from tests.support.processes import our_children, until
+from tests.support.samplers import small
+from tests.support.worlds import FaultyEnv
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def test_the_exception_in_the_body_is_the_one_that_is_seen(kind):
+    with pytest.raises(KeyError, match="mine"):
+        async with small(kind, lambda: FaultyEnv("close", at_step=99)):
+            raise KeyError("mine")
+
+
+async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_yet(kind):
+    sampler = small(kind, start_method="forkserver")
+    await sampler.async_initialize()
+    await sampler.initialize()
+    process = psutil.Process(sampler._process.pid)
+    process.kill()
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            pass  # the event loop stands still while the fork server takes the exit code
+    await sampler.aclose()
+
+
+def test_closing_late_closes_nothing_of_others(kind):
+    async def start():
+        sampler = small(kind, lambda: FaultyEnv("raise", at_step=6, at_episode=0), start_method="fork")
+        await sampler.async_initialize()
+        await sampler.initialize()
+        await sampler.obtain_samples()
+        await until(lambda: sampler._process._process.ended)  # the batch ahead has failed
+        return sampler
+
+    sampler = asyncio.run(start())
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]  # they get the numbers that were closed
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        asyncio.run(sampler.aclose())
+    for descriptor in others:
+        os.close(descriptor)
+
+
+async def test_closing_while_a_call_waits(kind, monkeypatch):
+    monkeypatch.setattr("aiosampler.runtime.deadlines.SAMPLER_CLOSE_S", 1.0)
+    monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
+    async with small(kind, lambda: FaultyEnv("hang", at_step=2, at_episode=5), batch_T=10**4) as sampler:
+        task = asyncio.create_task(sampler.obtain_samples())
+        await until(lambda: sampler._progress[0, 0] > 8)
+        await sampler.aclose()
+        with pytest.raises(SamplerClosed):
+            await task
+
+
+async def test_closing_ends_an_evaluation_with_an_error_and_not_with_an_empty_answer(kind):
+    async with small(kind, eval_n_envs=1, eval_max_steps=10**9) as sampler:
+        evaluation = asyncio.create_task(sampler.evaluate_agent())
+        await until(lambda: sampler._progress[0, 0] > 50)
+        await sampler.aclose()
+        with pytest.raises(SamplerClosed):
+            await evaluation
+
+
+def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
+    async def start():
+        sampler = small(kind)
+        await sampler.async_initialize()
+        await sampler.initialize()
+        await sampler.obtain_samples()
+        return sampler
+
+    sampler = asyncio.run(start())
+
+    async def other_loop():
+        with pytest.raises(SamplerError, match="belongs to the event loop"):
+            await sampler.obtain_samples()
+        with pytest.warns(ResourceWarning, match="was not closed"):
+            await sampler.aclose()
+        await sampler.aclose()
+
+    asyncio.run(other_loop())
+
+
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+async def test_a_sampler_that_is_dropped_ends_its_processes(kind, debug):
+    sampler = small(kind, debug=debug)
+    await sampler.async_initialize()
+    await sampler.initialize()
+    with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031 - dropping takes two statements
+        del sampler
+        gc.collect()
+    await until(lambda: not our_children())
+    await until(lambda: not any(task.get_name().startswith("watch-") for task in asyncio.all_tasks()))

@@ -1,0 +1,1 @@
+"""What tests share: environments, agents, samplers of every kind, the serial loop in this process, and its children."""

@@ -1,0 +1,77 @@
+"""The runner of the serial sampler and of CPU workers, driven without any process."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from aiosampler.agents.parameters import parameter_specs, store_specs
+from aiosampler.engines.probe import probe
+from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
+from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.serial import AsyncSerialSampler
+from aiosampler.samplers.timeline import empty_timeline
+from aiosampler.workers.episodes import unpack_episodes
+from aiosampler.workers.local_acting import local_runner
+from aiosampler.workers.messages import Collect, Evaluate, Job, Share, Start
+from aiosampler.workers.payload import Payload
+
+
+class InProcess:
+    """Collects batches in the test's own process; takes a sampler's arguments."""
+
+    def __init__(self, env_fn, **arguments):
+        sampler = AsyncSerialSampler(env_fn, **arguments)
+        self.config, self.seed = sampler._config, sampler.seed
+        job: Job = sampler._job()
+        payload = Payload(job)
+        self.probed = probe(payload, lambda phase: None)
+        agent = payload.agent()
+        agent.initialize(self.probed.spaces)
+        parameters = parameter_specs(agent.model)
+        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
+        views = arena_views(layout, bytearray(layout.total_bytes))
+        self.views, self.slots = views, views.slots
+        self.runner = local_runner(
+            payload=payload,
+            probed=self.probed,
+            start=Start(layout, self.probed.specs, parameters, None),
+            views=views,
+            share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
+            phase=lambda phase: None,
+        )
+        self.runner.start()
+        self.itr = 0
+
+    def collect(self):
+        finished = self.runner.collect(Collect(self.itr, self.itr % 2))
+        slot = self.slots[self.itr % 2]
+        facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
+        self.itr += 1
+        return filled_samples(
+            samples_view(slot),
+            slot,
+            facts,
+            self._infos(finished),
+            empty_timeline(),
+        )
+
+    def evaluate(self):
+        return self._infos(self.runner.evaluate(Evaluate(self.itr)))
+
+    def _infos(self, finished):
+        return unpack_episodes([finished], self.config.traj_info_cls)
+
+    def close(self):
+        self.runner.close()
+
+
+def join(batches, part):
+    """Concatenate one leaf over batches along time."""
+    return np.concatenate([part(batch).numpy().copy() for batch in batches])
+
+
+def gather(sampler, n):
+    """Copies of the next n batches; the sampler is closed then."""
+    batches = [sampler.collect().clone() for _ in range(n)]
+    sampler.close()
+    return batches

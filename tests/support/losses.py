@@ -1,0 +1,126 @@
+"""Environments that are lost at a known step, and what a batch must hold then."""
+
+import functools
+import os
+import signal
+import threading
+
+import numpy as np
+import torch
+
+from aiosampler import environment_seed
+from tests.support.agents import AgeAgent, DetailedTrajInfo
+from tests.support.in_process import InProcess
+from tests.support.samplers import leaves, small
+from tests.support.worlds import CountingEnv
+
+SEED, B = 5, 8
+
+
+def four_workers(kind, env_fn=CountingEnv, **arguments):
+    """A sampler of four workers with two environments each, of which one may be lost."""
+    defaults = {"batch_B": B, "n_workers": 4, "max_worker_restarts": 1, "agent": AgeAgent(), "bootstrap_value": True}
+    return small(kind, env_fn, **{**defaults, "traj_info_cls": DetailedTrajInfo, **arguments})
+
+
+def oracle(**arguments):
+    defaults = {"batch_T": 5, "batch_B": B, "seed": SEED, "agent": AgeAgent(), "bootstrap_value": True}
+    return InProcess(CountingEnv, **{**defaults, "traj_info_cls": DetailedTrajInfo, **arguments})
+
+
+class Fated(CountingEnv):
+    """Fails as it is told in the n-th step of the environments that were given some seeds."""
+
+    def __init__(self, fault, seeds, n):
+        super().__init__()
+        self._fault, self._seeds, self._n = fault, seeds, n
+        self._taken, self._fated = 0, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self._fated = seed in self._seeds
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        result = super().step(action)
+        self._taken += 1
+        if not self._fated or self._taken != self._n:
+            return result
+        match self._fault:
+            case "raise":
+                raise ValueError("the sky fell")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                threading.Event().wait()
+            case "shape":
+                return np.zeros(4, np.int64), *result[1:]
+        return result
+
+
+def fated(fault, *environments, n=12, evaluation=False, generations=(0,)):
+    seeds = [environment_seed(SEED, b, evaluation=evaluation, restarts=g) for b in environments for g in generations]
+    return functools.partial(Fated, fault, seeds, n)
+
+
+def assert_others_same(got, expected, lost):
+    """All but the columns `lost` are those of a run without failure, bit for bit."""
+    others = [b for b in range(B) if b not in lost]
+    pairs = list(zip(leaves(got), leaves(expected), strict=True))
+    assert len(pairs) > 12
+    for (name, a), (_, b) in pairs:
+        if not name.startswith("env.final_observation"):
+            per_environment = any(part in name for part in ("bootstrap_value", "initial_state", "last_observation"))
+            pick = (others,) if per_environment else (slice(None), others)
+            assert torch.equal(a[pick], b[pick]), name
+    finals = [
+        {(t, b): o.tolist() for t, b, o in zip(f.t.tolist(), f.b.tolist(), f.observation, strict=True) if b in others}
+        for f in (got.env.final_observation, expected.env.final_observation)
+    ]
+    assert finals[0] == finals[1]
+    infos = [
+        [vars(info) for info in samples.traj_infos if info.last[0] not in seeds(lost)] for samples in (got, expected)
+    ]
+    assert infos[0] == infos[1]
+
+
+def seeds(environments, restarts=(0, 1)):
+    return {environment_seed(SEED, b, restarts=g) for b in environments for g in restarts}
+
+
+def assert_whole(samples):
+    """What is not valid is zero everywhere, and the facts of a batch fit each other."""
+    blank = ~samples.valid
+    for name, leaf in leaves(samples):
+        if leaf.shape[:2] == blank.shape:
+            assert not leaf[blank].any(), name
+    assert torch.equal(samples.env.done, samples.env.terminated | samples.env.truncated)
+    ends = torch.nonzero(samples.env.done)
+    assert torch.equal(torch.stack([samples.env.final_observation.t, samples.env.final_observation.b], 1), ends)
+    age, step = samples.agent.agent_info["age"], samples.env.observation[..., 2]
+    assert torch.equal(age[samples.valid].long(), step[samples.valid])  # recurrent state begins with each episode
+
+
+class Replay:
+    """Steps a fresh environment beside a column, from the seed of its replacement on."""
+
+    def __init__(self, b, mid_batch_reset, restarts=1):
+        self._b, self._mid = b, mid_batch_reset
+        self._env = CountingEnv()
+        self._next, _ = self._env.reset(seed=environment_seed(SEED, b, restarts=restarts))
+
+    def check(self, samples):
+        valid, env, b = samples.valid[:, self._b], samples.env, self._b
+        for t in torch.nonzero(valid)[:, 0].tolist():
+            assert env.observation[t, b].tolist() == self._next.tolist()
+            self._next, reward, terminated, truncated, _ = self._env.step(int(samples.agent.action[t, b]))
+            assert (env.reward[t, b], env.terminated[t, b], env.truncated[t, b]) == (reward, terminated, truncated)
+            if terminated or truncated:
+                assert env.final_observation[t, b].tolist() == self._next.tolist()
+                self._next, _ = self._env.reset()
+        last = samples.env.last_observation[b]
+        if self._mid or not env.done[:, b].any():
+            assert valid.all()
+            assert last.tolist() == self._next.tolist()
+        else:
+            assert not last.any()

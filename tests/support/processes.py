@@ -1,0 +1,75 @@
+"""The processes, descriptors and shared memory that tests watch, and waiting for what another process does."""
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+SHARED = Path("/dev/shm")
+
+
+def our_children():
+    """Descendants of this process, without the helper processes that multiprocessing keeps for its own."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            line = " ".join(child.cmdline())
+            # What a fork server forks has its command line, but is its child
+            is_server = "multiprocessing.forkserver" in line and line != " ".join(child.parent().cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE and not is_server and "resource_tracker" not in line:
+                found.append(child)
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+def workers(sampler):
+    """The processes that have no children: all below the sampler process but the action servers."""
+    below = psutil.Process(sampler._process.pid).children(recursive=True)
+    return [process for process in below if not process.children()]
+
+
+def descriptors():
+    """What each open descriptor of this process refers to."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+    return found
+
+
+def shared_files():
+    """The names in /dev/shm."""
+    return set(os.listdir(SHARED))
+
+
+def assert_no_shared_files_left(before, timeout=6.0):
+    """Nothing is new in /dev/shm, but what processes of others on this machine hold; theirs comes and goes."""
+    until = time.monotonic() + timeout
+    while left := shared_files() - before - _of_others():
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
+
+
+def _of_others():
+    """The names in /dev/shm that processes have mapped or open which are not below this one."""
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    names = set()
+    for pid in psutil.pids():
+        if pid not in ours:
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                maps = Path(f"/proc/{pid}/maps").read_text()
+                paths = [line.split(maxsplit=5)[-1].removesuffix(" (deleted)") for line in maps.splitlines()]
+                paths += [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+                names.update(Path(path).name for path in paths if Path(path).parent == SHARED)
+    return names
+
+
+async def until(condition, timeout=10.0):
+    """Wait for what another process does; only its end can be awaited, not its progress."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - it is another process that changes the condition
+            await asyncio.sleep(0.01)
