@@ -74,7 +74,7 @@ class _Sampler:
 
     async def _start(self, parent: ServiceChannel) -> Engine:
         from aiosampler.agents.parameters import Reader
-        from aiosampler.engines.probe import probe
+        from aiosampler.engines.trial import try_out
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
@@ -85,7 +85,7 @@ class _Sampler:
         request: messages.Probe = await parent.receive()
         payload = Payload(request.job)
         set_cpus(None, 1)
-        probed = probe(payload, parent.phase)
+        probed = await try_out(request.job, parent.phase)
         parent.send(probed)
         start: messages.Start = await parent.receive()
         parent.phase("mapping the shared memory")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
+from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.workers.local_acting import local_runner
 from aiosampler.workers.messages import Collect, Collected, Evaluate, Share
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Probed, Start
     from aiosampler.workers.payload import Payload
+    from aiosampler.workers.runner import Runner
 
 
 class Engine:
@@ -34,22 +37,34 @@ class Engine:
         arena.close()  # there are no workers to pass it on to
         job = payload.job
         self._step_clocks = views.step_clocks
-        share = Share(0, range(job.batch.B), range(job.eval_n_envs))
-        self._runner = local_runner(payload=payload, probed=probed, start=start, views=views, share=share, phase=phase)
+        self._runner: Runner | None = None
+        self._make_runner = functools.partial(
+            local_runner,
+            payload=payload,
+            probed=probed,
+            start=start,
+            views=views,
+            share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
+            phase=phase,
+        )
 
     async def start(self) -> None:
-        """Build the environments and reset them."""
-        self._runner.start()
+        """Build the agent and the environments, and reset these."""
+        self._runner = await outside_loop(self._make_runner)
+        await outside_loop(self._runner.start)
 
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot."""
+        assert self._runner is not None
         self._step_clocks[request.slot].fill(0)
-        return Collected([self._runner.collect(request)])
+        return Collected([await outside_loop(self._runner.collect, request)])
 
     async def evaluate(self, request: Evaluate) -> Collected:
         """Evaluate."""
-        return Collected([self._runner.evaluate(request)])
+        assert self._runner is not None
+        return Collected([await outside_loop(self._runner.evaluate, request)])
 
     async def aclose(self) -> None:
         """Close the environments."""
-        self._runner.close()
+        if self._runner is not None:
+            await outside_loop(self._runner.close)

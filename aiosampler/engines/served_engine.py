@@ -14,6 +14,7 @@ from aiosampler.collectors.local_agent import call_agent
 from aiosampler.engines.assignments import Assignment, assign
 from aiosampler.engines.losses import Losses
 from aiosampler.memory.progress import read_progress
+from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.resources import denied
 from aiosampler.runtime.restarts import Restarts
@@ -137,7 +138,7 @@ class Engine:
             job.start_timeout,
             Restarts(job.max_worker_restarts, views.control.restarts, self._assignment.index, self._on_loss, renewed),
         )
-        await all_or_first_error([starting, self._build()])
+        await all_or_first_error([starting, outside_loop(self._build)])
 
     async def collect(self, request: Collect) -> Collected:
         """Serve the workers while they fill a slot."""
@@ -246,7 +247,7 @@ class Engine:
             give_way=self._server_cpus is not None,
         )
 
-    async def _build(self) -> None:
+    def _build(self) -> None:
         """Build the agent, with a copy for each group that shares its model, and the server."""
         job, payload, views = self._job, self._payload, self._views
         agent = payload.agent()

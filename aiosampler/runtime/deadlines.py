@@ -9,6 +9,7 @@ that. One whose parent is gone is asked by nobody and waits for nobody: it has `
 SAMPLER_CLOSE_S = 6.0  # the sampler process: its servers and workers, and its own environments
 SERVER_CLOSE_S = 5.0  # a server process, where there are several: its workers
 WORKER_CLOSE_S = 4.0  # a worker: its environments
+TRIAL_CLOSE_S = 2.0  # the process that has tried out: its own end, its environment is closed by then
 PROBE_CLOSE_S = 0.5  # the sampler process that still tries out: a constructor may never return, and has no say
 ORPHAN_S = 2.0  # any process whose parent is gone
 TERMINATION_S = 0.5  # after SIGTERM, before SIGKILL

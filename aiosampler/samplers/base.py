@@ -267,7 +267,8 @@ class AsyncSamplerMixin:
                 if self._config.debug:
                     self._process.notify_of_phases()
                 await self._process.send(messages.Probe(self._job(), self._engine))
-                probed = await self._receive_start(self._config.start_timeout)
+                timeout = self._config.start_timeout
+                probed = await self._receive_start(timeout and timeout + deadlines.START_MARGIN_S)
                 self._initialize_agent(probed)
                 parameters = parameter_specs(self.agent.model)
                 layout = plan_arena(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.workers import messages
 
@@ -97,8 +98,8 @@ class _Worker:
         work: messages.Work = await parent.receive()
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._arena.close()
-        self._runner = runner = self._make_runner(work, views, parent.phase)
-        runner.start()
+        self._runner = runner = await outside_loop(self._make_runner, work, views, parent.phase)
+        await outside_loop(runner.start)
         parent.send(messages.Started())
         while True:
             parent.look()  # those of the CPU sampler run ahead: the next request is mostly there
@@ -107,12 +108,12 @@ class _Worker:
             with contextlib.suppress(Aborted):
                 match request:
                     case messages.Collect():
-                        finished = runner.collect(request)
+                        finished = await outside_loop(runner.collect, request)
                     case messages.Evaluate():
-                        finished = runner.evaluate(request)
+                        finished = await outside_loop(runner.evaluate, request)
             parent.send(messages.Finished(finished))
 
     async def aclose(self) -> None:
         runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is
         if runner is not None:
-            runner.close()
+            await outside_loop(runner.close)

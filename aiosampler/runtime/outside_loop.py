@@ -1,0 +1,49 @@
+"""Running the user's code in the thread of an event loop as in a plain script: with no loop that is running.
+
+Environments and agents may run a loop of their own (`asyncio.run`), or refuse to be called within one (synchronous
+interfaces of asynchronous libraries). They need the main thread all the same, for signals.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
+    """Call `function` from a callback of the loop, which is no task, while the loop passes for not running.
+
+    Cancelling before it was called has it not called at all; after that there is nothing to cancel.
+    """
+    loop = asyncio.get_running_loop()
+    called: asyncio.Future[Callable[[], Result]] = loop.create_future()
+
+    def call() -> None:
+        asyncio._set_running_loop(None)  # noqa: SLF001 - there is no other way to say it
+        try:
+            result = function(*args)
+            outcome = lambda: result  # noqa: E731 - the counterpart of the other one
+        except BaseException as exc:
+            outcome = _Raise(exc)
+        finally:
+            asyncio._set_running_loop(loop)  # noqa: SLF001 - as above
+        if not called.done():
+            called.set_result(outcome)
+
+    handle = loop.call_soon(call)
+    try:
+        return (await called)()
+    except asyncio.CancelledError:
+        handle.cancel()
+        raise
+
+
+class _Raise:
+    """Raises where it is called: a future does not take every exception, and tells of those that nobody fetched."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._exc = exc
+
+    def __call__(self) -> Any:
+        raise self._exc
