@@ -23,18 +23,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
-from aiosampler.collectors.recording import ALL, LeafWriter, exact_rows, flat_places, flat_rows, make_writer
+from aiosampler.collectors.open_episodes import OpenEpisodes
+from aiosampler.collectors.recording import flat_places, make_writer
+from aiosampler.collectors.slot_rows import SlotRows
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.interfaces import ActionSource, ResetRule
 from aiosampler.memory.progress import AGENT, AT, BRANCH, NOWHERE, TICK
+from aiosampler.memory.slot import Slot, with_private_row
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, seed_sequence
-from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+from aiosampler.specs.trees import tree_map
 
 if TYPE_CHECKING:
     import gymnasium as gym
-
-_PER_ENVIRONMENT = ("initial_state", "bootstrap_value", "final_count", "final_t", "final_observation")
 
 
 class Aborted(Exception):
@@ -49,42 +50,6 @@ class FinishedEpisode(NamedTuple):
     info: TrajInfo
 
 
-def columns(slot: dict[str, Tree], first: int, n: int) -> dict[str, Tree]:
-    """The part of a slot's arrays that belongs to environments `first` to ``first + n - 1``."""
-    span = slice(first, first + n)
-    return {
-        key: tree_map((lambda a: a[span]) if key in _PER_ENVIRONMENT else (lambda a: a[:, span]), value)
-        for key, value in slot.items()
-    }
-
-
-class _Slot:
-    """A slot's columns, with views of the rows that steps write to."""
-
-    def __init__(self, arrays: dict[str, Tree], writer: Any, info_writer: Any, clock: Any) -> None:
-        self.arrays = arrays
-        self.clock = None if clock is None else memoryview(clock)
-        self.observation = writer.rows(arrays["observation"])
-        vectors = isinstance(writer, LeafWriter) and len(writer.shape) == 1
-        self.vectors = flat_rows(arrays["observation"]) if vectors else None
-        self.reward = list(arrays["reward"])
-        self.exact_reward, self.prev_reward = exact_rows(arrays["reward"]), exact_rows(arrays["prev_reward"])
-        self.prev_action = tree_leaves(arrays["prev_action"])
-        # Single cells are written through memoryviews, in a third of the time that NumPy takes
-        self.terminated, self.truncated = memoryview(arrays["terminated"]), memoryview(arrays["truncated"])
-        self.final_count, self.final_t = memoryview(arrays["final_count"]), memoryview(arrays["final_t"])
-        self.env_info = info_writer.rows(arrays["env_info"]) if info_writer else None
-        self.final = writer.rows(arrays["final_observation"])
-        self.carried = [*tree_leaves(arrays["observation"]), *self.prev_action, arrays["prev_reward"]]
-        self.blanked = [arrays["reward"], *tree_leaves(arrays["action"]), *tree_leaves(arrays["agent_info"])]
-
-
-def _with_private_row(slot: dict[str, Tree]) -> dict[str, Tree]:
-    """The arrays of a slot, but for one row of this process's own in place of those that carry over to row 0."""
-    carried = ("observation", "prev_action", "prev_reward")
-    return {**slot, **{key: tree_map(lambda array: np.zeros_like(array[:1]), slot[key]) for key in carried}}
-
-
 class Collector:
     """Steps environments and records into slots.
 
@@ -92,7 +57,7 @@ class Collector:
         environments: The n environments.
         seeds: For the first reset of each.
         first: Global index of the first of them.
-        slots: Arrays of the slots in the structure of `slot_specs` with ``final_observation``, cut to `columns`.
+        slots: Arrays of the slots, cut to the columns of the environments.
         specs: Of a single step.
         actions: Chooses actions.
         rule: Decides about resets.
@@ -110,7 +75,7 @@ class Collector:
         environments: Sequence["gym.Env[Any, Any]"],
         seeds: Sequence[int],
         first: int,
-        slots: Sequence[dict[str, Tree]],
+        slots: Sequence[Slot],
         specs: StepSpecs,
         actions: ActionSource,
         rule: ResetRule,
@@ -121,24 +86,17 @@ class Collector:
         evaluation: bool = False,
     ) -> None:
         self._environments, self._seeds, self._first = environments, seeds, first
-        self._actions, self._rule, self._traj_info = actions, rule, traj_info
+        self._actions, self._rule = actions, rule
         self._cells, self._abort, self._evaluation = memoryview(cells), memoryview(abort), evaluation
-        self._writer = make_writer(specs.observation, "observation")
+        self._writer = writer = make_writer(specs.observation, "observation")
         self._info_writer = make_writer(specs.env_info, "info", partial=True) if specs.env_info else None
-        self._slots = [
-            _Slot(arrays, self._writer, self._info_writer, clocks and clocks[i]) for i, arrays in enumerate(slots)
-        ]
+        self._slots = [SlotRows(slot, writer, self._info_writer, clocks and clocks[i]) for i, slot in enumerate(slots)]
         # Of our own, since a collector that replaces another starts while the user has the slots
-        self._staging = _Slot(_with_private_row(slots[0]), self._writer, self._info_writer, None)
-        self._carry = [np.zeros_like(array[0]) for array in self._staging.carried]
-        rows, self._n = slots[0]["reward"].shape
+        self._staging = SlotRows(with_private_row(slots[0]), writer, self._info_writer)
+        self._kept = self._staging.row_like()
+        T, self._n = slots[0]["reward"].shape
         self._places = flat_places(slots[0]["observation"]) if self._staging.vectors else ()
-        self._history = np.zeros((rows, self._n))  # rewards in double precision, for the trajectory infos
-        self._rewards = [(memoryview(row), row) for row in self._history]  # a memoryview takes numbers alone
-        self._traj_infos = [traj_info() for _ in environments]
-        self._counted = [0] * self._n  # first row of the batch that is not in the trajectory info yet
-        overridden = type(self._traj_infos[0]).step is not TrajInfo.step
-        self._each_step: list[Any] | None = [None] * self._n if overridden else None
+        self._episodes = OpenEpisodes(traj_info, T, self._n)
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
         self._active: list[tuple[int, int, Callable[[Any], Any]]] = []  # column, global index, step
         self._started = False
@@ -158,17 +116,16 @@ class Collector:
             rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i, generation))
             self._decorrelate(slot, i, decorrelation_steps, rng)
         self._cells[AT] = NOWHERE
-        self._keep(slot, 0)
+        slot.keep(0, self._kept)
 
     def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
         """Begin new episodes everywhere, or, where `starts` says no, wait. The first time, environments are seeded."""
         slot = self._staging
         self._cells[BRANCH] = self._evaluation
-        for array in slot.carried:
-            array[0] = 0
+        slot.forget()
         self._waits_from.clear()
         for i in range(self._n):
-            self._traj_infos[i] = self._traj_info()
+            self._episodes.renew(i)
             if starts is None or starts(i):
                 if phase is not None:
                     phase(f"resetting environment {self._first + i}")
@@ -179,27 +136,26 @@ class Collector:
         self._actions.ended(range(self._n))
         self._activate()
         self._cells[AT] = NOWHERE
-        self._keep(slot, 0)
+        slot.keep(0, self._kept)
 
-    def _decorrelate(self, slot: _Slot, i: int, most: int, rng: np.random.Generator) -> None:
+    def _decorrelate(self, slot: SlotRows, i: int, most: int, rng: np.random.Generator) -> None:
         env = self._environments[i]
         env.action_space.seed(int(rng.integers(2**31)))
         for _ in range(rng.integers(most)):
             action = env.action_space.sample()
-            before = tree_map(lambda array: array[0, i].copy(), slot.arrays["observation"])
+            before = tree_map(lambda array: array[0, i].copy(), slot.slot["observation"])
             with self._fault_of("taking a random step", i):
                 observation, reward, terminated, truncated, info = env.step(action)
             with self._fault_of("counting a random step in a TrajInfo", i):
-                self._traj_infos[i].step(before, action, float(reward), terminated, truncated, None, info)
+                self._episodes.infos[i].step(before, action, float(reward), terminated, truncated, None, info)
             if terminated or truncated:
-                self._traj_infos[i] = self._traj_info()
+                self._episodes.renew(i)
                 self._reset(i, slot.observation[0])
-                self._null(slot, 0, i)
+                slot.null_previous(0, i)
             else:
                 with self._fault_of("recording", i):
                     self._writer.write(slot.observation[0], i, observation)
-                    slot.prev_reward[0][i] = reward
-                    self._write_prev_action(slot, i, action)
+                    slot.write_previous(0, i, action, reward)
 
     def collect(self, index: int, T: int) -> list[FinishedEpisode]:
         """Fill T rows of slot `index`; return the episodes that ended, ordered by step and environment.
@@ -228,10 +184,11 @@ class Collector:
         """Whether all environments wait."""
         return not self._active
 
-    def _step(self, slot: _Slot, T: int) -> None:
+    def _step(self, slot: SlotRows, T: int) -> None:
         """Take T steps, or as many as there are environments that do not wait."""
         cells, abort, clock, act = self._cells, self._abort, slot.clock, self._actions.act
-        write, places, each_step = self._writer.write, self._places, self._each_step
+        write, places, episodes = self._writer.write, self._places, self._episodes
+        each_step: list[Any] | None = [None] * self._n if episodes.each_step else None
         write_info = None if slot.env_info is None else self._info_writer.write  # type: ignore[union-attr] # there then
         i, reward = -1, 0.0
         for t in range(T):
@@ -242,7 +199,7 @@ class Collector:
             actions = act(t)
             row = slot.observation[t + 1]
             vectors = slot.vectors[t + 1] if slot.vectors is not None else None
-            rewards, rewards_array = self._rewards[t]
+            rewards, rewards_array = episodes.rewards[t]
             if clock is not None:
                 clock[t, 0] = perf_counter_ns()
             ended = []
@@ -270,10 +227,9 @@ class Collector:
                 if type(exc) is TypeError and "for format 'd'" in str(exc):  # from the line that takes the reward
                     cause = TypeError(f"the reward must be a number, got {reward!r}")
                 raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from cause
-            slot.reward[t][:] = rewards_array
-            slot.prev_reward[t + 1][ALL] = slot.exact_reward[t]
+            slot.write_rewards(t, rewards_array)
             if each_step is not None:
-                self._count_step(slot, t, each_step)
+                self._count_step(slot, t, rewards, each_step)
             if ended:
                 self._end(slot, t, ended)
             if clock is not None:
@@ -281,23 +237,16 @@ class Collector:
             if not self._active:
                 break  # all wait: the rest is blank
 
-    def _end(self, slot: _Slot, t: int, ended: list[tuple[int, Any, bool, bool]]) -> None:
+    def _end(self, slot: SlotRows, t: int, ended: list[tuple[int, Any, bool, bool]]) -> None:
         for i, observation, terminated, truncated in ended:
             self._cells[AT] = self._first + i
-            k = slot.final_count[i]
-            self._writer.write(slot.final[i], k, observation)
-            slot.final_t[i, k] = t
-            slot.final_count[i] = k + 1
-            slot.terminated[t, i] = terminated
-            slot.truncated[t, i] = truncated
+            slot.write_end(t, i, observation, terminated, truncated)
             try:
-                self._count(i, t + 1)
-                info = self._traj_infos[i].terminate(observation)
-                self._traj_infos[i] = self._traj_info()
+                info = self._episodes.terminate(i, t + 1, observation)
             except Exception as exc:
                 raise EnvironmentFault("finishing a TrajInfo", self._first + i, self._evaluation) from exc
             self._finished.append(FinishedEpisode(t, self._first + i, info))
-            self._null(slot, t + 1, i)
+            slot.null_previous(t + 1, i)
             if self._rule.reset_now(i):
                 self._reset(i, slot.observation[t + 1])
             else:
@@ -306,17 +255,9 @@ class Collector:
             self._activate()
         self._actions.ended([i for i, *_ in ended])
 
-    def _begin(self, slot: _Slot) -> None:
-        for carry, array in zip(self._carry, slot.carried, strict=True):
-            array[0] = carry
-        arrays = slot.arrays
-        arrays["terminated"].fill(False)
-        arrays["truncated"].fill(False)
-        arrays["valid"].fill(True)
-        arrays["final_count"].fill(0)
-        for array in tree_leaves(arrays["env_info"]):
-            array.fill(0)
-        self._counted = [0] * self._n
+    def _begin(self, slot: SlotRows) -> None:
+        slot.begin(self._kept)
+        self._episodes.begin()
         if self._rule.resets_at_begin and self._waits_from:
             waiting = sorted(self._waits_from)
             self._waits_from.clear()
@@ -327,31 +268,20 @@ class Collector:
         for i in self._waits_from:
             self._wait(slot, i, 0)
 
-    def _wait(self, slot: _Slot, i: int, start: int) -> None:
-        """Leave environment i alone from row `start` on; the agent, which acts for all of them, sees zeros of it."""
+    def _wait(self, slot: SlotRows, i: int, start: int) -> None:
+        """Leave environment i alone from row `start` on."""
         self._waits_from[i] = start
-        self._history[start:, i] = 0
-        for observations in tree_leaves(slot.arrays["observation"]):
-            observations[start:, i] = 0
+        self._episodes.wait(start, i)
+        slot.wait(start, i)
 
-    def _finish(self, slot: _Slot, T: int) -> None:
-        arrays = slot.arrays
-        for i, start in self._waits_from.items():
-            arrays["valid"][start:, i] = False
-            for array in slot.blanked:
-                array[start:, i] = 0
-            for array in slot.prev_action:
-                array[start:, i] = 0
-            arrays["prev_reward"][start:, i] = 0
-            if arrays["bootstrap_value"] is not None:
-                arrays["bootstrap_value"][i] = 0
-        np.logical_or(arrays["terminated"], arrays["truncated"], out=arrays["done"])
+    def _finish(self, slot: SlotRows, T: int) -> None:
+        slot.finish(self._waits_from.items())
         try:
             for i, *_ in self._active:
-                self._count(i, T)
+                self._episodes.count(i, T)
         except Exception as exc:
             raise EnvironmentFault("counting in a TrajInfo", self._first + i, self._evaluation) from exc
-        self._keep(slot, T)
+        slot.keep(T, self._kept)
 
     def _reset(self, i: int, row: Any, seed: int | None = None) -> None:
         self._cells[TICK] += 1
@@ -362,44 +292,12 @@ class Collector:
         except Exception as exc:
             raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc
 
-    def _keep(self, slot: _Slot, t: int) -> None:
-        """Keep row t for the next batch: the slot goes to the user, who may write to it."""
-        for carry, array in zip(self._carry, slot.carried, strict=True):
-            carry[...] = array[t]
-
-    def _null(self, slot: _Slot, t: int, i: int) -> None:
-        slot.prev_reward[t][i] = 0
-        for array in slot.prev_action:
-            array[t, i] = 0
-
-    def _count(self, i: int, end: int) -> None:
-        """Bring the trajectory info of environment i up to row `end`."""
-        if self._each_step is None:
-            self._traj_infos[i].extend(self._history[self._counted[i] : end, i].tolist())
-        self._counted[i] = end
-
-    def _count_step(self, slot: _Slot, t: int, each_step: list[Any]) -> None:
-        arrays, rewards = slot.arrays, self._history[t].tolist()
+    def _count_step(self, slot: SlotRows, t: int, rewards: Any, each_step: list[Any]) -> None:
         for i, *_ in self._active:
-
-            def pick(array: Any, i: int = i) -> Any:
-                return array[t, i]
-
+            observation, action, agent_info = slot.inputs(t, i)
             terminated, truncated, info = each_step[i]
             with self._fault_of("counting a step in a TrajInfo", i):
-                self._traj_infos[i].step(
-                    tree_map(pick, arrays["observation"]),
-                    tree_map(pick, arrays["action"]),
-                    rewards[i],
-                    terminated,
-                    truncated,
-                    tree_map(pick, arrays["agent_info"]),
-                    info,
-                )
-
-    def _write_prev_action(self, slot: _Slot, i: int, action: Tree) -> None:
-        for array, leaf in zip(slot.prev_action, tree_leaves(action), strict=True):
-            array[0, i] = leaf
+                self._episodes.infos[i].step(observation, action, rewards[i], terminated, truncated, agent_info, info)
 
     def _activate(self) -> None:
         self._active = [

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiosampler.collectors.collector import columns
-from aiosampler.specs.trees import Tree, tree_leaves
+from aiosampler.memory.slot import Blanks, Slot, columns
 from aiosampler.workers.messages import Loss
 
 if TYPE_CHECKING:
@@ -17,10 +16,8 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.workers.messages import Job, Share
 
-_ROWS = ("observation", "prev_action", "prev_reward", "action", "agent_info", "reward", "env_info")
 
-
-def blank(slot: dict[str, Tree], step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
+def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
     """Blank the rows of a batch that a worker did not complete, as those of environments that wait are.
 
     Its last row is kept only where an episode ends in it: else nothing would tell that what follows it is missing.
@@ -40,7 +37,7 @@ def blank(slot: dict[str, Tree], step_ends: Any, *, waits: bool) -> tuple[int, i
         flags[complete:] = False  # of a row that was begun, or of the batch that was in this slot before
     done = np.logical_or(slot["terminated"], slot["truncated"], out=slot["done"])
     waiting = done.any(axis=0) & waits
-    lost = 0
+    lost, blanks = 0, Blanks(slot)
     for i in range(n):
         if waiting[i]:
             start = int(done[:, i].argmax()) + 1
@@ -48,16 +45,9 @@ def blank(slot: dict[str, Tree], step_ends: Any, *, waits: bool) -> tuple[int, i
             start = complete if complete < T or done[-1, i] else T - 1
             lost += T - start
         slot["valid"][:start, i] = True
-        slot["valid"][start:, i] = False
         slot["final_count"][i] = np.count_nonzero(done[:, i])
-        for key in _ROWS:
-            for array in tree_leaves(slot[key]):
-                array[start:, i] = 0
-        if start == 0:
-            for array in tree_leaves(slot["initial_state"]):
-                array[i] = 0
-    if slot["bootstrap_value"] is not None:
-        slot["bootstrap_value"].fill(0)
+        blanks.inputs(start, i)
+        blanks.rest(start, i)
     return lost, int(np.count_nonzero(done)), waiting
 
 

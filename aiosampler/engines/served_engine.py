@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aiosampler.agents.parameters import AdoptedParameters
-from aiosampler.collectors.collector import Aborted, columns
+from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import call_agent
 from aiosampler.engines.assignments import Assignment, assign
 from aiosampler.engines.losses import Losses
 from aiosampler.memory.progress import read_progress
+from aiosampler.memory.slot import columns
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.resources import denied

@@ -10,9 +10,10 @@ from aiosampler.memory.clocks import stage_clock_specs, step_clock_specs
 from aiosampler.memory.control import Control, control_specs
 from aiosampler.memory.layout import Layout, plan
 from aiosampler.memory.progress import progress_specs
+from aiosampler.memory.slot import Slot, slot_specs
 from aiosampler.signals.rendezvous import rendezvous_specs
-from aiosampler.specs.batch import BatchSpec, StepSpecs, slot_specs, sparse_specs
-from aiosampler.specs.trees import Tree
+from aiosampler.specs.batch import BatchSpec, StepSpecs
+from aiosampler.specs.trees import Tree, tree_map
 
 N_SLOTS = 2
 
@@ -41,8 +42,13 @@ def plan_arena(
         counts: Whose progress and times there are.
         evaluation: Leading shape of the slot of evaluation; None if each process keeps its own.
     """
-    eval_slot = None if evaluation is None else eval_slot_specs(evaluation, step)
-    eval_final = eval_slot and eval_slot.pop("final_observation")
+
+    def slots(*, sparse: bool) -> dict[str, Tree]:
+        return {
+            "slots": (slot_specs(batch, step, sparse=sparse),) * N_SLOTS,
+            "evaluation": None if evaluation is None else _eval_slot_specs(evaluation, step, sparse=sparse),
+        }
+
     dense = {
         "control": control_specs(counts.servers),
         "progress": progress_specs(
@@ -50,18 +56,21 @@ def plan_arena(
         ),
         "rendezvous": rendezvous_specs(counts.workers if counts.servers else 0),
         "parameters": parameters,
-        "slots": (slot_specs(batch, step),) * N_SLOTS,
-        "evaluation": eval_slot,
+        **slots(sparse=False),
         "step_clocks": (step_clock_specs(counts.workers, batch.T),) * N_SLOTS,
         "stage_clocks": (stage_clock_specs(counts.groups, batch.T),) * N_SLOTS,
     }
-    return plan(dense, {"final_observation": (sparse_specs(batch, step),) * N_SLOTS, "eval_final": eval_final})
+    return plan(dense, slots(sparse=True))
 
 
-def eval_slot_specs(batch: BatchSpec, step: StepSpecs) -> dict[str, Tree]:
-    """The arrays of the slot that evaluation writes to, final observations among them; values are not asked for."""
-    step = dataclasses.replace(step, value=None)
-    return {**slot_specs(batch, step), "final_observation": sparse_specs(batch, step)}
+def _eval_slot_specs(evaluation: BatchSpec, step: StepSpecs, *, sparse: bool) -> Slot:
+    return slot_specs(evaluation, dataclasses.replace(step, value=None), sparse=sparse)  # values are not asked for
+
+
+def private_eval_slot(evaluation: BatchSpec, step: StepSpecs) -> Slot:
+    """A slot of this process's own for evaluation to write to."""
+    specs = [_eval_slot_specs(evaluation, step, sparse=sparse) for sparse in (False, True)]
+    return tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), {**specs[0], **specs[1]})  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class ArenaViews:
         progress: ``[P, 8]`` int64: where each worker is, then each server, then the sampler process.
         rendezvous: ``[W, ...]``: where each worker meets its action server.
         parameters: Of the parameter store, in the structure of its specs.
-        slots: For each slot, its arrays by the names of `slot_specs`, with ``final_observation``.
+        slots: For each slot, its arrays by the names of `aiosampler.memory.slot.FIELDS`.
         evaluation_slot: The same of the slot that evaluation writes to; None if each process keeps its own.
         step_clocks: For each slot, ``[W, T, 2]`` int64: when workers stepped.
         stage_clocks: For each slot, ``[G, T, 5]`` int64: when groups were served.
@@ -83,8 +92,8 @@ class ArenaViews:
     progress: np.ndarray[Any, Any]
     rendezvous: np.ndarray[Any, Any]
     parameters: Tree
-    slots: tuple[dict[str, Tree], ...]
-    evaluation_slot: dict[str, Tree] | None
+    slots: tuple[Slot, ...]
+    evaluation_slot: Slot | None
     step_clocks: tuple[np.ndarray[Any, Any], ...]
     stage_clocks: tuple[np.ndarray[Any, Any], ...]
 
@@ -92,14 +101,13 @@ class ArenaViews:
 def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
     """Views of the arena that `plan_arena` has laid out in `buffer`."""
     dense, sparse = layout.views(buffer)
-    finals, evaluation = sparse["final_observation"], dense["evaluation"]
     return ArenaViews(
         control=Control(dense["control"]),
         progress=dense["progress"],
         rendezvous=dense["rendezvous"],
         parameters=dense["parameters"],
-        slots=tuple({**slot, "final_observation": final} for slot, final in zip(dense["slots"], finals, strict=True)),
-        evaluation_slot=evaluation and {**evaluation, "final_observation": sparse["eval_final"]},
+        slots=tuple({**slot, **rest} for slot, rest in zip(dense["slots"], sparse["slots"], strict=True)),
+        evaluation_slot=dense["evaluation"] and {**dense["evaluation"], **sparse["evaluation"]},
         step_clocks=dense["step_clocks"],
         stage_clocks=dense["stage_clocks"],
     )

@@ -22,11 +22,12 @@ from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerErr
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.memory.progress import read_progress
+from aiosampler.memory.slot import poison
 from aiosampler.options import SamplerConfig, pickle_payload, registered
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.resources import denied
-from aiosampler.samplers.samples import filled_samples, poison, samples_view
+from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from aiosampler.errors import SamplerError
+from aiosampler.memory.slot import Part, Slot, shown
 from aiosampler.samplers.timeline import Timeline, empty_timeline
-from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+from aiosampler.specs.trees import Tree, tree_map
 
 if TYPE_CHECKING:
     from aiosampler.collectors.traj_info import TrajInfo
@@ -216,48 +217,21 @@ class Samples:
         )
 
 
-def poison(slot: dict[str, Tree]) -> None:
-    """Fill a slot with values that no batch has: NaN, the lowest of signed and the highest of unsigned numbers."""
-    for name, tree in slot.items():
-        for array in [] if name.startswith("final_") else tree_leaves(tree):
-            match array.dtype.kind:
-                case "f":
-                    array.fill(np.nan)
-                case "i":
-                    array.fill(np.iinfo(array.dtype).min)
-                case "u":
-                    array.fill(np.iinfo(array.dtype).max)
-                case _:
-                    array.fill(True)
-
-
-def samples_view(arrays: dict[str, Tree]) -> Samples:
+def samples_view(slot: Slot) -> Samples:
     """The samples of a slot, without the facts of any batch."""
-    tensors = {key: tree_map(torch.from_numpy, value) for key, value in arrays.items() if not key.startswith("final_")}
-    T = arrays["reward"].shape[0]
 
-    def head(tree: Tree) -> Tree:
-        return tree_map(lambda leaf: leaf[:T], tree)
+    def tensors(part: Part) -> dict[str, Tree]:
+        return {name: tree_map(torch.from_numpy, tree) for name, tree in shown(slot, part)}
 
-    agent = AgentSamples(
-        action=tensors["action"],
-        prev_action=head(tensors["prev_action"]),
-        agent_info=tensors["agent_info"],
-        bootstrap_value=tensors["bootstrap_value"],
-        initial_state=tensors["initial_state"],
+    return Samples(
+        agent=AgentSamples(**tensors(Part.AGENT)),
+        env=EnvSamples(**tensors(Part.ENV), final_observation=FinalObservations({})),
+        **tensors(Part.SAMPLES),
+        traj_infos=[],
+        itr=-1,
+        policy_version=-1,
+        stats=SampleStats(0, 0.0, empty_timeline()),
     )
-    env = EnvSamples(
-        observation=head(tensors["observation"]),
-        reward=tensors["reward"],
-        prev_reward=head(tensors["prev_reward"]),
-        terminated=tensors["terminated"],
-        truncated=tensors["truncated"],
-        done=tensors["done"],
-        env_info=tensors["env_info"],
-        last_observation=tree_map(lambda leaf: leaf[T], tensors["observation"]),
-        final_observation=FinalObservations({}),
-    )
-    return Samples(agent, env, tensors["valid"], [], -1, -1, SampleStats(0, 0.0, empty_timeline()))
 
 
 def filled_samples(

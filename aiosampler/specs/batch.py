@@ -1,18 +1,12 @@
-"""The specs of one batch: its leading shape, and the arrays that a slot holds."""
+"""The specs of one batch: its leading shape, and what a step consists of."""
 
 import operator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from aiosampler.errors import ConfigError
-from aiosampler.specs.arrays import ArraySpec, batched
+from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.trees import Tree
-
-FLOAT32 = np.dtype(np.float32)
-INT32 = np.dtype(np.int32)
-BOOL = np.dtype(np.bool_)
 
 
 def as_integer(name: str, value: Any, minimum: int) -> int:
@@ -52,37 +46,3 @@ class StepSpecs:
     env_info: Tree
     state: Tree  # recurrent state
     value: ArraySpec | None  # None: no bootstrap value is recorded
-
-
-def slot_specs(batch: BatchSpec, step: StepSpecs) -> Tree:
-    """The arrays of one slot; together with `sparse_specs`, all that a batch consists of.
-
-    Observations and what the agent is given beside them have T + 1 rows: row t + 1 is written when the environments
-    have taken step t, and is read as the agent's input of step t + 1.
-    """
-    T, B = batch.T, batch.B
-    return {
-        "observation": batched(step.observation, T + 1, B),
-        "prev_action": batched(step.action, T + 1, B),
-        "prev_reward": ArraySpec((T + 1, B), FLOAT32),
-        "action": batched(step.action, T, B),
-        "agent_info": batched(step.agent_info, T, B),
-        "reward": ArraySpec((T, B), FLOAT32),
-        "terminated": ArraySpec((T, B), BOOL),
-        "truncated": ArraySpec((T, B), BOOL),
-        "done": ArraySpec((T, B), BOOL),
-        "valid": ArraySpec((T, B), BOOL),
-        "env_info": batched(step.env_info, T, B),
-        "initial_state": batched(step.state, B),
-        "bootstrap_value": step.value and step.value.batched(B),
-        "final_count": ArraySpec((B,), INT32),
-        "final_t": ArraySpec((B, T), INT32),
-    }
-
-
-def sparse_specs(batch: BatchSpec, step: StepSpecs) -> Tree:
-    """Final observations, the k-th end of environment b at ``[b, k]``.
-
-    There is room for an end at each step; pages that are never written take no memory.
-    """
-    return batched(step.observation, batch.B, batch.T)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
-from aiosampler.memory.arena_map import eval_slot_specs
-from aiosampler.specs.trees import tree_map
+from aiosampler.memory.arena_map import private_eval_slot
 from aiosampler.workers.payload import initialize_agent
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
@@ -40,13 +38,12 @@ def local_runner(
         phase: Told what is being done.
     """
     job = payload.job
-    eval_specs = eval_slot_specs(job.eval_batch, start.specs) if job.eval_batch else {}
     return Runner(
         payload=payload,
         specs=start.specs,
         views=views,
         share=share,
-        eval_slot=tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), eval_specs),
+        eval_slot=private_eval_slot(job.eval_batch, start.specs) if job.eval_batch else {},
         aborts=(views.control.abort_batch, views.control.abort_evaluation),
         acting=LocalActing(payload, probed, start, views, share),
         phase=phase,

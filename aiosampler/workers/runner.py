@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.collectors.collector import Collector, columns
+from aiosampler.collectors.collector import Collector
 from aiosampler.collectors.environments import fault_of
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
+from aiosampler.memory.slot import columns
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.episodes import pack_episodes
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from aiosampler import WorkerDied, WorkerError, WorkerTimeout, environment_seed
-from aiosampler.collectors.collector import columns
 from aiosampler.engines.losses import blank
+from aiosampler.memory.slot import columns
 from tests.support.losses import SEED, B, Replay, assert_others_same, assert_whole, fated, four_workers, oracle, seeds
 from tests.support.processes import until, workers
 from tests.support.samplers import PARALLEL, leaves

@@ -17,10 +17,11 @@ from aiosampler import (
 )
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.environments import AgentFault
+from aiosampler.memory.slot import slot_specs
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.servers.pipeline import Pipeline
 from aiosampler.specs.arrays import ArraySpec
-from aiosampler.specs.batch import StepSpecs, slot_specs
+from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.trees import tree_map
 
 SERVERS = [AsyncActionServer, AsyncAlternatingActionServer, AsyncNoOverlapAlternatingActionServer]
@@ -281,6 +282,7 @@ async def test_actions_state_and_values_are_written_for_each_group(server):
             observation=integer, action=integer, agent_info={"count": integer}, env_info={}, state=integer,
             value=ArraySpec((), np.dtype(np.float32)),
         ),
+        sparse=False,
     )  # fmt: skip
     pipelines = []
     for g in range(server.n_groups):

@@ -1,0 +1,60 @@
+"""The episodes that are under way, and their statistics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from aiosampler.collectors.traj_info import TrajInfo
+
+
+class OpenEpisodes:
+    """The trajectory infos of the episodes of n environments.
+
+    Rewards are kept here in double precision, from which infos are brought up to date where an episode or a batch ends;
+    or at each step, where their class overrides `TrajInfo.step`.
+
+    Args:
+        traj_info: Makes the statistics of a new episode.
+        T: Most steps of a batch.
+        n: Number of environments.
+
+    Attributes:
+        infos: Of each environment.
+        rewards: For each step of a batch, the rewards ``[n]`` as a memoryview, which takes numbers alone, and as an
+            array.
+        each_step: Whether `step` is to be called for each step; otherwise `count` does what there is to do.
+    """
+
+    def __init__(self, traj_info: Callable[[], TrajInfo], T: int, n: int) -> None:
+        self._make, self._n = traj_info, n
+        self._history: np.ndarray[Any, Any] = np.zeros((T, n))
+        self.rewards = [(memoryview(row), row) for row in self._history]
+        self.infos = [traj_info() for _ in range(n)]
+        self.each_step = type(self.infos[0]).step is not TrajInfo.step
+        self._counted = [0] * n  # first row of the batch that is not in the trajectory info yet
+
+    def begin(self) -> None:
+        """A batch begins."""
+        self._counted = [0] * self._n
+
+    def renew(self, i: int) -> None:
+        """An episode of environment i begins."""
+        self.infos[i] = self._make()
+
+    def wait(self, start: int, i: int) -> None:
+        """Environment i takes no step from row `start` on."""
+        self._history[start:, i] = 0
+
+    def count(self, i: int, end: int) -> None:
+        """Bring the trajectory info of environment i up to row `end`."""
+        if not self.each_step:
+            self.infos[i].extend(self._history[self._counted[i] : end, i].tolist())
+        self._counted[i] = end
+
+    def terminate(self, i: int, end: int, observation: Any) -> TrajInfo:
+        """The episode of environment i has ended before row `end`; return what to report, and begin another."""
+        self.count(i, end)
+        info = self.infos[i].terminate(observation)
+        self.renew(i)
+        return info

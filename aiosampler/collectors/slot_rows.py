@@ -1,0 +1,108 @@
+"""The rows of a slot that a collector writes to, as views made once, so that a step makes none."""
+
+from collections.abc import Iterable
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from aiosampler.collectors.recording import ALL, LeafWriter, Writer, exact_rows, flat_rows
+from aiosampler.memory.slot import Blanks, Slot, carried, clear
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+
+class SlotRows:
+    """A slot's columns, with views of their rows.
+
+    Args:
+        slot: Arrays of the slot, cut to the collector's columns.
+        writer: Writes observations.
+        info_writer: Writes what is recorded of infos; None if nothing is.
+        clock: Array ``[T, 2]`` for the times at which steps begin and end; None to tell none.
+
+    Attributes:
+        observation: For each of T + 1 rows, what `writer` takes.
+        vectors: The same flattened, for observations that are vectors; None for others.
+        env_info: For each of T rows, what `info_writer` takes; None without it.
+        clock: As a memoryview.
+    """
+
+    def __init__(self, slot: Slot, writer: Writer, info_writer: Writer | None, clock: Any = None) -> None:
+        self.slot, self._writer = slot, writer
+        self.clock = None if clock is None else memoryview(clock)
+        self.observation = writer.rows(slot["observation"])
+        vectors = isinstance(writer, LeafWriter) and len(writer.shape) == 1
+        self.vectors = flat_rows(slot["observation"]) if vectors else None
+        self.env_info = info_writer.rows(slot["env_info"]) if info_writer else None
+        self._reward = list(slot["reward"])
+        self._exact_reward, self._prev_reward = exact_rows(slot["reward"]), exact_rows(slot["prev_reward"])
+        self._prev_action = tree_leaves(slot["prev_action"])
+        # Single cells are written through memoryviews, in a third of the time that NumPy takes
+        self._terminated, self._truncated = memoryview(slot["terminated"]), memoryview(slot["truncated"])
+        self._final_count, self._final_t = memoryview(slot["final_count"]), memoryview(slot["final_t"])
+        self._final_observation = writer.rows(slot["final_observation"])
+        self._carried, self._blanks = carried(slot), Blanks(slot)
+
+    def row_like(self) -> list[Any]:
+        """Arrays of one row of what is carried from batch to batch, for `keep` and `begin`."""
+        return [np.zeros_like(array[0]) for array in self._carried]
+
+    def keep(self, t: int, kept: list[Any]) -> None:
+        """Keep row t for the next batch in `kept`: the slot goes to the user, who may write to it."""
+        for row, array in zip(kept, self._carried, strict=True):
+            row[...] = array[t]
+
+    def begin(self, kept: list[Any]) -> None:
+        """Begin a batch, its row 0 being what was kept."""
+        for row, array in zip(kept, self._carried, strict=True):
+            array[0] = row
+        clear(self.slot)
+
+    def forget(self) -> None:
+        """Set row 0 of what is carried to zero."""
+        for array in self._carried:
+            array[0] = 0
+
+    def write_rewards(self, t: int, rewards: np.ndarray[Any, Any]) -> None:
+        """Record the rewards ``[n]`` of step t, as the reward of row t and the previous one of row t + 1."""
+        self._reward[t][:] = rewards
+        self._prev_reward[t + 1][ALL] = self._exact_reward[t]
+
+    def write_end(self, t: int, i: int, observation: Any, terminated: bool, truncated: bool) -> None:
+        """Record that an episode of environment i ended at step t."""
+        k = self._final_count[i]
+        self._writer.write(self._final_observation[i], k, observation)
+        self._final_t[i, k] = t
+        self._final_count[i] = k + 1
+        self._terminated[t, i] = terminated
+        self._truncated[t, i] = truncated
+
+    def write_previous(self, t: int, i: int, action: Tree, reward: SupportsFloat) -> None:
+        """Record what was done before row t, and what came of it."""
+        self._prev_reward[t][i] = reward
+        for array, leaf in zip(self._prev_action, tree_leaves(action), strict=True):
+            array[t, i] = leaf
+
+    def null_previous(self, t: int, i: int) -> None:
+        """Nothing was before row t: an episode starts there."""
+        self._prev_reward[t][i] = 0
+        for array in self._prev_action:
+            array[t, i] = 0
+
+    def wait(self, start: int, i: int) -> None:
+        """Leave environment i alone from row `start` on; the agent, which acts for all of them, sees zeros of it."""
+        self._blanks.inputs(start, i)
+
+    def finish(self, waits_from: Iterable[tuple[int, int]]) -> None:
+        """Complete a batch; `waits_from` tells each environment that waits, and its first row that is blank."""
+        for i, start in waits_from:
+            self._blanks.rest(start, i)
+        np.logical_or(self.slot["terminated"], self.slot["truncated"], out=self.slot["done"])
+
+    def inputs(self, t: int, i: int) -> tuple[Tree, Tree, Tree]:
+        """Observation, action and agent info of environment i in row t; views."""
+
+        def pick(array: Any) -> Any:
+            return array[t, i]
+
+        slot = self.slot
+        return tuple(tree_map(pick, slot[name]) for name in ("observation", "action", "agent_info"))

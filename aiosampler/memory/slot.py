@@ -1,0 +1,221 @@
+"""What a slot of the double buffer consists of: one table of its fields, and all that follows from it.
+
+The layout of the arena, the cut for one worker or group, what is carried to the next batch, what is cleared when a
+batch begins, what is blanked where an environment is left alone, and how a batch is shown to the user: all of it is
+derived from `FIELDS`. A new field is one line there, and one where it is written.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+
+from aiosampler.specs.arrays import ArraySpec, batched
+from aiosampler.specs.batch import BatchSpec, StepSpecs
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+#: The arrays of a slot: a tree for each field, by name.
+Slot = dict[str, Tree]
+
+
+class Axes(Enum):
+    """Leading axes of a field; T is time, B counts environments."""
+
+    STEPS = "[T, B]"
+    #: Row t + 1 is written when the environments have taken step t, and is the agent's input of step t + 1. The last
+    #: row is carried to row 0 of the next batch.
+    STEPS_AND_NEXT = "[T + 1, B]"
+    ENVIRONMENTS = "[B]"
+    #: The k-th end of environment b is at ``[b, k]``. There is room for an end at each step.
+    ENDS = "[B, T]"
+
+
+class Blank(Enum):
+    """What is set to zero of an environment that waits from row `start` on, or whose worker was lost there."""
+
+    #: Its rows from `start` on, when the batch is complete.
+    ROWS = auto()
+    #: The same, and at once where an environment waits: the agent acts for all environments, and is shown zeros.
+    ROWS_AT_ONCE = auto()
+    #: Its element.
+    ELEMENT = auto()
+    #: Its element if `start` is 0: nothing of the batch is there.
+    ELEMENT_OF_EMPTY = auto()
+    #: Nothing: what there is to read of it is told by a count.
+    NOTHING = auto()
+
+
+class Part(Enum):
+    """The part of `Samples` that shows a field."""
+
+    SAMPLES = auto()
+    AGENT = auto()
+    ENV = auto()
+    #: None under the name of the field: what the fields of an end hold is shown as `FinalObservations`.
+    HIDDEN = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A field of a slot.
+
+    Attributes:
+        name: Its key in a slot, and the name of the attribute that shows it.
+        axes: Its leading axes.
+        element: The tree of `ArraySpec` of one element, without leading axes, from the specs of a step; None where
+            there is nothing to record.
+        part: Where the user sees it. Of fields with T + 1 rows that is the first T.
+        next_name: Name of the attribute that shows row T; None for those whose row T is not shown.
+        blank: What is set to zero where an environment is left alone.
+        cleared_to: What it is filled with when a batch begins; None if each element is written in each batch.
+        sparse: Whether it is written here and there only, so that its memory is not reserved.
+    """
+
+    name: str
+    axes: Axes
+    element: Callable[[StepSpecs], Tree]
+    part: Part
+    next_name: str | None = None
+    blank: Blank = Blank.ROWS
+    cleared_to: bool | int | None = None
+    sparse: bool = False
+
+    def specs(self, batch: BatchSpec, step: StepSpecs) -> Tree:
+        """Its tree of `ArraySpec` in a slot."""
+        leading = {
+            Axes.STEPS: (batch.T, batch.B),
+            Axes.STEPS_AND_NEXT: (batch.T + 1, batch.B),
+            Axes.ENVIRONMENTS: (batch.B,),
+            Axes.ENDS: (batch.B, batch.T),
+        }
+        return batched(self.element(step), *leading[self.axes])
+
+
+def _each(dtype: type) -> Callable[[StepSpecs], ArraySpec]:
+    spec = ArraySpec((), np.dtype(dtype))
+    return lambda step: spec
+
+
+# fmt: off
+FIELDS = (
+    Field(name="observation", axes=Axes.STEPS_AND_NEXT, element=lambda step: step.observation, part=Part.ENV,
+          next_name="last_observation", blank=Blank.ROWS_AT_ONCE),
+    Field(name="prev_action", axes=Axes.STEPS_AND_NEXT, element=lambda step: step.action, part=Part.AGENT),
+    Field(name="prev_reward", axes=Axes.STEPS_AND_NEXT, element=_each(np.float32), part=Part.ENV),
+    Field(name="action", axes=Axes.STEPS, element=lambda step: step.action, part=Part.AGENT),
+    Field(name="agent_info", axes=Axes.STEPS, element=lambda step: step.agent_info, part=Part.AGENT),
+    Field(name="reward", axes=Axes.STEPS, element=_each(np.float32), part=Part.ENV),
+    Field(name="terminated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
+    Field(name="truncated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
+    Field(name="done", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV),
+    Field(name="valid", axes=Axes.STEPS, element=_each(np.bool_), part=Part.SAMPLES, cleared_to=True),
+    Field(name="env_info", axes=Axes.STEPS, element=lambda step: step.env_info, part=Part.ENV, cleared_to=0),
+    Field(name="initial_state", axes=Axes.ENVIRONMENTS, element=lambda step: step.state, part=Part.AGENT,
+          blank=Blank.ELEMENT_OF_EMPTY),
+    Field(name="bootstrap_value", axes=Axes.ENVIRONMENTS, element=lambda step: step.value, part=Part.AGENT,
+          blank=Blank.ELEMENT),
+    Field(name="final_count", axes=Axes.ENVIRONMENTS, element=_each(np.int32), part=Part.HIDDEN,
+          blank=Blank.NOTHING, cleared_to=0),
+    Field(name="final_t", axes=Axes.ENDS, element=_each(np.int32), part=Part.HIDDEN, blank=Blank.NOTHING),
+    Field(name="final_observation", axes=Axes.ENDS, element=lambda step: step.observation, part=Part.HIDDEN,
+          blank=Blank.NOTHING, sparse=True),
+)
+# fmt: on
+
+
+def slot_specs(batch: BatchSpec, step: StepSpecs, *, sparse: bool) -> Slot:
+    """The specs of the arrays of one slot: of those that are sparse, or of all others."""
+    return {field.name: field.specs(batch, step) for field in FIELDS if field.sparse == sparse}
+
+
+def columns(slot: Slot, first: int, n: int) -> Slot:
+    """The part of a slot's arrays that belongs to environments `first` to ``first + n - 1``; views."""
+    span = slice(first, first + n)
+
+    def cut(field: Field) -> Callable[[Any], Any]:
+        by_time = field.axes in (Axes.STEPS, Axes.STEPS_AND_NEXT)
+        return lambda array: array[:, span] if by_time else array[span]
+
+    return {field.name: tree_map(cut(field), slot[field.name]) for field in FIELDS}
+
+
+def carried(slot: Slot) -> list[Any]:
+    """The arrays ``[T + 1, n, ...]`` whose last row is row 0 of the next batch."""
+    return _arrays(slot, lambda field: field.axes is Axes.STEPS_AND_NEXT)
+
+
+def with_private_row(slot: Slot) -> Slot:
+    """The slot, but for one row of the caller's own, zeros, in place of what is `carried`."""
+    private = {
+        field.name: tree_map(lambda array: np.zeros_like(array[:1]), slot[field.name])
+        for field in FIELDS
+        if field.axes is Axes.STEPS_AND_NEXT
+    }
+    return {**slot, **private}
+
+
+def clear(slot: Slot) -> None:
+    """Fill what a batch does not write in full, when it begins."""
+    for field in FIELDS:
+        if field.cleared_to is not None:
+            for array in tree_leaves(slot[field.name]):
+                array.fill(field.cleared_to)
+
+
+class Blanks:
+    """Sets to zero what there is not of an environment that is left alone from some row on.
+
+    Args:
+        slot: Arrays of the slot, or columns of it; `i` below counts these.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self._arrays: dict[Blank, list[Any]] = {blank: [] for blank in Blank}
+        for field in FIELDS:
+            self._arrays[field.blank] += tree_leaves(slot[field.name])
+
+    def inputs(self, start: int, i: int) -> None:
+        """Of environment i, which waits from row `start` on, what the agent would be shown."""
+        for array in self._arrays[Blank.ROWS_AT_ONCE]:
+            array[start:, i] = 0
+
+    def rest(self, start: int, i: int) -> None:
+        """Of the same environment all that `inputs` leaves, when the batch is complete."""
+        for array in self._arrays[Blank.ROWS]:
+            array[start:, i] = 0
+        for array in self._arrays[Blank.ELEMENT]:
+            array[i] = 0
+        if start == 0:
+            for array in self._arrays[Blank.ELEMENT_OF_EMPTY]:
+                array[i] = 0
+
+
+def poison(slot: Slot) -> None:
+    """Fill what the user sees with values that no batch has: NaN, the lowest signed, the highest unsigned numbers."""
+    for array in _arrays(slot, lambda field: field.part is not Part.HIDDEN):
+        match array.dtype.kind:
+            case "f":
+                array.fill(np.nan)
+            case "i":
+                array.fill(np.iinfo(array.dtype).min)
+            case "u":
+                array.fill(np.iinfo(array.dtype).max)
+            case _:
+                array.fill(True)
+
+
+def shown(slot: Slot, part: Part) -> Iterator[tuple[str, Tree]]:
+    """Name and arrays of what the user sees in one part of a batch: views of the first T rows, and of row T."""
+    T = slot["done"].shape[0]
+    for field in FIELDS:
+        if field.part is part:
+            tree, by_time = slot[field.name], field.axes is Axes.STEPS_AND_NEXT
+            yield field.name, tree_map(lambda array: array[:T], tree) if by_time else tree
+            if field.next_name is not None:
+                yield field.next_name, tree_map(lambda array: array[T], tree)
+
+
+def _arrays(slot: Slot, which: Callable[[Field], bool]) -> list[Any]:
+    return [array for field in FIELDS if which(field) for array in tree_leaves(slot[field.name])]
