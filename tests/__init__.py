@@ -13,6 +13,9 @@ What tests share is in ``support/``; no test imports another:
 - ``losses.py``: environments that fail at a known step, and what is left of their batch.
 - ``processes.py``: our children, descriptors, names in /dev/shm, and ``until`` for what another process does.
 
+Tests run beside each other (``pytest -n 2``): each looks at the children, descriptors and shared memory of its own
+process. Those that say something of time are marked ``alone`` and run afterwards.
+
 Fixtures: ``no_leaks`` for every test that starts a process, ``same_generators`` for one that seeds global generators,
 ``parallel`` to make a sampler of each kind with workers, and in ``samplers/`` ``kind`` to make one of each kind. Async
 tests run on both event loops; those in ``engines/``, ``workers/`` and ``system/`` keep to uvloop, and those in

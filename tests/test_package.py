@@ -10,6 +10,7 @@ import pytest
 import aiosampler
 
 ROOT = Path(aiosampler.__file__).parent
+TESTS = Path(__file__).parent
 LAYERS = [
     "errors",
     "affinity",
@@ -87,6 +88,14 @@ def test_what_runs_processes_knows_nothing_of_learning(path):
     for module in set(imports(path)) - set(ours):
         if module.startswith("aiosampler."):
             assert module == "aiosampler.interfaces" or module.startswith(allowed), f"{path} names types of {module}"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_test_imports_another_and_each_is_where_its_room_is(path):
+    for module in imports(path):
+        assert not module.startswith("tests") or module.startswith("tests.support.")
+    room = path.relative_to(TESTS).parts[0]
+    assert room.endswith(".py") or room in {*LAYERS, "support", "system"}
 
 
 def run(code):

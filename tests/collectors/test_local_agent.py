@@ -6,9 +6,9 @@ import torch
 
 from aiosampler import environment_seed
 from aiosampler.specs.seeding import Stream, seed_sequence
-from tests.support.agents import AgeAgent, DetailedTrajInfo, LookingAgent
+from tests.support.agents import AgeAgent, LookingAgent
 from tests.support.in_process import InProcess, gather
-from tests.support.worlds import CountingEnv
+from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
 pytestmark = pytest.mark.usefixtures("same_generators")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from aiosampler import TrajInfo
-from tests.support.agents import DetailedTrajInfo, LookingAgent
+from tests.support.agents import LookingAgent
 from tests.support.in_process import InProcess, gather, join
-from tests.support.worlds import CountingEnv
+from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
 pytestmark = pytest.mark.usefixtures("same_generators")
 

@@ -5,10 +5,10 @@ import functools
 import pytest
 
 from aiosampler import AsyncAlternatingSampler, AsyncCpuSampler, AsyncGpuSampler, AsyncNoOverlapAlternatingSampler
-from tests.support.agents import AgeAgent, DetailedTrajInfo, LookingAgent
+from tests.support.agents import AgeAgent, LookingAgent
 from tests.support.in_process import InProcess
 from tests.support.samplers import assert_same
-from tests.support.worlds import CountingEnv, NestedEnv
+from tests.support.worlds import CountingEnv, DetailedTrajInfo, NestedEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 

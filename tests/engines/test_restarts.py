@@ -17,11 +17,11 @@ from aiosampler import (
     WorkerError,
     environment_seed,
 )
-from tests.support.agents import DetailedTrajInfo, LookingAgent
+from tests.support.agents import LookingAgent
 from tests.support.losses import SEED, B, Replay, assert_whole, fated, four_workers, seeds
 from tests.support.processes import our_children, until
 from tests.support.samplers import PARALLEL, small
-from tests.support.worlds import CountingEnv
+from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
@@ -104,6 +104,7 @@ class Doomed(CountingEnv):
         return super().step(action)
 
 
+@pytest.mark.alone
 async def test_closing_does_not_wait_for_a_worker_that_will_not_start(parallel, tmp_path):
     async with parallel(functools.partial(Doomed, tmp_path), max_worker_restarts=50) as sampler:
         assert (await sampler.obtain_samples()).stats.restarts == 1

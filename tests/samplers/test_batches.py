@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from aiosampler import SamplerError, environment_seed
-from tests.support.agents import AgeAgent, DetailedTrajInfo, NoisyAgent
+from tests.support.agents import AgeAgent, NoisyAgent
 from tests.support.in_process import InProcess
 from tests.support.processes import until
 from tests.support.samplers import assert_same, small
-from tests.support.worlds import CountingEnv
+from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -54,7 +54,7 @@ def test_closing_late_closes_nothing_of_others(kind):
 async def test_closing_while_a_call_waits(kind, monkeypatch):
     monkeypatch.setattr("aiosampler.runtime.deadlines.SAMPLER_CLOSE_S", 1.0)
     monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
-    async with small(kind, lambda: FaultyEnv("hang", at_step=2, at_episode=5), batch_T=10**4) as sampler:
+    async with small(kind, lambda: FaultyEnv("hang", at_step=2, at_episode=5), batch_T=100) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
         await until(lambda: sampler._progress[0, 0] > 8)
         await sampler.aclose()

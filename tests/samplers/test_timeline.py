@@ -88,6 +88,7 @@ async def test_the_plain_server_waits_while_its_workers_step():
     assert common(stepping(line, 0), spans(line.stages[0, :, 1:3])) == 0
 
 
+@pytest.mark.alone
 async def test_alternating_groups_step_while_the_agent_infers_for_the_other():
     line = await timeline(AsyncAlternatingSampler, 8)
     for g in (0, 1):
@@ -95,6 +96,7 @@ async def test_alternating_groups_step_while_the_agent_infers_for_the_other():
         assert common(inferring, stepping(line, 1 - g)) > 0.3 * common(inferring, inferring)
 
 
+@pytest.mark.alone
 async def test_without_overlap_there_is_no_instant_at_which_both_groups_step():
     line = await timeline(AsyncNoOverlapAlternatingSampler, 8)
     assert common(stepping(line, 0), stepping(line, 1)) == 0

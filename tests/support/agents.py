@@ -1,10 +1,9 @@
-"""Agents and trajectory infos that tell what they were shown, and models for agents that learn."""
+"""Agents that tell what they were shown."""
 
 import gymnasium as gym
-import numpy as np
 import torch
 
-from aiosampler import Agent, AgentStep, TrajInfo
+from aiosampler import Agent, AgentStep
 
 
 class LookingAgent(Agent):
@@ -68,21 +67,3 @@ class NoisyAgent(LookingAgent):
     def step(self, inputs, state):
         step = super().step(inputs, state)
         return step._replace(action=torch.randint_like(step.action, 5))
-
-
-class DetailedTrajInfo(TrajInfo):
-    """Sees each step."""
-
-    def __init__(self, discount=1.0, label="none"):
-        super().__init__(discount)
-        self.label = label
-        self.steps = []
-        self.last = None
-
-    def step(self, observation, action, reward, terminated, truncated, agent_info, env_info):
-        super().step(observation, action, reward, terminated, truncated, agent_info, env_info)
-        self.steps.append(None if observation is None else np.array(observation).tolist())
-
-    def terminate(self, observation):
-        self.last = np.array(observation).tolist()
-        return super().terminate(observation)

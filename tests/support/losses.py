@@ -1,18 +1,14 @@
 """Environments that are lost at a known step, and what a batch must hold then."""
 
 import functools
-import os
-import signal
-import threading
 
-import numpy as np
 import torch
 
 from aiosampler import environment_seed
-from tests.support.agents import AgeAgent, DetailedTrajInfo
+from tests.support.agents import AgeAgent
 from tests.support.in_process import InProcess
 from tests.support.samplers import leaves, small
-from tests.support.worlds import CountingEnv
+from tests.support.worlds import CountingEnv, DetailedTrajInfo, Fated
 
 SEED, B = 5, 8
 
@@ -26,36 +22,6 @@ def four_workers(kind, env_fn=CountingEnv, **arguments):
 def oracle(**arguments):
     defaults = {"batch_T": 5, "batch_B": B, "seed": SEED, "agent": AgeAgent(), "bootstrap_value": True}
     return InProcess(CountingEnv, **{**defaults, "traj_info_cls": DetailedTrajInfo, **arguments})
-
-
-class Fated(CountingEnv):
-    """Fails as it is told in the n-th step of the environments that were given some seeds."""
-
-    def __init__(self, fault, seeds, n):
-        super().__init__()
-        self._fault, self._seeds, self._n = fault, seeds, n
-        self._taken, self._fated = 0, False
-
-    def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self._fated = seed in self._seeds
-        return super().reset(seed=seed, options=options)
-
-    def step(self, action):
-        result = super().step(action)
-        self._taken += 1
-        if not self._fated or self._taken != self._n:
-            return result
-        match self._fault:
-            case "raise":
-                raise ValueError("the sky fell")
-            case "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "hang":
-                threading.Event().wait()
-            case "shape":
-                return np.zeros(4, np.int64), *result[1:]
-        return result
 
 
 def fated(fault, *environments, n=12, evaluation=False, generations=(0,)):

@@ -1,13 +1,19 @@
-"""Environments whose every value says where it belongs, so that a misplaced row shows."""
+"""Environments whose every value says where it belongs, so that a misplaced row shows; and what they tell of episodes.
+
+Workers import this file: it does without torch, so that those that need none start sooner.
+"""
 
 import ctypes
 import os
 import signal
+import threading
 import time
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from aiosampler import TrajInfo
 
 
 class CountingEnv(gym.Env):
@@ -136,3 +142,51 @@ class FaultyEnv(CountingEnv):
                 file.write("closed\n")
         if self._fault == "close" and self._taken > 1:  # not the example, which takes one step
             raise RuntimeError("the door is stuck")
+
+
+class Fated(CountingEnv):
+    """Fails as it is told in the n-th step of the environments that were given some seeds."""
+
+    def __init__(self, fault, seeds, n):
+        super().__init__()
+        self._fault, self._seeds, self._n = fault, seeds, n
+        self._taken, self._fated = 0, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self._fated = seed in self._seeds
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        result = super().step(action)
+        self._taken += 1
+        if not self._fated or self._taken != self._n:
+            return result
+        match self._fault:
+            case "raise":
+                raise ValueError("the sky fell")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                threading.Event().wait()
+            case "shape":
+                return np.zeros(4, np.int64), *result[1:]
+        return result
+
+
+class DetailedTrajInfo(TrajInfo):
+    """Sees each step."""
+
+    def __init__(self, discount=1.0, label="none"):
+        super().__init__(discount)
+        self.label = label
+        self.steps = []
+        self.last = None
+
+    def step(self, observation, action, reward, terminated, truncated, agent_info, env_info):
+        super().step(observation, action, reward, terminated, truncated, agent_info, env_info)
+        self.steps.append(None if observation is None else np.array(observation).tolist())
+
+    def terminate(self, observation):
+        self.last = np.array(observation).tolist()
+        return super().terminate(observation)

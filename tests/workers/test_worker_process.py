@@ -75,9 +75,17 @@ async def test_a_failure_names_worker_and_environment(parallel, moment, what, er
     assert our_children() == []
 
 
+class Unhurried(CountingEnv):
+    """A batch of it takes so long that it is under way when its worker is killed."""
+
+    def step(self, action):
+        time.sleep(0.001)
+        return super().step(action)
+
+
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
 async def test_a_killed_worker_is_reported_at_once(parallel, name):
-    async with parallel(functools.partial(CountingEnv, 300, 300), batch_T=3 * 10**4, n_workers=4) as sampler:
+    async with parallel(Unhurried, batch_T=3000, n_workers=4) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
         await until(lambda: all(sampler._progress[:4, 0] > 100))
         assert len(workers(sampler)) == 4
