@@ -1,16 +1,19 @@
 """A sampler's arguments, checked once, before any process starts."""
 
+import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, repeat
+from typing import Any, Self
 
-import cloudpickle
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from aiosampler.affinity import Affinity
 from aiosampler.errors import ConfigError
+from aiosampler.payload import Payload
 from aiosampler.specs.batch import BatchSpec, as_integer
 
 START_METHODS = ("spawn", "forkserver", "fork")
@@ -18,28 +21,35 @@ SEED_LIMIT = 2**128
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
+class Options:
     """The arguments of a sampler; see `AsyncSamplerMixin` for their meaning.
+
+    Built once, checked once, and sent as they are to the processes of the sampler. Each kind of sampler then refines
+    what depends on it (`n_workers`, `devices`) with `dataclasses.replace`.
+
+    Attributes:
+        payload: The user's objects: see `user_objects`; of some kinds also the classes that act.
+        seed: The given one, or one that was drawn.
+        n_workers: As it was given; None for the default of the kind, which refines it to a number if it has workers.
+        devices: As they were given; refined to the names of devices that there are.
 
     Raises:
         ConfigError: A value is not allowed.
         TypeError: A value is of the wrong type.
     """
 
-    env_fn: EnvSpec | Callable[..., Any]
-    agent: Any
+    payload: Payload
     batch_T: int
     batch_B: int
-    env_kwargs: Mapping[str, Any] | None
-    seed: int | None
+    n_workers: int | None
+    affinity: Affinity
+    devices: tuple[Any, ...]
+    seed: int
     mid_batch_reset: bool
     max_decorrelation_steps: int
     bootstrap_value: bool
     env_info_keys: Sequence[str]
-    traj_info_cls: type[Any]
-    traj_info_kwargs: Mapping[str, Any] | None
     eval_n_envs: int
-    eval_env_kwargs: Mapping[str, Any] | None
     eval_max_steps: int | None
     eval_max_trajectories: int | None
     overlap: bool
@@ -50,23 +60,19 @@ class SamplerConfig:
     debug: bool
 
     def __post_init__(self) -> None:
-        if not isinstance(self.env_fn, EnvSpec) and not callable(self.env_fn):
-            raise TypeError(
-                f"env_fn must be a Gymnasium id or a callable that makes an environment, got {self.env_fn!r}"
-            )
         self._integer("batch_T", 1)
         self._integer("batch_B", 1)
-        for name in ("env_kwargs", "eval_env_kwargs", "traj_info_kwargs"):
-            _mapping(name, getattr(self, name))
-        if self.seed is not None and self._integer("seed", 0) >= SEED_LIMIT:
+        if self.n_workers is not None:
+            self._integer("n_workers", 1)
+        if not isinstance(self.affinity, Affinity):
+            raise TypeError(f"affinity must be an Affinity, got {self.affinity!r}")
+        if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
         for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._integer("max_decorrelation_steps", 0)
-        if isinstance(self.env_info_keys, str) or not all(isinstance(key, str) for key in self.env_info_keys):
-            raise TypeError(f"env_info_keys must be a sequence of strings, got {self.env_info_keys!r}")
-        self._check_traj_info()
+        self._check_info_keys()
         self._check_evaluation()
         if self.start_method not in START_METHODS:
             raise ConfigError(f"start_method must be one of {', '.join(START_METHODS)}, got {self.start_method!r}")
@@ -89,28 +95,46 @@ class SamplerConfig:
         """Steps that each evaluation environment may take."""
         return max(1, (self.eval_max_steps or 0) // max(1, self.eval_n_envs))
 
+    @property
+    def eval_chunks(self) -> Iterator[int]:
+        """How many steps evaluation takes at a time; then its slot is written from the first row on again."""
+        assert self.eval_batch is not None
+        T = self.eval_batch.T
+        whole, rest = divmod(self.eval_steps_each, T)
+        return chain(repeat(T, whole), repeat(rest, rest > 0))
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes step environments: workers, or the sampler process alone."""
+        return 1 if self.n_workers is None else self.n_workers
+
+    def without(self, *names: str) -> Self:
+        """The options without some of the user's objects, for a process that has no use for them."""
+        return dataclasses.replace(self, payload=self.payload.without(*names))
+
     def _integer(self, name: str, minimum: int) -> int:
         integer = as_integer(name, getattr(self, name), minimum)
         object.__setattr__(self, name, integer)
         return integer
 
-    def _check_traj_info(self) -> None:
-        if not isinstance(self.traj_info_cls, type):
-            raise TypeError(f"traj_info_cls must be a class, got {self.traj_info_cls!r}")
-        for method in ("step", "extend", "terminate"):
-            if not callable(getattr(self.traj_info_cls, method, None)):
-                raise TypeError(f"traj_info_cls must be a subclass of TrajInfo, got {self.traj_info_cls!r}")
-        try:
-            inspect.signature(self.traj_info_cls).bind(**(self.traj_info_kwargs or {}))
-        except TypeError as exc:
-            raise ConfigError(f"traj_info_kwargs does not fit {self.traj_info_cls.__name__}: {exc}") from None
+    def _check_info_keys(self) -> None:
+        keys = self.env_info_keys
+        if not isinstance(keys, str | Mapping) and isinstance(keys, Iterable):
+            keys = tuple(keys)  # a generator, too, is read once
+        if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
+            raise TypeError(f"env_info_keys must be a sequence of strings, got {self.env_info_keys!r}")
+        object.__setattr__(self, "env_info_keys", keys)
 
     def _check_evaluation(self) -> None:
         self._integer("eval_n_envs", 0)
         if self.eval_n_envs == 0:
-            for name in ("eval_env_kwargs", "eval_max_steps", "eval_max_trajectories"):
-                if getattr(self, name) is not None:
-                    raise ConfigError(f"{name}={getattr(self, name)!r} would be ignored: eval_n_envs is 0")
+            for name, value in (
+                ("eval_env_kwargs", self.payload.live.get("eval_env_kwargs")),
+                ("eval_max_steps", self.eval_max_steps),
+                ("eval_max_trajectories", self.eval_max_trajectories),
+            ):
+                if value is not None:
+                    raise ConfigError(f"{name}={value!r} would be ignored: eval_n_envs is 0")
             return
         if self.eval_max_steps is None:
             raise ConfigError(
@@ -119,6 +143,27 @@ class SamplerConfig:
         self._integer("eval_max_steps", self.eval_n_envs)
         if self.eval_max_trajectories is not None:
             self._integer("eval_max_trajectories", 1)
+
+
+def user_objects(objects: Mapping[str, Any]) -> Payload:
+    """Check the objects that a user gave, and pickle them.
+
+    Args:
+        objects: ``env_fn``, ``env_kwargs``, ``eval_env_kwargs``, ``agent``, ``traj_info_cls``, ``traj_info_kwargs``.
+
+    Raises:
+        ConfigError: One is not allowed, or cannot be pickled.
+        TypeError: One is of the wrong type.
+    """
+    env_fn = objects["env_fn"]
+    if isinstance(env_fn, str):
+        env_fn = registered(env_fn)
+    if not isinstance(env_fn, EnvSpec) and not callable(env_fn):
+        raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {env_fn!r}")
+    for name in ("env_kwargs", "eval_env_kwargs", "traj_info_kwargs"):
+        _mapping(name, objects[name])
+    _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
+    return Payload({**objects, "env_fn": env_fn})
 
 
 def registered(env_id: str) -> EnvSpec:
@@ -133,26 +178,6 @@ def registered(env_id: str) -> EnvSpec:
         raise ConfigError(f"env_fn={env_id!r} is no registered environment: {exc}") from exc
 
 
-#: Arguments that travel by value.
-PAYLOAD = ("env_fn", "env_kwargs", "eval_env_kwargs", "agent", "traj_info_cls", "traj_info_kwargs")
-
-
-def pickle_payload(config: SamplerConfig) -> dict[str, bytes]:
-    """What of a config travels to other processes by cloudpickle, each argument by itself.
-
-    Raises:
-        ConfigError: One of them cannot be pickled; the message names it.
-    """
-    payload = {}
-    for name in PAYLOAD:
-        value = getattr(config, name)
-        try:
-            payload[name] = cloudpickle.dumps(value)
-        except Exception as exc:
-            raise ConfigError(f"{name}={value!r} cannot be pickled for the sampler's processes: {exc}") from exc
-    return payload
-
-
 def _seconds(name: str, value: Any) -> None:
     if value is None:
         return
@@ -163,3 +188,15 @@ def _seconds(name: str, value: Any) -> None:
 def _mapping(name: str, value: Any) -> None:
     if value is not None and (not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value)):
         raise TypeError(f"{name} must be a dict with strings as keys, got {value!r}")
+
+
+def _check_traj_info(kind: Any, kwargs: Mapping[str, Any]) -> None:
+    if not isinstance(kind, type):
+        raise TypeError(f"traj_info_cls must be a class, got {kind!r}")
+    for method in ("step", "extend", "terminate"):
+        if not callable(getattr(kind, method, None)):
+            raise TypeError(f"traj_info_cls must be a subclass of TrajInfo, got {kind!r}")
+    try:
+        inspect.signature(kind).bind(**kwargs)
+    except TypeError as exc:
+        raise ConfigError(f"traj_info_kwargs does not fit {kind.__name__}: {exc}") from None

@@ -1,10 +1,24 @@
-"""Wrong arguments are refused before any process starts, with the argument, what it got and what is allowed."""
+"""What becomes of a sampler's arguments: wrong ones are refused before any process starts, the others travel."""
 
+import dataclasses
+import pickle
+import subprocess
+import sys
 import threading
 
+import cloudpickle
 import pytest
 
-from aiosampler import AsyncSerialSampler, ConfigError, RandomAgent, TrajInfo
+from aiosampler import (
+    Affinity,
+    AsyncAlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncSerialSampler,
+    ConfigError,
+    RandomAgent,
+    TrajInfo,
+)
 from tests.support.processes import our_children
 from tests.support.worlds import CountingEnv
 
@@ -100,3 +114,60 @@ def test_what_cannot_be_pickled_is_named(name):
             values.pop(name) if name == "env_fn" else CountingEnv,
             **{**GOOD, name: values.get(name)} if name != "env_fn" else GOOD,
         )
+
+
+def made_here():
+    class Info(TrajInfo):
+        """Known to this process alone."""
+
+    return Info
+
+
+def test_the_users_objects_are_alive_here_and_bytes_elsewhere():
+    kind = made_here()
+    options = AsyncSerialSampler(CountingEnv, **GOOD, traj_info_cls=kind).options
+    assert options.payload.live["traj_info_cls"] is kind
+    arrived = pickle.loads(cloudpickle.dumps(options))
+    assert dict(arrived.payload.live) == {}
+    assert arrived.payload.load("env_fn") is CountingEnv
+    assert arrived.payload.load("traj_info_cls").__name__ == "Info"
+    assert arrived.payload.load("agent") is not arrived.payload.load("agent")
+    assert {name: value for name, value in vars(arrived).items() if name != "payload"} == {
+        name: value for name, value in vars(options).items() if name != "payload"
+    }
+
+
+def test_options_that_arrive_import_nothing_of_the_users_objects():
+    agent = cloudpickle.dumps(AsyncGpuSampler(CountingEnv, **GOOD).options.without("agent"))
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.modules, 'tests' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], input=agent, capture_output=True, check=True)
+    assert done.stdout.split() == [b"False", b"False"]
+
+
+def test_what_an_object_becomes_after_it_was_given_does_not_travel():
+    settings = {"level": 1}
+    options = AsyncSerialSampler(CountingEnv, **GOOD, env_kwargs=settings).options
+    settings["level"] = 2
+    assert options.payload.load("env_kwargs") == {"level": 1}
+
+
+def test_options_cannot_be_changed_and_are_checked_when_they_are_replaced():
+    options = AsyncSerialSampler(CountingEnv, **GOOD).options
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.batch_T = 7
+    with pytest.raises(ConfigError, match="batch_T must be"):
+        dataclasses.replace(options, batch_T=0)
+
+
+def test_each_kind_settles_what_depends_on_it():
+    settled = AsyncAlternatingSampler(CountingEnv, **{**GOOD, "batch_B": 8}, device=["cpu", "cpu"]).options
+    assert settled.devices == ("cpu", "cpu")
+    assert settled.n_workers % 4 == 0
+    assert AsyncCpuSampler(CountingEnv, **GOOD, affinity=Affinity(workers=[[0], [0]])).options.n_workers == 2
+    serial = AsyncSerialSampler(CountingEnv, **GOOD).options
+    assert (serial.n_workers, serial.worker_count, serial.devices) == (None, 1, ("cpu",))
+
+
+def test_a_generator_of_keys_is_read_once_and_not_lost():
+    keys = (key for key in ("age", "id"))
+    assert AsyncSerialSampler(CountingEnv, **GOOD, env_info_keys=keys).options.env_info_keys == ("age", "id")

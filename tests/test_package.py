@@ -15,6 +15,7 @@ LAYERS = [
     "errors",
     "affinity",
     "specs",
+    "payload",
     "interfaces",
     "options",
     "signals",

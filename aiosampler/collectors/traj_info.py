@@ -81,3 +81,8 @@ class TrajInfo:
     def __repr__(self) -> str:
         facts = ", ".join(f"{key}={value}" for key, value in vars(self).items() if not key.startswith("_"))
         return f"{type(self).__name__}({facts})"
+
+
+def sees_steps(kind: type[TrajInfo]) -> bool:
+    """Whether infos of a class are told each step with all that belongs to it, and not the rewards alone."""
+    return kind.step is not TrajInfo.step

@@ -27,55 +27,55 @@ if TYPE_CHECKING:
 
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.options import Options
     from aiosampler.workers.messages import Probed, Start
-    from aiosampler.workers.payload import Payload
 
 
-class Engine:
+class CpuEngine:
     """Has workers collect."""
 
     def __init__(
         self,
         *,
-        payload: Payload,
+        options: Options,
         probed: Probed,
         start: Start,
         arena: Arena,
         views: ArenaViews,
         phase: Callable[[str], None],
     ) -> None:
-        self._job, self._arena, self._phase = payload.job, arena, phase
+        self._options, self._arena, self._phase = options, arena, phase
         self._probed, self._start = probed, start
         self._control, self._progress = views.control, views.progress
-        self._shares = assign(self._job.batch.B, self._job.eval_n_envs, self._job.n_workers)[0].shares
-        self._losses = Losses(self._job, views, self._shares)
+        self._shares = assign(self._options.batch.B, self._options.eval_n_envs, self._options.worker_count)[0].shares
+        self._losses = Losses(options, views, self._shares)
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: ProcessGroup | None = None
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
         # Running ahead leaves no pause between two batches in which a worker that was lost could be replaced
-        self.runs_ahead = not self._job.max_worker_restarts
+        self.runs_ahead = not self._options.max_worker_restarts
 
     async def start(self) -> None:
         """Start the workers, all at once."""
-        job = self._job
-        self._phase(f"starting {job.n_workers} workers")
+        options = self._options
+        self._phase(f"starting {options.worker_count} workers")
         cpus = self._start.affinity.workers
         self._workers = ProcessGroup(
             agent_worker_main,
-            [(self._arena,)] * job.n_workers,
-            ranks=range(job.n_workers),
-            start_method=job.start_method,
-            readings=[functools.partial(read_progress, cells) for cells in self._progress[: job.n_workers]],
+            [(self._arena,)] * options.worker_count,
+            ranks=range(options.worker_count),
+            start_method=options.start_method,
+            readings=[functools.partial(read_progress, cells) for cells in self._progress[: options.worker_count]],
             on_phase=self._phase,
         )
-        if not job.max_worker_restarts:
+        if not options.max_worker_restarts:
             self._arena.close()
         work = [
-            Work(job, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
+            Work(options, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
             for share in self._shares
         ]
-        restarts = Restarts(job.max_worker_restarts, self._control.restarts, 0, self._losses.found, renewed)
-        await self._workers.start(work, job.start_timeout, restarts)
+        restarts = Restarts(options.max_worker_restarts, self._control.restarts, 0, self._losses.found, renewed)
+        await self._workers.start(work, options.start_timeout, restarts)
 
     async def collect(self, request: Collect) -> Collected:
         """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
@@ -111,5 +111,5 @@ class Engine:
 
     async def _gather(self, ranks: list[int] | None = None) -> list[bytes]:
         assert self._workers is not None
-        answers = await self._workers.gather(self._job.step_timeout, ranks)
+        answers = await self._workers.gather(self._options.step_timeout, ranks)
         return [answer.episodes for answer in answers]

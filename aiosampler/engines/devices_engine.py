@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from aiosampler.engines.served_engine import assignments
-from aiosampler.engines.server_process import action_server_process
+from aiosampler.engines.server_process import device_main
 from aiosampler.errors import ProcessFailure
 from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.deadlines import SERVER_CLOSE_S, START_MARGIN_S
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.options import Options
     from aiosampler.workers.messages import Probed, Start
-    from aiosampler.workers.payload import Payload
 
 
-class Engine:
+class DevicesEngine:
     """Has action servers collect, all with the same parameters."""
 
     runs_ahead = False
@@ -32,14 +32,14 @@ class Engine:
     def __init__(
         self,
         *,
-        payload: Payload,
+        options: Options,
         probed: Probed,
         start: Start,
         arena: Arena,
         views: ArenaViews,
         phase: Callable[[str], None],
     ) -> None:
-        self._job, self._probed, self._start = payload.job, probed, start
+        self._options, self._probed, self._start = options, probed, start
         self._arena, self._phase = arena, phase
         self._progress = views.progress
         self._servers: ProcessGroup | None = None
@@ -47,21 +47,22 @@ class Engine:
 
     async def start(self) -> None:
         """Start the servers, all at once."""
-        job = self._job
-        self._phase(f"starting {len(job.devices)} action servers")
+        options = self._options
+        process = options.payload.packed("action_server_process")
+        self._phase(f"starting {len(options.devices)} action servers")
         self._servers = ProcessGroup(
-            action_server_process,
-            [(self._arena,)] * len(job.devices),
-            ranks=range(len(job.devices)),
+            device_main,
+            [(self._arena, device, process) for device in options.devices],
+            ranks=range(len(options.devices)),
             kind="server",
-            start_method=job.start_method,
-            readings=[functools.partial(read_progress, cells) for cells in self._progress[job.n_workers : -1]],
+            start_method=options.start_method,
+            readings=[functools.partial(read_progress, cells) for cells in self._progress[options.worker_count : -1]],
             on_phase=self._phase,
             close_grace=SERVER_CLOSE_S,
         )
         self._arena.close()
-        work = [Serve(job, self._probed, self._start, assignment) for assignment in assignments(job)]
-        await self._servers.start(work, job.start_timeout and job.start_timeout + START_MARGIN_S)
+        work = [Serve(options, self._probed, self._start, assignment) for assignment in assignments(options)]
+        await self._servers.start(work, options.start_timeout and options.start_timeout + START_MARGIN_S)
 
     async def collect(self, request: Collect) -> Collected:
         """Have each server fill its columns of a slot."""
@@ -82,7 +83,7 @@ class Engine:
         assert self._servers is not None
         await self._servers.send(request)
         try:
-            answers: list[Collected] = await self._servers.gather(self._job.step_timeout)
+            answers: list[Collected] = await self._servers.gather(self._options.step_timeout)
         except ProcessFailure as exc:
             own = self._ranks_beside(exc.rank)
             attach(exc, [failure for failure in self._failures if failure.rank not in own])
@@ -93,5 +94,5 @@ class Engine:
 
     def _ranks_beside(self, rank: int | None) -> list[int]:
         """Ranks of the workers of the server that has this one, and tells by itself which it lost before."""
-        servers = [[share.rank for share in assignment.shares] for assignment in assignments(self._job)]
+        servers = [[share.rank for share in assignment.shares] for assignment in assignments(self._options)]
         return next((ranks for ranks in servers if rank in ranks), [])

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from aiosampler.errors import ProcessFailure
     from aiosampler.memory.arena_map import ArenaViews
-    from aiosampler.workers.messages import Job, Share
+    from aiosampler.options import Options
+    from aiosampler.workers.messages import Share
 
 
 def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
@@ -55,13 +56,13 @@ class Losses:
     """Keeps account of what the workers of one process lose, until it is reported.
 
     Args:
-        job: The sampler's arguments.
+        options: The sampler's arguments.
         views: Of the arena.
         shares: Of the workers.
     """
 
-    def __init__(self, job: Job, views: ArenaViews, shares: Sequence[Share]) -> None:
-        self._waits, self._any = not job.mid_batch_reset, job.max_worker_restarts > 0
+    def __init__(self, options: Options, views: ArenaViews, shares: Sequence[Share]) -> None:
+        self._waits, self._any = not options.mid_batch_reset, options.max_worker_restarts > 0
         self._shares, self._slots = shares, views.slots
         self._clocks = [clocks[shares[0].rank : shares[-1].rank + 1] for clocks in views.step_clocks]
         self._first, end = shares[0].environments.start, shares[-1].environments.stop

@@ -16,20 +16,20 @@ from aiosampler.specs.arrays import ArraySpec, Spaces, batched, space_specs
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_items, tree_map, tree_structure
-from aiosampler.workers.messages import Job, Probed
-from aiosampler.workers.payload import initialize_agent
+from aiosampler.workers.factories import build_agent, build_environment
+from aiosampler.workers.messages import Probed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import gymnasium as gym
 
-    from aiosampler.workers.payload import Payload
+    from aiosampler.options import Options
 
 INFO_SEARCH_STEPS = 1000
 
 
-def probe(payload: Payload, phase: Callable[[str], None]) -> Probed:
+def probe(options: Options, phase: Callable[[str], None]) -> Probed:
     """Build an example environment and step it, initialise a copy of the agent and step it.
 
     Raises:
@@ -37,21 +37,19 @@ def probe(payload: Payload, phase: Callable[[str], None]) -> Probed:
         AgentFault: The agent cannot be used.
         ConfigError: A space that is not supported, or `env_info_keys` that are never reported.
     """
-    job = payload.job
     phase("building the example environment")
-    env = payload.environment(None)
+    env = build_environment(options.payload, None)
     try:
         phase("trying out the example environment")
         spaces = Spaces(env.observation_space, env.action_space)
         observation_specs, action_specs = space_specs(spaces.observation), space_specs(spaces.action)
-        observation, action, reward, ends, env_info = _try_environment(env, job, observation_specs)
+        observation, action, reward, ends, env_info = _try_environment(env, options, observation_specs)
     finally:
         with fault_of("closing", None):
             env.close()
     phase("trying out the agent")
-    agent = payload.agent()
-    initialize_agent(agent, spaces, job.seed)
-    agent_info, state, value = _try_agent(agent, job, observation, action_specs)
+    agent = build_agent(options.payload, spaces, options.seed)
+    agent_info, state, value = _try_agent(agent, options, observation, action_specs)
     specs = StepSpecs(
         observation=observation_specs,
         action=action_specs,
@@ -72,12 +70,12 @@ def probe(payload: Payload, phase: Callable[[str], None]) -> Probed:
     return Probed(spaces, specs, examples)
 
 
-def _try_environment(env: gym.Env[Any, Any], job: Job, observation_specs: Tree) -> tuple[Any, ...]:
+def _try_environment(env: gym.Env[Any, Any], options: Options, observation_specs: Tree) -> tuple[Any, ...]:
     writer = make_writer(observation_specs, "observation")
     arrays = tree_map(lambda spec: np.zeros(spec.batched(1, 1).shape, spec.dtype), observation_specs)
     row = writer.rows(arrays)[0]
-    missing, found, seen = set(job.env_info_keys), {}, set[str]()
-    seed = stream_seed(job.seed, Stream.EXAMPLE)
+    missing, found, seen = set(options.env_info_keys), {}, set[str]()
+    seed = stream_seed(options.seed, Stream.EXAMPLE)
     env.action_space.seed(seed)
     with fault_of("resetting", None):
         writer.write(row, 0, env.reset(seed=seed)[0])
@@ -104,7 +102,7 @@ def _try_environment(env: gym.Env[Any, Any], job: Job, observation_specs: Tree) 
                 writer.write(row, 0, env.reset()[0])
     if missing:
         raise ConfigError(
-            f"env_info_keys={list(job.env_info_keys)}: the environment did not report {sorted(missing)} in "
+            f"env_info_keys={list(options.env_info_keys)}: the environment did not report {sorted(missing)} in "
             f"{INFO_SEARCH_STEPS} random steps; it reported {sorted(seen) or 'nothing'}"
         )
     for path, leaf in tree_items(found):
@@ -116,13 +114,13 @@ def _try_environment(env: gym.Env[Any, Any], job: Job, observation_specs: Tree) 
         action,
         reward,
         (terminated, truncated),
-        {key: found[key] for key in job.env_info_keys},
+        {key: found[key] for key in options.env_info_keys},
     )
 
 
-def _try_agent(agent: Agent, job: Job, observation: Tree, action_specs: Tree) -> tuple[Tree, Tree, Tree]:
+def _try_agent(agent: Agent, options: Options, observation: Tree, action_specs: Tree) -> tuple[Tree, Tree, Tree]:
     """Step the agent on B copies of the example; return agent info, state and value of one environment."""
-    B = job.batch.B
+    B = options.batch.B
 
     def repeat(leaf: Any) -> torch.Tensor:
         return torch.from_numpy(np.asarray(leaf)).expand(B, *np.shape(leaf)).contiguous()
@@ -146,7 +144,7 @@ def _try_agent(agent: Agent, job: Job, observation: Tree, action_specs: Tree) ->
         )
         _check(state, _specs(initial), "state")
         value = None
-        if job.bootstrap_value:
+        if options.bootstrap_value:
             batch = call_agent("value()", agent.value, inputs, tree_map(torch.clone, step[2]))
             if not isinstance(batch, torch.Tensor) or batch.shape != (B,):
                 shape = list(batch.shape) if isinstance(batch, torch.Tensor) else batch

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import time
 from typing import TYPE_CHECKING
 
 from aiosampler.collectors.collector import Aborted
+from aiosampler.engines.registry import engine_class
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.runtime.tasks import first_error
 from aiosampler.workers import messages
@@ -79,23 +79,22 @@ class _Sampler:
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
         from aiosampler.runtime.placement import set_cpus
-        from aiosampler.workers.payload import Payload
 
         parent.phase(messages.UNPACKING)
         request: messages.Probe = await parent.receive()
-        payload = Payload(request.job)
+        options = request.options
         set_cpus(None, 1)
-        probed = await try_out(request.job, parent.phase)
+        probed = await try_out(options, parent.phase)
         parent.send(probed)
         start: messages.Start = await parent.receive()
         parent.phase("mapping the shared memory")
         set_cpus(start.affinity.cpus, start.affinity.torch_threads)
         views = arena_views(start.layout, self._arena.map(start.layout.total_bytes))
         self._control = views.control
-        self._overlap, self._tell = payload.job.overlap, parent.phase
+        self._overlap, self._tell = options.overlap, parent.phase
         self._parameters = Reader(views.parameters)
-        engine: Engine = importlib.import_module(request.engine).Engine(
-            payload=payload,
+        engine: Engine = engine_class(request.engine)(
+            options=options,
             probed=probed,
             start=start,
             arena=self._arena,
@@ -103,10 +102,10 @@ class _Sampler:
             phase=lambda name: self._tell(name),
         )
         self._engine = engine
-        beat(views.progress[-1, TICK : TICK + 1], payload.job.step_timeout)
+        beat(views.progress[-1, TICK : TICK + 1], options.step_timeout)
         self._parameters.adopt()  # for the models that are built now
         await engine.start()
-        if not payload.job.debug:
+        if not options.debug:
             self._tell = _ignore  # what follows, a replacement of a worker say, happens behind what else is done
         parent.send(messages.Started())
         return engine

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.options import Options
     from aiosampler.workers.messages import Probed, Start
-    from aiosampler.workers.payload import Payload
     from aiosampler.workers.runner import Runner
 
 
-class Engine:
+class SerialEngine:
     """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do."""
 
     runs_ahead = False
@@ -27,7 +27,7 @@ class Engine:
     def __init__(
         self,
         *,
-        payload: Payload,
+        options: Options,
         probed: Probed,
         start: Start,
         arena: Arena,
@@ -35,16 +35,15 @@ class Engine:
         phase: Callable[[str], None],
     ) -> None:
         arena.close()  # there are no workers to pass it on to
-        job = payload.job
         self._step_clocks = views.step_clocks
         self._runner: Runner | None = None
         self._make_runner = functools.partial(
             local_runner,
-            payload=payload,
+            options=options,
             probed=probed,
             start=start,
             views=views,
-            share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
+            share=Share(0, range(options.batch.B), range(options.eval_n_envs)),
             phase=phase,
         )
 

@@ -11,6 +11,7 @@ import torch
 from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import call_agent
+from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.assignments import Assignment, assign
 from aiosampler.engines.losses import Losses
 from aiosampler.memory.progress import read_progress
@@ -27,8 +28,8 @@ from aiosampler.servers.server_cpus import server_cpus, servers_have_cpus, worke
 from aiosampler.signals.counter import Signal
 from aiosampler.signals.rendezvous import waits
 from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.workers.factories import build_agent
 from aiosampler.workers.messages import Collect, Collected, Evaluate, Work, renewed
-from aiosampler.workers.payload import initialize_agent
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import eval_quotas
 from aiosampler.workers.worker_process import served_worker_main
@@ -41,24 +42,24 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.memory.progress import Reading
+    from aiosampler.options import Options
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.servers.server_cpus import ServerCpus
-    from aiosampler.workers.messages import Job, Probed, Share, Start
-    from aiosampler.workers.payload import Payload
+    from aiosampler.workers.messages import Probed, Share, Start
     from aiosampler.workers.runner import Columns
 
 
-def assignments(job: Job) -> list[Assignment]:
-    """What each action server of a job has."""
-    assert job.action_server is not None
-    return assign(job.batch.B, job.eval_n_envs, job.n_workers, job.devices, job.action_server.n_groups)
+def assignments(options: Options) -> list[Assignment]:
+    """What each action server of a sampler has."""
+    n_groups = options.payload.load("action_server").n_groups
+    return assign(options.batch.B, options.eval_n_envs, options.worker_count, options.devices, n_groups)
 
 
-class Engine:
+class ServedEngine:
     """Has workers step and an agent act for them.
 
     Args:
-        payload: The user's objects.
+        options: The sampler's arguments.
         probed: What was learned about them.
         start: Layout and specs.
         arena: The shared memory, for the workers.
@@ -72,7 +73,7 @@ class Engine:
     def __init__(
         self,
         *,
-        payload: Payload,
+        options: Options,
         probed: Probed,
         start: Start,
         arena: Arena,
@@ -80,11 +81,11 @@ class Engine:
         phase: Callable[[str], None],
         assignment: Assignment | None = None,
     ) -> None:
-        self._payload, self._job, self._probed, self._start = payload, payload.job, probed, start
+        self._options, self._probed, self._start = options, probed, start
         self._arena, self._views, self._phase = arena, views, phase
-        self._assignment = assignments(self._job)[0] if assignment is None else assignment
+        self._assignment = assignments(options)[0] if assignment is None else assignment
         self._shares = self._assignment.shares
-        self._losses = Losses(self._job, views, self._shares)
+        self._losses = Losses(options, views, self._shares)
         self._workers: ProcessGroup | None = None
         self._groups: list[WorkerGroup] = []
         self._server_cpus: ServerCpus | None = None
@@ -96,17 +97,17 @@ class Engine:
 
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
-        job, shares, views = self._job, self._shares, self._views
+        options, shares, views = self._options, self._shares, self._views
         with denied("there are no signals for the workers"):
             obs_ready = [Signal() for _ in self._assignment.groups]
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
-        may_wait = not job.mid_batch_reset or job.eval_n_envs > 0
-        affinity, n_servers, n_groups = self._start.affinity, len(job.devices), len(self._assignment.groups)
+        may_wait = not options.mid_batch_reset or options.eval_n_envs > 0
+        affinity, n_servers, n_groups = self._start.affinity, len(options.devices), len(self._assignment.groups)
         if n_servers == 1 and not self._on_cuda:
             self._server_cpus = server_cpus(
                 affinity, [[share.rank for share in group] for group in self._assignment.groups]
             )
-        spin = self._server_cpus is None and servers_have_cpus(affinity, n_servers, job.n_workers, n_groups)
+        spin = self._server_cpus is None and servers_have_cpus(affinity, n_servers, options.worker_count, n_groups)
         for index, group in enumerate(self._assignment.groups):
             cells = views.rendezvous[group[0].rank : group[-1].rank + 1]
             made = WorkerGroup(
@@ -128,16 +129,18 @@ class Engine:
                 for signal in signals
             ],
             ranks=[share.rank for share in shares],
-            start_method=job.start_method,
+            start_method=options.start_method,
             readings=[self._reading(share) for share in shares],
             on_phase=self._phase,
         )
-        if not job.max_worker_restarts:
+        if not options.max_worker_restarts:
             self._arena.close()
         starting = self._workers.start(
             [self._work(share, group) for group in self._assignment.groups for share in group],
-            job.start_timeout,
-            Restarts(job.max_worker_restarts, views.control.restarts, self._assignment.index, self._on_loss, renewed),
+            options.start_timeout,
+            Restarts(
+                options.max_worker_restarts, views.control.restarts, self._assignment.index, self._on_loss, renewed
+            ),
         )
         await all_or_first_error([starting, outside_loop(self._build)])
 
@@ -161,7 +164,7 @@ class Engine:
         itr, parameters = request
         await self._workers.replace_lost()
         self._use(parameters)
-        quotas = eval_quotas(self._job)
+        quotas = eval_quotas(self._options)
         busy = [
             [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
             for group in self._assignment.groups
@@ -196,7 +199,7 @@ class Engine:
     ) -> list[bytes]:
         assert self._workers is not None
         await self._workers.send(request, indices)
-        asking = self._workers.gather(self._job.step_timeout, indices)
+        asking = self._workers.gather(self._options.step_timeout, indices)
         with torch.inference_mode():
             answers, aborted = await all_or_first_error([asking, self._served(serving)])
         if aborted:
@@ -236,23 +239,21 @@ class Engine:
     def _work(self, share: Share, group: tuple[Share, ...]) -> Work:
         """What a worker needs, and nothing that would import torch there."""
         cpus = self._start.affinity.workers
-        payload = {name: value for name, value in self._job.payload.items() if name != "agent"}
         return Work(
-            dataclasses.replace(self._job, payload=payload, action_server=None),
+            self._options.without("agent"),
             self._probed,
             dataclasses.replace(self._start, parameters=()),
             share,
             None if cpus is None else cpus[share.rank],
             range(group[0].rank, group[-1].rank + 1),
-            spin=workers_have_cpus(self._start.affinity, self._job.n_workers, len(self._assignment.groups)),
+            spin=workers_have_cpus(self._start.affinity, self._options.worker_count, len(self._assignment.groups)),
             give_way=self._server_cpus is not None,
         )
 
     def _build(self) -> None:
         """Build the agent, with a copy for each group that shares its model, and the server."""
-        job, payload, views = self._job, self._payload, self._views
-        agent = payload.agent()
-        initialize_agent(agent, self._probed.spaces, job.seed)
+        options, views = self._options, self._views
+        agent = build_agent(options.payload, self._probed.spaces, options.seed)
         if self._on_cuda:
             from aiosampler.servers.cuda import pin
 
@@ -266,23 +267,22 @@ class Engine:
             each.attach(self._parameters[-1])
         if agent.model is not None:  # of all of them
             self._parameters[0].bind(agent.model, copy=self._on_cuda)
-        self._random = RandomStreams(job.seed, self._assignment.index)
+        self._random = RandomStreams(options.seed, self._assignment.index)
         with torch.inference_mode():
             self._server = self._make_server()
 
     def _make_server(self) -> AsyncActionServer:
-        job, views = self._job, self._views
-        assert job.action_server is not None
+        options, views = self._options, self._views
         training, evaluation = [], []
         members = zip(self._groups, self._assignment.groups, self._agents, strict=True)
         for index, (group, shares, agent) in enumerate(members, self._assignment.index * len(self._groups)):
             ours = range(shares[0].environments.start, shares[-1].environments.stop)
             evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
-            call_agent("collector_initialize()", agent.collector_initialize, job.batch.B, list(ours))
+            call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(ours))
             slots = [columns(slot, ours.start, len(ours)) for slot in views.slots]
             clocks = [clock[index] for clock in views.stage_clocks]
             noise = self._noise_seed(Stream.ACTION_NOISE, index)
-            inference = self._inference(agent, slots, clocks, waits=not job.mid_batch_reset, noise_seed=noise)
+            inference = self._inference(agent, slots, clocks, waits=not options.mid_batch_reset, noise_seed=noise)
             self._inferences.append(inference)
             training.append(Pipeline(group, inference))
             if evaluated:
@@ -291,23 +291,23 @@ class Engine:
                 noise = self._noise_seed(Stream.EVAL_ACTION_NOISE, index)
                 inference = self._inference(agent, slots, None, noise_seed=noise, evaluation=True)
                 evaluation.append(Pipeline(group, inference))
-        server: AsyncActionServer = job.action_server(
+        server: AsyncActionServer = options.payload.load("action_server")(
             training,
             evaluation,
-            T=job.batch.T,
-            eval_chunks=lambda: job.eval_chunks,
+            T=options.batch.T,
+            eval_chunks=lambda: options.eval_chunks,
             abort_evaluation=views.control.abort_evaluation,
         )
         return server
 
-    def _inference(self, agent: Agent, slots: Columns, clocks: Any, **options: Any) -> InPlaceInference:
-        options["info_first"] = self._job.traj_info_steps
-        cells = self._views.progress[self._job.n_workers + self._assignment.index]
+    def _inference(self, agent: Agent, slots: Columns, clocks: Any, **settings: Any) -> InPlaceInference:
+        settings["info_first"] = sees_steps(self._options.payload.load("traj_info_cls"))
+        cells = self._views.progress[self._options.worker_count + self._assignment.index]
         if self._on_cuda:
             from aiosampler.servers.cuda import CudaInference
 
-            return CudaInference(agent, slots, self._assignment.device, clocks, cells, **options)
-        return InPlaceInference(agent, slots, clocks, cells, **options)
+            return CudaInference(agent, slots, self._assignment.device, clocks, cells, **settings)
+        return InPlaceInference(agent, slots, clocks, cells, **settings)
 
     def _noise_seed(self, stream: Stream, index: int) -> int | None:
-        return stream_seed(self._job.seed, stream, index) if len(self._groups) > 1 else None
+        return stream_seed(self._options.seed, stream, index) if len(self._groups) > 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from typing import TYPE_CHECKING
 
 from aiosampler.runtime.service import ServiceChannel, run_service
@@ -11,12 +12,25 @@ from aiosampler.workers import messages
 if TYPE_CHECKING:
     import socket
 
-    from aiosampler.engines.served_engine import Engine
+    from aiosampler.engines.served_engine import ServedEngine
     from aiosampler.errors import SamplerError
     from aiosampler.memory.arena import Arena
 
 
-async def action_server_process(sock: socket.socket, arena: Arena, index: int) -> None:
+async def device_main(sock: socket.socket, arena: Arena, device: str, process: bytes, index: int) -> None:
+    """Enter the process of one device: run the `action_server_process` of the sampler's class.
+
+    Args:
+        sock: This end of the control channel to the sampler process.
+        arena: The shared memory.
+        device: That the server's agent runs on.
+        process: The method, pickled.
+        index: Of the server among those of the sampler.
+    """
+    await pickle.loads(process)(sock, arena, index, device)
+
+
+async def run_action_server(sock: socket.socket, arena: Arena, index: int) -> None:
     """Run an action server with workers of its own.
 
     Args:
@@ -30,7 +44,7 @@ async def action_server_process(sock: socket.socket, arena: Arena, index: int) -
 class _Server:
     def __init__(self, arena: Arena, index: int) -> None:
         self._arena, self._name = arena, f"server-{index}"
-        self._engine: Engine | None = None
+        self._engine: ServedEngine | None = None
 
     def abort(self) -> None:
         """The workers see their own channels end."""
@@ -42,19 +56,18 @@ class _Server:
 
     async def run(self, parent: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
-        from aiosampler.engines.served_engine import Engine
+        from aiosampler.engines.served_engine import ServedEngine
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
         from aiosampler.runtime.placement import set_cpus
-        from aiosampler.workers.payload import Payload
 
         parent.phase(messages.UNPACKING)
         work: messages.Serve = await parent.receive()
         set_cpus(work.start.affinity.cpus, work.start.affinity.torch_threads)
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
-        self._engine = engine = Engine(
-            payload=Payload(work.job),
+        self._engine = engine = ServedEngine(
+            options=work.options,
             probed=work.probed,
             start=work.start,
             arena=self._arena,
@@ -62,8 +75,8 @@ class _Server:
             phase=parent.phase,
             assignment=work.assignment,
         )
-        ticks = views.progress[work.job.n_workers + work.assignment.index, TICK : TICK + 1]
-        beat(ticks, work.job.step_timeout)
+        ticks = views.progress[work.options.worker_count + work.assignment.index, TICK : TICK + 1]
+        beat(ticks, work.options.step_timeout)
         await engine.start()
         parent.send(messages.Started())
         while True:

@@ -16,30 +16,30 @@ from aiosampler.runtime.deadlines import TRIAL_CLOSE_S
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.workers.failures import describe
-from aiosampler.workers.messages import UNPACKING, Job, Probed
-from aiosampler.workers.payload import Payload
+from aiosampler.workers.messages import UNPACKING, Probed
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
     from aiosampler.errors import SamplerError
+    from aiosampler.options import Options
 
 #: The part of the sampler process that tries out; the user need not know that it is a process of its own.
 NAME = "sampler"
 
 
-async def try_out(job: Job, phase: Callable[[str], None]) -> Probed:
+async def try_out(options: Options, phase: Callable[[str], None]) -> Probed:
     """Try out environment and agent in a process of their own, which has ended when this returns.
 
     Args:
-        job: The sampler's arguments.
+        options: The sampler's arguments.
         phase: Told what is being done.
 
     Raises:
         SamplerError: One of them failed or takes too long, or their process died.
     """
-    method = "fork" if sys.platform == "linux" else job.start_method
+    method = "fork" if sys.platform == "linux" else options.start_method
 
     def on_phase(named: str) -> None:
         phase(named.removeprefix(f"{NAME}: "))
@@ -47,8 +47,8 @@ async def try_out(job: Job, phase: Callable[[str], None]) -> Probed:
     trial = ChildHandle(trial_main, (), name=NAME, start_method=method, on_phase=on_phase)
     grace = 0.0  # of what is not wanted any more
     try:
-        await trial.send(job)
-        probed: Probed = await trial.receive(job.start_timeout)
+        await trial.send(options)
+        probed: Probed = await trial.receive(options.start_timeout)
         grace = TRIAL_CLOSE_S
         return probed
     finally:
@@ -67,8 +67,8 @@ async def trial_main(sock: socket.socket) -> None:
 class _Trial:
     async def run(self, parent: ServiceChannel) -> None:
         parent.phase(UNPACKING)
-        job: Job = await parent.receive()
-        parent.send(await outside_loop(probe, Payload(job), parent.phase))
+        options: Options = await parent.receive()
+        parent.send(await outside_loop(probe, options, parent.phase))
         await parent.receive()  # until there is no more
 
     def abort(self) -> None:

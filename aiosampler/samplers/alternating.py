@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from aiosampler.affinity import usable_cpu_count
 from aiosampler.errors import ConfigError
@@ -10,7 +10,7 @@ from aiosampler.samplers.gpu import AsyncGpuSamplerBase
 from aiosampler.servers.action_server import AsyncAlternatingActionServer, AsyncNoOverlapAlternatingActionServer
 
 if TYPE_CHECKING:
-    from aiosampler.affinity import Affinity
+    from aiosampler.options import Options
     from aiosampler.servers.action_server import AsyncActionServer
 
 
@@ -21,21 +21,20 @@ class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
     process may use, one of each group. `make_affinity(alternating=True)` places them like that.
     """
 
-    def _check_placement(
-        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
-    ) -> None:
-        super()._check_placement(n_workers, affinity, device, max_worker_restarts)
-        D = len(self._devices)
+    def _refined(self, options: Options) -> Options:
+        options = super()._refined(options)
+        D = len(options.devices)
         each = "" if D == 1 else f" for each of {D} devices"
-        for name, count in (("batch_B", self._config.batch_B), ("n_workers", self._n_workers)):
+        for name, count in (("batch_B", options.batch_B), ("n_workers", options.worker_count)):
             if count % (2 * D):
                 fits = [n for n in (count - count % (2 * D), count - count % (2 * D) + 2 * D) if n]
                 raise ConfigError(
                     f"{name}={count} cannot be two equal groups{each}; {' or '.join(map(str, fits))} would fit"
                 )
+        return options
 
-    def _default_workers(self) -> int:
-        D, B = len(self._devices), self._config.batch_B
+    def _default_workers(self, options: Options) -> int:
+        D, B = len(options.devices), options.batch_B
         return max(1, min(B, 2 * usable_cpu_count()) // (2 * D)) * 2 * D
 
 

@@ -8,10 +8,9 @@ import dataclasses
 import functools
 import logging
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-import numpy as np
 
 from aiosampler.affinity import Affinity
 from aiosampler.agents.base import Agent
@@ -23,7 +22,7 @@ from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.memory.progress import read_progress
 from aiosampler.memory.slot import poison
-from aiosampler.options import SamplerConfig, pickle_payload, registered
+from aiosampler.options import Options, user_objects
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.resources import denied
@@ -31,7 +30,7 @@ from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
-from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.specs.seeding import Stream, draw_seed, stream_seed
 from aiosampler.workers import messages
 from aiosampler.workers.episodes import unpack_episodes
 from aiosampler.workers.random_streams import seeded
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from aiosampler.engines.registry import EngineKind
     from aiosampler.memory.control import Control
     from aiosampler.samplers.samples import FinalObservations, Samples
     from aiosampler.servers.action_server import AsyncActionServer
@@ -117,22 +117,15 @@ class AsyncSamplerMixin:
 
     Attributes:
         seed: The seed in use.
+        options: The arguments as they were checked, and settled for this kind of sampler.
 
     Raises:
         ConfigError: A value is not allowed, or cannot be pickled.
         TypeError: A value is of the wrong type.
     """
 
-    #: Module of the engine that runs in the sampler process.
-    _engine: str
-    #: Whether evaluation records into the arena, because others choose its actions.
-    _shared_evaluation = False
     #: What chooses the actions of workers that have no agent of their own.
     action_server: ClassVar[type[AsyncActionServer] | None] = None
-    #: Where the agent runs.
-    _devices: tuple[str, ...] = ("cpu",)
-    #: Seconds that the sampler process is given to report which of its processes is late.
-    _start_margin = 0.0
 
     def __init__(  # noqa: PLR0913 - the public signature of all samplers
         self,
@@ -165,21 +158,29 @@ class AsyncSamplerMixin:
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
-        self._config = config = SamplerConfig(
-            env_fn=registered(env_fn) if isinstance(env_fn, str) else env_fn,
-            agent=agent,
+        objects = user_objects(
+            {
+                "env_fn": env_fn,
+                "env_kwargs": env_kwargs,
+                "eval_env_kwargs": eval_env_kwargs,
+                "agent": agent,
+                "traj_info_cls": traj_info_cls,
+                "traj_info_kwargs": traj_info_kwargs,
+            }
+        )
+        options = Options(
+            payload=objects,
             batch_T=batch_T,
             batch_B=batch_B,
-            env_kwargs=env_kwargs,
-            seed=seed,
+            n_workers=n_workers,
+            affinity=Affinity() if affinity is None else affinity,
+            devices=tuple(device) if isinstance(device, Iterable) and not isinstance(device, str) else (device,),
+            seed=draw_seed() if seed is None else seed,
             mid_batch_reset=mid_batch_reset,
             max_decorrelation_steps=max_decorrelation_steps,
             bootstrap_value=bootstrap_value,
             env_info_keys=env_info_keys,
-            traj_info_cls=traj_info_cls,
-            traj_info_kwargs=traj_info_kwargs,
             eval_n_envs=eval_n_envs,
-            eval_env_kwargs=eval_env_kwargs,
             eval_max_steps=eval_max_steps,
             eval_max_trajectories=eval_max_trajectories,
             overlap=overlap,
@@ -189,14 +190,12 @@ class AsyncSamplerMixin:
             start_timeout=start_timeout,
             debug=debug,
         )
+        self.options = self._refined(options)
         self._log: Callable[[str], None] = _ignore
         if debug:  # refers to no sampler: who drops one in use is warned
             self._log = functools.partial(log.info, "%s %x: %s", type(self).__name__, id(self))
-        self._check_placement(n_workers, affinity, device, max_worker_restarts)
-        self._payload = pickle_payload(config)
-        self._affinity = affinity or Affinity()
         self.agent = agent
-        self.seed: int = int(np.random.SeedSequence().entropy) if seed is None else seed  # type: ignore[arg-type]
+        self.seed = self.options.seed
         self._state = _State.NEW
         self._order = asyncio.Lock()
         self._pending: deque[type] = deque()  # answers that are still to come, in the order of their requests
@@ -217,23 +216,38 @@ class AsyncSamplerMixin:
         self._counters = Counters()
         self._last_version: int | None = None  # that was published before the sampler was closed
 
-    def _check_placement(
-        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
-    ) -> None:
-        """Refuse what this kind of sampler cannot honour.
+    def _refined(self, options: Options) -> Options:
+        """Settle what depends on the kind of sampler, and refuse what it would ignore; also of options settled before.
 
         Raises:
             ConfigError: An argument would be ignored, or does not fit.
         """
         raise NotImplementedError
 
-    def _check_affinity(self, affinity: Affinity | None) -> None:
-        """Refuse an affinity that this kind of sampler cannot honour.
-
-        Raises:
-            ConfigError: It names what there is not.
-        """
+    @property
+    def _engine(self) -> EngineKind:
+        """What runs in the sampler process."""
         raise NotImplementedError
+
+    @property
+    def _process_counts(self) -> ProcessCounts:
+        """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""
+        return ProcessCounts(workers=1, alone=True)
+
+    @property
+    def _group_workers(self) -> Sequence[range]:
+        """Ranks of the workers of each group that an action server serves."""
+        return ()
+
+    @property
+    def _evaluates_in_arena(self) -> bool:
+        """Whether evaluation records into the arena, because others choose its actions."""
+        return False
+
+    @property
+    def _start_margin(self) -> float:
+        """Seconds that the sampler process is given to report which of its processes is late."""
+        return 0.0
 
     # Starting
 
@@ -262,22 +276,22 @@ class AsyncSamplerMixin:
                     sampler_main,
                     (arena,),
                     name="sampler",
-                    start_method=self._config.start_method,
+                    start_method=self.options.start_method,
                     on_phase=self._log,
                 )
-                if self._config.debug:
+                if self.options.debug:
                     self._process.notify_of_phases()
-                await self._process.send(messages.Probe(self._job(), self._engine))
-                timeout = self._config.start_timeout
+                await self._process.send(messages.Probe(self.options, self._engine))
+                timeout = self.options.start_timeout
                 probed = await self._receive_start(timeout and timeout + deadlines.START_MARGIN_S)
                 self._initialize_agent(probed)
                 parameters = parameter_specs(self.agent.model)
                 layout = plan_arena(
-                    self._config.batch,
+                    self.options.batch,
                     probed.specs,
                     store_specs(parameters),
-                    self._process_counts(),
-                    self._config.eval_batch if self._shared_evaluation else None,
+                    self._process_counts,
+                    self.options.eval_batch if self._evaluates_in_arena else None,
                 )
                 arena.grow(layout.total_bytes, layout.dense_bytes)
                 views = arena_views(layout, arena.map(layout.total_bytes))
@@ -286,12 +300,12 @@ class AsyncSamplerMixin:
             self._control = views.control
             self._progress = views.progress
             self._clocks = views.step_clocks, views.stage_clocks
-            self._groups = self._group_workers()
+            self._groups = self._group_workers
             self._store = Publisher(views.parameters, parameters)
             self.agent.attach(self._store)
             self._slots = views.slots
             self._views = [samples_view(slot) for slot in self._slots]
-            self._start = messages.Start(layout, probed.specs, parameters, self._affinity)
+            self._start = messages.Start(layout, probed.specs, parameters, self.options.affinity)
             self._require(_State.PROBING, "")
             self._enter(_State.PROBED)
             return (self._views[0], self._views[1]), probed.examples
@@ -311,13 +325,13 @@ class AsyncSamplerMixin:
         assert self._process is not None
         assert self._store is not None
         if affinity is not None:
-            self._check_affinity(affinity)
+            self.options = self._refined(dataclasses.replace(self.options, affinity=affinity))
             self._start = dataclasses.replace(self._start, affinity=affinity)
         self._enter(_State.STARTING)
         async with self._closed_on_failure():
             self._store.publish(self.agent.model, version=0)
             await self._process.send(self._start)
-            timeout = self._config.start_timeout
+            timeout = self.options.start_timeout
             await self._receive_start(timeout and timeout + self._start_margin)
             self._require(_State.STARTING, "")
             self._enter(_State.RUNNING)
@@ -412,7 +426,7 @@ class AsyncSamplerMixin:
             SamplerClosed: The sampler does not run.
             SamplerError: An environment, the agent or a process failed; the sampler is closed.
         """
-        if self._config.eval_n_envs == 0:
+        if self.options.eval_n_envs == 0:
             raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
         async with self._order:
             self._require_running()
@@ -567,7 +581,7 @@ class AsyncSamplerMixin:
             slot, final_observation = self._held
             self._held = None
             final_observation.expire()
-            if self._config.debug:
+            if self.options.debug:
                 poison(self._slots[slot])
 
     async def _receive_pending(self) -> Any:
@@ -590,7 +604,7 @@ class AsyncSamplerMixin:
         try:
             # It watches its own processes itself
             return await process.receive(
-                self._config.step_timeout, functools.partial(read_progress, self._progress[-1])
+                self.options.step_timeout, functools.partial(read_progress, self._progress[-1])
             )
         except SamplerError as exc:
             if self._closing is not None:
@@ -608,7 +622,7 @@ class AsyncSamplerMixin:
 
     def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         expected = self._expected or (0, 0)
-        if self._config.overlap and self._expected is not None:
+        if self.options.overlap and self._expected is not None:
             self._match(expected, itr, db_idx)
             return expected
         itr = expected[0] if itr is None else itr
@@ -627,45 +641,11 @@ class AsyncSamplerMixin:
                 )
 
     def _unpack(self, episodes: list[bytes]) -> list[TrajInfo]:
-        return unpack_episodes(episodes, self._config.traj_info_cls)
+        return unpack_episodes(episodes, self.options.payload.live["traj_info_cls"])
 
     def _timeline(self, slot: int) -> Timeline:
         steps, stages = (clocks[slot].copy() for clocks in self._clocks)
         return Timeline(steps, stages, self._groups)
-
-    def _group_workers(self) -> Sequence[range]:
-        """Ranks of the workers of each group that an action server serves."""
-        return ()
-
-    def _process_counts(self) -> ProcessCounts:
-        """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""
-        return ProcessCounts(workers=1, alone=True)
-
-    def _job(self) -> messages.Job:
-        config = self._config
-        return messages.Job(
-            payload=self._payload,
-            batch=config.batch,
-            seed=self.seed,
-            mid_batch_reset=config.mid_batch_reset,
-            max_decorrelation_steps=config.max_decorrelation_steps,
-            traj_info_steps=config.traj_info_cls.step is not TrajInfo.step,
-            bootstrap_value=config.bootstrap_value,
-            env_info_keys=tuple(config.env_info_keys),
-            eval_n_envs=config.eval_n_envs,
-            eval_batch=config.eval_batch,
-            eval_steps_each=config.eval_steps_each,
-            eval_max_trajectories=config.eval_max_trajectories,
-            overlap=config.overlap,
-            n_workers=self._process_counts().workers,
-            devices=self._devices,
-            action_server=self.action_server,
-            start_method=config.start_method,
-            step_timeout=config.step_timeout,
-            start_timeout=config.start_timeout,
-            max_worker_restarts=config.max_worker_restarts,
-            debug=config.debug,
-        )
 
     def _initialize_agent(self, probed: messages.Probed) -> None:
         """Build the model here as it was built there, leaving the random generators of this process as they were."""

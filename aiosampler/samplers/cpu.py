@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aiosampler.engines.registry import EngineKind
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
 
 if TYPE_CHECKING:
-    from aiosampler.affinity import Affinity
+    from aiosampler.options import Options
 
 
 class AsyncCpuSampler(AsyncParallelSamplerMixin):
@@ -18,14 +19,15 @@ class AsyncCpuSampler(AsyncParallelSamplerMixin):
     All of a batch is chosen by one policy version. The arguments are those of `AsyncSamplerMixin`.
     """
 
-    _engine = "aiosampler.engines.cpu_engine"
-
-    def _check_placement(
-        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
-    ) -> None:
-        if str(device) != "cpu":
+    def _refined(self, options: Options) -> Options:
+        device = ", ".join(map(str, options.devices))
+        if device != "cpu":
             raise ConfigError(
-                f"device={str(device)!r} would be ignored by AsyncCpuSampler, whose workers keep the agent on the CPU; "
+                f"device={device!r} would be ignored by AsyncCpuSampler, whose workers keep the agent on the CPU; "
                 "leave it out"
             )
-        super()._check_placement(n_workers, affinity, device, max_worker_restarts)
+        return super()._refined(options)
+
+    @property
+    def _engine(self) -> EngineKind:
+        return EngineKind.CPU

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from aiosampler.affinity import usable_cpu_count
 from aiosampler.engines.assignments import assign
+from aiosampler.engines.registry import EngineKind
+from aiosampler.engines.server_process import run_action_server
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
 from aiosampler.servers.action_server import AsyncActionServer
 
 if TYPE_CHECKING:
-    from aiosampler.affinity import Affinity
+    import socket
+    from collections.abc import Sequence
+
+    from aiosampler.memory.arena import Arena
+    from aiosampler.options import Options
 
 
 class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
@@ -25,31 +31,62 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
     server in a process of its own, with its share of the environments and of the workers.
     """
 
-    _engine = "aiosampler.engines.served_engine"
-    _shared_evaluation = True
+    def _refined(self, options: Options) -> Options:
+        assert self.action_server is not None
+        payload = options.payload.including(
+            action_server=self.action_server, action_server_process=self.action_server_process
+        )
+        names = device_names(options.devices, options.start_method)
+        options = super()._refined(dataclasses.replace(options, payload=payload, devices=names))
+        if options.worker_count < len(names):
+            raise ConfigError(
+                f"n_workers={options.worker_count} is less than the {len(names)} devices, each of which needs workers "
+                "of its own"
+            )
+        return options
 
-    def _check_placement(
-        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
-    ) -> None:
-        self._devices = devices(device, self._config.start_method)
-        if len(self._devices) > 1:
-            self._engine = "aiosampler.engines.devices_engine"
-            self._start_margin = 2 * self._start_margin  # a server, too, waits for its workers
-        super()._check_placement(n_workers, affinity, device, max_worker_restarts)
-        D, W = len(self._devices), self._n_workers
-        if W < D:
-            raise ConfigError(f"n_workers={W} is less than the {D} devices, each of which needs workers of its own")
+    @classmethod
+    async def action_server_process(cls, sock: socket.socket, arena: Arena, index: int, device: str) -> None:
+        """Run the action server of one of several devices, with workers of its own; in a process of its own.
 
-    def _default_workers(self) -> int:
-        return min(self._config.batch_B, max(len(self._devices), usable_cpu_count()))
+        With a single device there is no such process: its action server is a part of the sampler process. A subclass
+        may override this, to set up the process before it awaits the inherited method, which returns when the sampler
+        ends, or to clean up after it. Overrides travel by value where they are defined in the user's main module.
 
+        Args:
+            sock: This end of the control channel to the sampler process.
+            arena: The shared memory.
+            index: Of the server among those of the sampler.
+            device: That its agent runs on.
+        """
+        await run_action_server(sock, arena, index)
+
+    def _default_workers(self, options: Options) -> int:
+        return min(options.batch_B, max(len(options.devices), usable_cpu_count()))
+
+    @property
+    def _engine(self) -> EngineKind:
+        return EngineKind.SERVED if len(self.options.devices) == 1 else EngineKind.DEVICES
+
+    @property
     def _process_counts(self) -> ProcessCounts:
-        D = len(self._devices)
-        return ProcessCounts(self._n_workers, servers=D, groups=D * self._n_groups)
+        D = len(self.options.devices)
+        return ProcessCounts(self.options.worker_count, servers=D, groups=D * self._n_groups)
 
+    @property
+    def _start_margin(self) -> float:
+        # A server of its own process, too, waits for its workers
+        return super()._start_margin * (1 if self._engine is EngineKind.SERVED else 2)
+
+    @property
+    def _evaluates_in_arena(self) -> bool:
+        return True
+
+    @property
     def _group_workers(self) -> Sequence[range]:
-        W = self._n_workers
-        groups = [group for assignment in assign(W, 0, W, self._devices, self._n_groups) for group in assignment.groups]
+        W = self.options.worker_count
+        assignments = assign(W, 0, W, self.options.devices, self._n_groups)
+        groups = [group for assignment in assignments for group in assignment.groups]
         return [range(group[0].rank, group[-1].rank + 1) for group in groups]
 
     @property
@@ -68,18 +105,15 @@ class AsyncGpuSampler(AsyncGpuSamplerBase):
     action_server: ClassVar[type[AsyncActionServer] | None] = AsyncActionServer
 
 
-def devices(device: Any, start_method: str) -> tuple[str, ...]:
-    """The names of one or several devices.
+def device_names(devices: Sequence[Any], start_method: str) -> tuple[str, ...]:
+    """The names of devices that there are.
 
     Raises:
-        ConfigError: There is no such device, or its kind cannot be used.
-        TypeError: It is no device.
+        ConfigError: There is none, or no such device, or its kind cannot be used.
     """
-    several = isinstance(device, Sequence) and not isinstance(device, str)
-    names = tuple(_device(one, start_method) for one in (device if several else (device,)))
-    if not names:
+    if not devices:
         raise ConfigError("device must be a device or a sequence of devices, got none")
-    return names
+    return tuple(_device(device, start_method) for device in devices)
 
 
 def _device(device: Any, start_method: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING
 
-from aiosampler.affinity import Affinity, usable_cpu_count
+from aiosampler.affinity import usable_cpu_count
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts
 from aiosampler.runtime.deadlines import START_MARGIN_S
 from aiosampler.samplers.base import AsyncSamplerMixin
-from aiosampler.specs.batch import as_integer
+
+if TYPE_CHECKING:
+    from aiosampler.options import Options
 
 
 class AsyncParallelSamplerMixin(AsyncSamplerMixin):
@@ -20,33 +23,23 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
     CPU mask and its container's quota), and no more than there are environments.
     """
 
-    _start_margin = START_MARGIN_S
-
-    def _check_placement(
-        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
-    ) -> None:
-        if affinity is not None and not isinstance(affinity, Affinity):
-            raise TypeError(f"affinity must be an Affinity, got {affinity!r}")
-        B = self._config.batch_B
+    def _refined(self, options: Options) -> Options:
+        n_workers, B, placed = options.n_workers, options.batch_B, options.affinity.workers
         if n_workers is None:
-            placed = None if affinity is None else affinity.workers
-            self._n_workers = len(placed) if placed else self._default_workers()
-        else:
-            self._n_workers = as_integer("n_workers", n_workers, 1)
-        if self._n_workers > B:
-            raise ConfigError(
-                f"n_workers={self._n_workers} is more than the batch_B={B} environments there are to share"
-            )
-        self._check_affinity(affinity)
+            n_workers = len(placed) if placed else self._default_workers(options)
+        if n_workers > B:
+            raise ConfigError(f"n_workers={n_workers} is more than the batch_B={B} environments there are to share")
+        if placed is not None and len(placed) != n_workers:
+            raise ConfigError(f"affinity.workers has {len(placed)} sets of CPUs, but there are n_workers={n_workers}")
+        return dataclasses.replace(options, n_workers=n_workers)
 
-    def _default_workers(self) -> int:
-        return min(self._config.batch_B, usable_cpu_count())
+    def _default_workers(self, options: Options) -> int:
+        return min(options.batch_B, usable_cpu_count())
 
-    def _check_affinity(self, affinity: Affinity | None) -> None:
-        if affinity is not None and affinity.workers is not None and len(affinity.workers) != self._n_workers:
-            raise ConfigError(
-                f"affinity.workers has {len(affinity.workers)} sets of CPUs, but there are n_workers={self._n_workers}"
-            )
-
+    @property
     def _process_counts(self) -> ProcessCounts:
-        return ProcessCounts(self._n_workers)
+        return ProcessCounts(self.options.worker_count)
+
+    @property
+    def _start_margin(self) -> float:
+        return START_MARGIN_S

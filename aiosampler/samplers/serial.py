@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from aiosampler.affinity import Affinity
+from aiosampler.engines.registry import EngineKind
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.base import AsyncSamplerMixin
+
+if TYPE_CHECKING:
+    from aiosampler.options import Options
 
 
 class AsyncSerialSampler(AsyncSamplerMixin):
@@ -16,30 +19,23 @@ class AsyncSerialSampler(AsyncSamplerMixin):
     measured against. The arguments are those of `AsyncSamplerMixin`.
     """
 
-    _engine = "aiosampler.engines.serial_engine"
-
-    def _check_placement(
-        self, n_workers: int | None, affinity: Affinity | None, device: Any, max_worker_restarts: int
-    ) -> None:
-        """There are no workers and no devices to place."""
+    def _refined(self, options: Options) -> Options:
         for name, value, default in (
-            ("n_workers", n_workers, None),
-            ("max_worker_restarts", max_worker_restarts, 0),
-            ("device", str(device), "cpu"),
+            ("n_workers", options.n_workers, None),
+            ("max_worker_restarts", options.max_worker_restarts, 0),
+            ("device", ", ".join(map(str, options.devices)), "cpu"),
         ):
             if value != default:
                 raise ConfigError(
                     f"{name}={value!r} would be ignored by AsyncSerialSampler, which has no workers and keeps the "
                     "agent on the CPU; leave it out"
                 )
-        self._check_affinity(affinity)
-
-    def _check_affinity(self, affinity: Affinity | None) -> None:
-        if affinity is None:
-            return
-        if not isinstance(affinity, Affinity):
-            raise TypeError(f"affinity must be an Affinity, got {affinity!r}")
-        if affinity.workers is not None:
+        if options.affinity.workers is not None:
             raise ConfigError(
                 "affinity.workers would be ignored by AsyncSerialSampler, which has no workers; leave it out"
             )
+        return options
+
+    @property
+    def _engine(self) -> EngineKind:
+        return EngineKind.SERIAL

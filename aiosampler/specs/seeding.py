@@ -21,6 +21,11 @@ class Stream(IntEnum):
     EXAMPLE = 6
 
 
+def draw_seed() -> int:
+    """A seed for a sampler that was given none: 128 bits of the system's entropy."""
+    return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type] # it is drawn, and one integer
+
+
 def seed_sequence(seed: int, stream: Stream, index: int = 0, generation: int = 0) -> np.random.SeedSequence:
     """The `SeedSequence` of one purpose and index; each generation after the first has a branch of its own."""
     branch = (generation,) if generation else ()

@@ -10,7 +10,7 @@ import torch
 from aiosampler.agents.parameters import AdoptedParameters
 from aiosampler.collectors.local_agent import LocalAgent, call_agent
 from aiosampler.memory.arena_map import private_eval_slot
-from aiosampler.workers.payload import initialize_agent
+from aiosampler.workers.factories import build_agent
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
 
@@ -19,33 +19,32 @@ if TYPE_CHECKING:
 
     from aiosampler.interfaces import ActionSource
     from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.options import Options
     from aiosampler.workers.messages import Collect, Evaluate, Probed, Share, Start
-    from aiosampler.workers.payload import Payload
     from aiosampler.workers.runner import Columns
 
 
 def local_runner(
-    *, payload: Payload, probed: Probed, start: Start, views: ArenaViews, share: Share, phase: Callable[[str], None]
+    *, options: Options, probed: Probed, start: Start, views: ArenaViews, share: Share, phase: Callable[[str], None]
 ) -> Runner:
     """Make what steps a share of the environments with an agent in this process, which is built now.
 
     Args:
-        payload: The user's objects.
-        probed: What was learned about them.
+        options: The sampler's arguments.
+        probed: What was learned about environment and agent.
         start: Layout and specs.
         views: Of the arena.
         share: Which environments are ours.
         phase: Told what is being done.
     """
-    job = payload.job
     return Runner(
-        payload=payload,
+        options=options,
         specs=start.specs,
         views=views,
         share=share,
-        eval_slot=private_eval_slot(job.eval_batch, start.specs) if job.eval_batch else {},
+        eval_slot=private_eval_slot(options.eval_batch, start.specs) if options.eval_batch else {},
         aborts=(views.control.abort_batch, views.control.abort_evaluation),
-        acting=LocalActing(payload, probed, start, views, share),
+        acting=LocalActing(options, probed, start, views, share),
         phase=phase,
     )
 
@@ -54,23 +53,26 @@ class LocalActing:
     """Builds the agent, and has it use the parameters that the sampler process adopted for a batch.
 
     Args:
-        payload: The user's objects.
-        probed: What was learned about them.
+        options: The sampler's arguments.
+        probed: What was learned about environment and agent.
         start: Layout and specs.
         views: Of the arena.
         share: Which environments are ours.
     """
 
-    def __init__(self, payload: Payload, probed: Probed, start: Start, views: ArenaViews, share: Share) -> None:
-        job, self._control = payload.job, views.control
-        self._B, self._environments, self._action_space = job.batch.B, list(share.environments), probed.spaces.action
-        self._agent = agent = payload.agent()
-        initialize_agent(agent, probed.spaces, job.seed)
+    def __init__(self, options: Options, probed: Probed, start: Start, views: ArenaViews, share: Share) -> None:
+        self._control = views.control
+        self._B, self._environments, self._action_space = (
+            options.batch.B,
+            list(share.environments),
+            probed.spaces.action,
+        )
+        self._agent = agent = build_agent(options.payload, probed.spaces, options.seed)
         self._parameters = AdoptedParameters(views.parameters, start.parameters)
         if agent.model is not None:
             self._parameters.bind(agent.model)
         agent.attach(self._parameters)
-        self._random = RandomStreams(job.seed, share.rank, share.generation)
+        self._random = RandomStreams(options.seed, share.rank, share.generation)
 
     def source(self, slots: Columns) -> ActionSource:
         """Make the source of actions for some columns of some slots."""

@@ -5,55 +5,20 @@ are dataclasses: they may hold what is defined in the user's main module, and tr
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from aiosampler.affinity import Affinity
 from aiosampler.errors import ProcessFailure
 from aiosampler.memory.layout import Layout
+from aiosampler.options import Options
 from aiosampler.specs.arrays import Spaces
-from aiosampler.specs.batch import BatchSpec, StepSpecs
+from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.trees import Tree
 
 #: The phase in which a process receives the first message, with what the user's objects are made of.
 UNPACKING = "importing the packages of env_fn and agent"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A sampler's arguments as they travel, with the payload of `pickle_payload` still packed."""
-
-    payload: dict[str, bytes]
-    batch: BatchSpec
-    seed: int
-    mid_batch_reset: bool
-    max_decorrelation_steps: int
-    traj_info_steps: bool  # whether trajectory infos see each step
-    bootstrap_value: bool
-    env_info_keys: tuple[str, ...]
-    eval_n_envs: int
-    eval_batch: BatchSpec | None
-    eval_steps_each: int
-    eval_max_trajectories: int | None
-    overlap: bool
-    n_workers: int
-    devices: tuple[str, ...]
-    action_server: Any  # the class; this module does not import it to keep torch out. None: no actions are served
-    start_method: str
-    step_timeout: float | None
-    start_timeout: float | None
-    max_worker_restarts: int
-    debug: bool  # whether the sampler process tells what it does also when it has started
-
-    @property
-    def eval_chunks(self) -> Iterator[int]:
-        """How many steps evaluation takes at a time; then its slot is written from the first row on again."""
-        assert self.eval_batch is not None
-        T = self.eval_batch.T
-        whole, rest = divmod(self.eval_steps_each, T)
-        return chain(repeat(T, whole), repeat(rest, rest > 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +42,8 @@ class Share:
 class Probe:
     """Try out environment and agent; answered by `Probed`."""
 
-    job: Job
-    engine: str  # name of a module with a class `Engine`
+    options: Options
+    engine: Any  # an `EngineKind`: which engine is to run
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +69,7 @@ class Start:
 class Work:
     """To a worker: map the arena, build a share of the environments, reset; answered by `Started`."""
 
-    job: Job
+    options: Options
     probed: Probed
     start: Start
     share: Share
@@ -118,7 +83,7 @@ class Work:
 class Serve:
     """To an action server: start workers and build the agent; answered by `Started`."""
 
-    job: Job
+    options: Options
     probed: Probed
     start: Start
     assignment: Any  # an `Assignment`

@@ -11,6 +11,7 @@ from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_e
 from aiosampler.memory.slot import columns
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.episodes import pack_episodes
+from aiosampler.workers.factories import build_environment, traj_info_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,26 +19,26 @@ if TYPE_CHECKING:
     from aiosampler.collectors.collector import FinishedEpisode
     from aiosampler.interfaces import Acting
     from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.options import Options
     from aiosampler.specs.batch import StepSpecs
     from aiosampler.specs.trees import Tree
-    from aiosampler.workers.messages import Collect, Evaluate, Job, Share
-    from aiosampler.workers.payload import Payload
+    from aiosampler.workers.messages import Collect, Evaluate, Share
 
     Columns = Sequence[dict[str, Tree]]
 
 
-def eval_quotas(job: Job) -> list[int] | None:
+def eval_quotas(options: Options) -> list[int] | None:
     """The episodes of each evaluation environment, None for no limit."""
-    if job.eval_max_trajectories is None:
+    if options.eval_max_trajectories is None:
         return None
-    return split_evenly(job.eval_max_trajectories, job.eval_n_envs)
+    return split_evenly(options.eval_max_trajectories, options.eval_n_envs)
 
 
 class Runner:
     """Collects and evaluates a share of the environments.
 
     Args:
-        payload: The user's objects.
+        options: The sampler's arguments.
         specs: Of a step.
         views: Of the arena.
         share: Which environments are ours.
@@ -50,7 +51,7 @@ class Runner:
     def __init__(
         self,
         *,
-        payload: Payload,
+        options: Options,
         specs: StepSpecs,
         views: ArenaViews,
         share: Share,
@@ -59,13 +60,12 @@ class Runner:
         acting: Acting,
         phase: Callable[[str], None],
     ) -> None:
-        self._payload, self._specs, self._views, self._share = payload, specs, views, share
+        self._options, self._specs, self._views, self._share = options, specs, views, share
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
-        self._job = payload.job
         self._closing = contextlib.ExitStack()
         self._quota = Quota(None)
-        self._kind = payload.load("traj_info_cls")
-        self._traj_info = payload.traj_info_factory(self._kind)
+        self._kind = options.payload.load("traj_info_cls")
+        self._traj_info = traj_info_factory(options.payload, self._kind)
 
     def start(self) -> None:
         """Build all environments and reset them."""
@@ -73,19 +73,19 @@ class Runner:
             self._build()
 
     def _build(self) -> None:
-        job, share = self._job, self._share
-        rule = MidBatchReset() if job.mid_batch_reset else WaitReset()
+        options, share = self._options, self._share
+        rule = MidBatchReset() if options.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
         if share.evaluation:
-            quotas = eval_quotas(job)
+            quotas = eval_quotas(options)
             self._quota = Quota(quotas and quotas[share.evaluation.start : share.evaluation.stop])
             self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
-        self._collector.start(self._phase, job.max_decorrelation_steps, job.seed, share.generation)
+        self._collector.start(self._phase, options.max_decorrelation_steps, options.seed, share.generation)
 
     def collect(self, request: Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
         with self._acting.collecting(request):
-            return pack_episodes(self._collector.collect(request.slot, self._job.batch.T), self._kind)
+            return pack_episodes(self._collector.collect(request.slot, self._options.batch.T), self._kind)
 
     def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
@@ -97,7 +97,7 @@ class Runner:
         self._quota.renew()
         self._evaluator.restart(self._quota.starts)
         done = 0
-        for T in self._job.eval_chunks:
+        for T in self._options.eval_chunks:
             if self._evaluator.idle:
                 break
             finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
@@ -113,19 +113,19 @@ class Runner:
         self._closing.close()
 
     def _make_collector(self, environments: range, slots: Columns, rule: Any, *, evaluation: bool) -> Collector:
-        job, first, n = self._job, environments.start, len(environments)
+        options, first, n = self._options, environments.start, len(environments)
         ours = [columns(slot, first, n) for slot in slots]
         built: list[Any] = []
         for b in environments:
             self._phase(f"building {'evaluation ' if evaluation else ''}environment {b}")
-            env = self._payload.environment(b, evaluation=evaluation)
+            env = build_environment(self._options.payload, b, evaluation=evaluation)
             built.append(env)
             self._closing.callback(self._close_environment, env, b, evaluation)
         views, rank = self._views, self._share.rank
         return Collector(
             environments=built,
             seeds=[
-                environment_seed(job.seed, b, evaluation=evaluation, restarts=self._share.generation)
+                environment_seed(options.seed, b, evaluation=evaluation, restarts=self._share.generation)
                 for b in environments
             ],
             first=first,

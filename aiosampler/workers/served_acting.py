@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from aiosampler.collectors.served_actions import ServedActions
 from aiosampler.signals.rendezvous import WorkerSide
-from aiosampler.workers.payload import Payload
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
 
@@ -42,7 +41,7 @@ def served_runner(
         spin=work.spin,
     )
     return Runner(
-        payload=Payload(work.job),
+        options=work.options,
         specs=work.start.specs,
         views=views,
         share=work.share,
@@ -65,7 +64,7 @@ class ServedActing:
     def __init__(self, work: Work, views: ArenaViews, rendezvous: WorkerSide) -> None:
         self._rendezvous, self._action_space = rendezvous, work.probed.spaces.action
         self._progress = views.progress[work.share.rank]
-        self._random = RandomStreams(work.job.seed, work.share.rank, work.share.generation)
+        self._random = RandomStreams(work.options.seed, work.share.rank, work.share.generation)
 
     def source(self, slots: Columns) -> ActionSource:
         """Make the source of actions for some columns of some slots."""

@@ -34,12 +34,11 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
     def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> Runner:
         from aiosampler.runtime.placement import set_cpus
         from aiosampler.workers.local_acting import local_runner
-        from aiosampler.workers.payload import Payload
 
         set_cpus(work.cpus, 1)
         phase("building the agent")
         return local_runner(
-            payload=Payload(work.job),
+            options=work.options,
             probed=work.probed,
             start=work.start,
             views=views,

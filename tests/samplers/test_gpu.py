@@ -1,9 +1,19 @@
-"""The arguments of samplers with an action server."""
+"""Samplers with an action server: their arguments, and the processes of several devices."""
+
+import subprocess
+import sys
 
 import pytest
 
-from aiosampler import AsyncAlternatingSampler, AsyncGpuSampler, AsyncNoOverlapAlternatingSampler, ConfigError
+from aiosampler import (
+    AsyncAlternatingSampler,
+    AsyncGpuSampler,
+    AsyncNoOverlapAlternatingSampler,
+    ConfigError,
+    RandomAgent,
+)
 from aiosampler.affinity import usable_cpu_count
+from tests.support.processes import our_children
 from tests.support.samplers import small
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
@@ -35,6 +45,68 @@ def test_arguments_that_do_not_fit(kind, arguments, words):
 
 def test_an_alternating_sampler_has_two_workers_for_each_cpu_by_default():
     n = usable_cpu_count()
-    assert small(AsyncAlternatingSampler, batch_B=8 * n)._n_workers == 2 * n
-    assert small(AsyncAlternatingSampler, batch_B=2)._n_workers == 2
-    assert small(AsyncAlternatingSampler, batch_B=12, device=["cpu"] * 3)._n_workers % 6 == 0
+    assert small(AsyncAlternatingSampler, batch_B=8 * n).options.n_workers == 2 * n
+    assert small(AsyncAlternatingSampler, batch_B=2).options.n_workers == 2
+    assert small(AsyncAlternatingSampler, batch_B=12, device=["cpu"] * 3).options.n_workers % 6 == 0
+
+
+class Preparing(AsyncGpuSampler):
+    """Sets up the process of each device's server."""
+
+    @classmethod
+    async def action_server_process(cls, sock, arena, index, device):
+        Prepared.prepared = index, device
+        await super().action_server_process(sock, arena, index, device)
+
+
+class Prepared(RandomAgent):
+    """Tells how its process was prepared."""
+
+    prepared = None
+
+    def step(self, inputs, state):
+        step = super().step(inputs, state)
+        index = -1 if self.prepared is None else self.prepared[0]
+        return step._replace(agent_info={"index": step.action * 0 + index})
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+async def test_a_subclass_may_set_up_the_process_of_each_device(start_method):
+    arguments = {"agent": Prepared(), "n_workers": 2, "start_method": start_method}
+    async with small(Preparing, device=["cpu", "cpu"], **arguments) as sampler:
+        index = (await sampler.obtain_samples()).agent.agent_info["index"]
+        assert index[0].tolist() == [0, 0, 1, 1]
+    async with small(Preparing, **arguments) as sampler:  # one device has no such process
+        assert ((await sampler.obtain_samples()).agent.agent_info["index"] == -1).all()
+    assert our_children() == []
+
+
+SCRIPT = """
+import asyncio, os
+from aiosampler import AsyncGpuSampler, RandomAgent
+
+class Mine(AsyncGpuSampler):
+    @classmethod
+    async def action_server_process(cls, sock, arena, index, device):
+        os.write(1, f"server {index} on {device} of {cls.__name__}\\n".encode())
+        try:
+            await super().action_server_process(sock, arena, index, device)
+        finally:
+            os.write(1, f"server {index} ended\\n".encode())
+
+async def main():
+    sampler = Mine("CartPole-v1", agent=RandomAgent(), batch_T=4, batch_B=4, n_workers=2, device=["cpu", "cpu"])
+    async with sampler:
+        await sampler.obtain_samples()
+
+asyncio.run(main())
+"""
+
+
+def test_a_subclass_that_the_main_module_defines_travels_by_value(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert done.stderr == ""
+    assert sorted(done.stdout.splitlines()) == [
+        "server 0 ended", "server 0 on cpu of Mine", "server 1 ended", "server 1 on cpu of Mine",
+    ]  # fmt: skip

@@ -12,8 +12,7 @@ from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
 from aiosampler.workers.episodes import unpack_episodes
 from aiosampler.workers.local_acting import local_runner
-from aiosampler.workers.messages import Collect, Evaluate, Job, Share, Start
-from aiosampler.workers.payload import Payload
+from aiosampler.workers.messages import Collect, Evaluate, Share, Start
 
 
 class InProcess:
@@ -21,22 +20,21 @@ class InProcess:
 
     def __init__(self, env_fn, **arguments):
         sampler = AsyncSerialSampler(env_fn, **arguments)
-        self.config, self.seed = sampler._config, sampler.seed
-        job: Job = sampler._job()
-        payload = Payload(job)
-        self.probed = probe(payload, lambda phase: None)
-        agent = payload.agent()
+        self.options = options = sampler.options
+        self.seed = sampler.seed
+        self.probed = probe(options, lambda phase: None)
+        agent = options.payload.load("agent")
         agent.initialize(self.probed.spaces)
         parameters = parameter_specs(agent.model)
-        layout = plan_arena(job.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
+        layout = plan_arena(options.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
         views = arena_views(layout, bytearray(layout.total_bytes))
         self.views, self.slots = views, views.slots
         self.runner = local_runner(
-            payload=payload,
+            options=options,
             probed=self.probed,
             start=Start(layout, self.probed.specs, parameters, None),
             views=views,
-            share=Share(0, range(job.batch.B), range(job.eval_n_envs)),
+            share=Share(0, range(options.batch.B), range(options.eval_n_envs)),
             phase=lambda phase: None,
         )
         self.runner.start()
@@ -59,7 +57,7 @@ class InProcess:
         return self._infos(self.runner.evaluate(Evaluate(self.itr)))
 
     def _infos(self, finished):
-        return unpack_episodes([finished], self.config.traj_info_cls)
+        return unpack_episodes([finished], self.options.payload.live["traj_info_cls"])
 
     def close(self):
         self.runner.close()

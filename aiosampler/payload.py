@@ -1,0 +1,83 @@
+"""The objects that a user gives a sampler, on their way to its processes."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from aiosampler.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Payload:
+    """Named objects, each pickled by itself with cloudpickle: alive where they were given, bytes in other processes.
+
+    Pickling a payload pickles the bytes alone, so a process that passes it on, or needs only some of it, imports
+    nothing that the objects need.
+
+    Args:
+        objects: By name; pickled now, so what becomes of them later does not travel.
+
+    Raises:
+        ConfigError: One of them cannot be pickled; the message names it.
+    """
+
+    def __init__(self, objects: Mapping[str, Any]) -> None:
+        self._live = dict(objects)
+        self._packed = {name: _pickle(name, value) for name, value in objects.items()}
+
+    @property
+    def live(self) -> Mapping[str, Any]:
+        """The objects themselves, in the process where they were given; elsewhere there are none."""
+        return self._live
+
+    def load(self, name: str) -> Any:
+        """A fresh copy of one object, as it was when it was given.
+
+        Raises:
+            Exception: What unpickling raises, with a note that names the object.
+        """
+        try:
+            return pickle.loads(self._packed[name])
+        except Exception as exc:
+            exc.add_note(f"while unpickling {name} in a process of the sampler")
+            raise
+
+    def packed(self, name: str) -> bytes:
+        """The pickle of one object, for a process that gets nothing else."""
+        return self._packed[name]
+
+    def including(self, **objects: Any) -> Payload:
+        """A payload that has further objects.
+
+        Raises:
+            ConfigError: One of them cannot be pickled.
+        """
+        more = Payload(objects)
+        more._live, more._packed = {**self._live, **more._live}, {**self._packed, **more._packed}
+        return more
+
+    def without(self, *names: str) -> Payload:
+        """A payload that lacks some of the objects, for a process that has no use for them."""
+        rest = object.__new__(Payload)
+        rest._live = {name: value for name, value in self._live.items() if name not in names}
+        rest._packed = {name: value for name, value in self._packed.items() if name not in names}
+        return rest
+
+    def __getstate__(self) -> dict[str, bytes]:
+        return self._packed
+
+    def __setstate__(self, state: dict[str, bytes]) -> None:
+        self._live, self._packed = {}, state
+
+
+def _pickle(name: str, value: Any) -> bytes:
+    try:
+        packed: bytes = cloudpickle.dumps(value)
+    except Exception as exc:
+        raise ConfigError(f"{name}={value!r} cannot be pickled for the sampler's processes: {exc}") from exc
+    return packed

@@ -1,0 +1,66 @@
+"""Making what the user gave a recipe for: environments, agents, trajectory infos."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.environments import AgentFault, fault_of, make_environment
+from aiosampler.errors import ConfigError
+from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.workers.random_streams import seed_generators
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import gymnasium as gym
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.collectors.traj_info import TrajInfo
+    from aiosampler.payload import Payload
+    from aiosampler.specs.arrays import Spaces
+
+
+def build_environment(payload: Payload, index: int | None, *, evaluation: bool = False) -> gym.Env[Any, Any]:
+    """Build an environment; evaluation environments take ``eval_env_kwargs`` in place of ``env_kwargs``.
+
+    Args:
+        payload: The user's objects.
+        index: Of the environment among those of its kind, None for the example.
+        evaluation: Which kind.
+
+    Raises:
+        EnvironmentFault: `env_fn` raised, or made no environment.
+    """
+    with fault_of("calling env_fn", index, evaluation):
+        kwargs = payload.load("eval_env_kwargs") if evaluation else None
+        if kwargs is None:
+            kwargs = payload.load("env_kwargs") or {}
+        return make_environment(payload.load("env_fn"), dict(kwargs))
+
+
+def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:
+    """A copy of the user's agent, whose model is built the same way in every process.
+
+    Raises:
+        AgentFault: The agent raised; a `ConfigError` of it is left as it is.
+    """
+    agent: Agent = payload.load("agent")
+    seed_generators(stream_seed(seed, Stream.AGENT_INIT))
+    try:
+        agent.initialize(spaces)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        raise AgentFault(f"the agent raised {type(exc).__name__} in initialize(): {exc}") from exc
+    return agent
+
+
+def traj_info_factory(payload: Payload, kind: type[TrajInfo]) -> Callable[[], TrajInfo]:
+    """A function that makes the trajectory info of a new episode.
+
+    Args:
+        payload: The user's objects.
+        kind: Its `traj_info_cls`, which each loading makes anew.
+    """
+    return functools.partial(kind, **(payload.load("traj_info_kwargs") or {}))
