@@ -33,6 +33,6 @@ def test_arguments_that_do_not_fit(arguments, error, words):
 
 
 def test_the_number_of_workers_defaults_to_the_usable_cpus_or_the_affinity():
-    assert cpu(batch_B=100)._n_workers == len(usable_cpus())
-    assert cpu(batch_B=1)._n_workers == 1
-    assert cpu(affinity=make_affinity(3))._n_workers == 3
+    assert cpu(batch_B=100).options.n_workers == len(usable_cpus())
+    assert cpu(batch_B=1).options.n_workers == 1
+    assert cpu(affinity=make_affinity(3)).options.n_workers == 3
