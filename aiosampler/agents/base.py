@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from aiosampler.agents.parameters import AdoptedParameters, Publisher
+    from aiosampler.agents.adopted import AdoptedParameters
+    from aiosampler.agents.parameters import Publisher
     from aiosampler.specs.arrays import Spaces
     from aiosampler.specs.trees import Tree
 

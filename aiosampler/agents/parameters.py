@@ -30,12 +30,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from aiosampler.errors import ConfigError
+from aiosampler.agents.modules import ModuleTensors, check_state
+from aiosampler.agents.sources import SourceMatcher
 from aiosampler.memory.layout import ALIGNMENT
 from aiosampler.signals.fence import fence
 from aiosampler.specs.arrays import ArraySpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from aiosampler.specs.trees import Tree
@@ -46,27 +49,51 @@ _PUBLISHED, _ADOPTED = 3, 2  # buffers
 
 @dataclass(frozen=True, slots=True)
 class ParameterSpec:
-    """One parameter or buffer of a module, and where it lies in a buffer of the store."""
+    """One parameter or buffer of a module, and where it lies in a buffer of the store.
 
-    name: str
+    Attributes:
+        names: All its names, sorted; more than one if it is tied.
+        shape: Of the tensor.
+        dtype: Of the tensor.
+        offset: In bytes.
+        nbytes: Its size.
+        scratch: Whether it is a buffer that belongs to no state_dict.
+    """
+
+    names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
     offset: int
     nbytes: int
+    scratch: bool = False
 
-
-def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers of `module` by name."""
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    @property
+    def name(self) -> str:
+        """One of its names."""
+        return self.names[0]
 
 
 def parameter_specs(module: nn.Module | None) -> tuple[ParameterSpec, ...]:
-    """The specs of all parameters and buffers of `module`; none without a module."""
+    """The specs of all parameters and buffers of `module`, which may be wrapped; none without a module.
+
+    Raises:
+        ConfigError: It has a tensor that cannot be published, or state that is no tensor.
+        TypeError: It is no module.
+    """
+    if module is None:
+        return ()
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(
+            f"agent.model must be a module of torch or None, got a {type(module).__name__}; "
+            "put several modules into one, such as nn.ModuleDict"
+        )
     specs, offset = [], 0
-    for name, tensor in {} if module is None else named_tensors(module).items():
+    found = ModuleTensors(module)
+    check_state(module, found.tensors)
+    for names, tensor in found.groups():
         nbytes = tensor.numel() * tensor.element_size()
-        specs.append(ParameterSpec(name, tuple(tensor.shape), tensor.dtype, offset, nbytes))
+        scratch = found.scratch.issuperset(names)
+        specs.append(ParameterSpec(names, tuple(tensor.shape), tensor.dtype, offset, nbytes, scratch))
         offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
     return tuple(specs)
 
@@ -74,6 +101,7 @@ def parameter_specs(module: nn.Module | None) -> tuple[ParameterSpec, ...]:
 def store_specs(parameters: tuple[ParameterSpec, ...]) -> Tree:
     """The arrays of a store in the arena."""
     nbytes = parameters[-1].offset + parameters[-1].nbytes if parameters else 0
+    nbytes += -nbytes % ALIGNMENT  # or the tensors of the second buffer would not be aligned
     int64, uint8 = np.dtype(np.int64), np.dtype(np.uint8)
     return {
         "latest": ArraySpec((1,), int64),
@@ -100,7 +128,8 @@ class Publisher:
         self._latest, self._reading = memoryview(arrays["latest"]), memoryview(arrays["reading"])
         self._begun, self._ended = memoryview(arrays["begun"]), memoryview(arrays["ended"])
         self._version = memoryview(arrays["version"])
-        self._tensors = [_views(buffer, parameters) for buffer in arrays["buffers"]]
+        self._tensors = [tensor_views(buffer, parameters) for buffer in arrays["buffers"]]
+        self._sources = SourceMatcher(parameters)
         self._publishing = threading.Lock()  # between threads of this process; no other process ever waits for it
 
     @property
@@ -108,11 +137,12 @@ class Publisher:
         """The newest complete version."""
         return self._version[self._latest[0]]
 
-    def publish(self, module: nn.Module | None, version: int | None = None) -> int:
-        """Copy the parameters and buffers of `module` and make them the latest version.
+    def publish(self, source: nn.Module | Mapping[str, Any] | None, version: int | None = None) -> int:
+        """Copy parameters and buffers and make them the latest version.
 
         Args:
-            module: Source, on any device, with the tensors of the agent's model, no more and no fewer.
+            source: A module, which may be wrapped, or a state_dict, on any device, with the tensors of the agent's
+                model, no more and no fewer. A state_dict leaves buffers that belong to none as they were.
             version: Number to give it, one more than the last by default.
 
         Returns:
@@ -120,21 +150,22 @@ class Publisher:
 
         Raises:
             ConfigError: A name, shape or dtype is not that of the agent's model.
+            TypeError: It is no module and no state_dict.
         """
-        sources = self._checked(module)
         with self._publishing:
-            return self._publish(sources, version)
+            return self._publish(self._sources.match(source), version)
 
-    def _publish(self, sources: list[torch.Tensor], version: int | None) -> int:
+    def _publish(self, sources: list[torch.Tensor | None], version: int | None) -> int:
         if version is None:
             version = self.version + 1
-        taken = self._latest[0], self._reading[0] - 1
+        latest = self._latest[0]
+        taken = latest, self._reading[0] - 1
         index = next(i for i in range(_PUBLISHED) if i not in taken)
         self._begun[index] += 1
         fence()
         with torch.no_grad():
-            for target, source in zip(self._tensors[index], sources, strict=True):
-                target.copy_(source)
+            for i, (target, tensor) in enumerate(zip(self._tensors[index], sources, strict=True)):
+                target.copy_(self._tensors[latest][i] if tensor is None else tensor)
         self._version[index] = version
         fence()
         self._ended[index] = self._begun[index]
@@ -142,30 +173,6 @@ class Publisher:
         self._latest[0] = index
         fence()
         return version
-
-    def _checked(self, module: nn.Module | None) -> list[torch.Tensor]:
-        if module is None:
-            if self._parameters:
-                raise ConfigError("publish() needs a module: the agent has no model in this process")
-            return []
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"publish() takes a module of torch; load the {type(module).__name__} into one first")
-        tensors, sources = named_tensors(module), []
-        for p in self._parameters:
-            tensor = tensors.pop(p.name, None)
-            if tensor is None:
-                raise ConfigError(f"the module to publish has no parameter {p.name!r}, which the agent's model has")
-            if (tuple(tensor.shape), tensor.dtype) != (p.shape, p.dtype):
-                raise ConfigError(
-                    f"the parameter {p.name!r} of the module to publish is {tensor.dtype}{list(tensor.shape)}; "
-                    f"the agent's model has {p.dtype}{list(p.shape)}"
-                )
-            sources.append(tensor)
-        if tensors:
-            raise ConfigError(
-                f"the module to publish has a parameter {next(iter(tensors))!r}, which the agent's model has not"
-            )
-        return sources
 
 
 class Adopted(NamedTuple):
@@ -215,53 +222,8 @@ class Reader:
                 return self._current
 
 
-class AdoptedParameters:
-    """What was adopted, in a process that has the agent.
-
-    Args:
-        arrays: Views of the arena, in the structure of `store_specs`.
-        parameters: Specs of the tensors.
-    """
-
-    def __init__(self, arrays: Tree, parameters: tuple[ParameterSpec, ...]) -> None:
-        self._versions = memoryview(arrays["adopted_version"])
-        self._tensors = [_views(buffer, parameters) for buffer in arrays["adopted"]]
-        self._targets: list[torch.Tensor] = []
-        self._copied = False
-        self._selected = 0
-        self._version: int | None = None  # that the model has
-
-    @property
-    def version(self) -> int:
-        """The policy version of what was selected."""
-        return self._versions[self._selected]
-
-    def bind(self, module: nn.Module, *, copy: bool = False) -> None:
-        """Have `module` take the parameters that are selected.
-
-        Args:
-            module: The agent's model.
-            copy: Copy them, for a module on a device of its own. Otherwise the module's tensors become views of what
-                was adopted: no process has a copy.
-        """
-        self._targets, self._copied = list(named_tensors(module).values()), copy
-        self.select(self._selected)
-
-    def select(self, buffer: int) -> None:
-        """Use the parameters in an adopted buffer."""
-        version = self._versions[buffer]
-        if self._selected == buffer and self._version == version:
-            return
-        self._selected, self._version = buffer, version
-        with torch.no_grad():
-            for target, view in zip(self._targets, self._tensors[buffer], strict=False):
-                if self._copied:
-                    target.data.copy_(view, non_blocking=True)
-                else:
-                    target.data = view
-
-
-def _views(buffer: Any, parameters: tuple[ParameterSpec, ...]) -> list[torch.Tensor]:
+def tensor_views(buffer: Any, parameters: tuple[ParameterSpec, ...]) -> list[torch.Tensor]:
+    """Views of the tensors in one buffer of the store."""
     if not parameters:
         return []
     flat = torch.from_numpy(buffer)

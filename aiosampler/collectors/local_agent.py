@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,12 +12,15 @@ from aiosampler.agents.base import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.recording import ALL, exact_rows
+from aiosampler.errors import ConfigError
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_rows, tree_structure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import gymnasium as gym
+
+    from aiosampler.agents.adopted import AdoptedParameters
 
 
 def call_agent(doing: str, function: Any, *args: Any) -> Any:
@@ -29,6 +33,49 @@ def call_agent(doing: str, function: Any, *args: Any) -> Any:
         return function(*args)
     except Exception as exc:
         raise AgentFault(f"the agent raised {type(exc).__name__} in {doing}: {exc}") from exc
+
+
+def bind_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, *, copy: bool = False) -> None:
+    """Have the model that these agents share take what was adopted.
+
+    Args:
+        agents: Initialised, with one and the same model.
+        parameters: The store's end in this process.
+        copy: Copy all tensors, for a model on a device of its own.
+
+    Raises:
+        AgentFault: The model is not that of the user's process.
+    """
+    with _about_the_model():
+        parameters.bind(agents[0].model, copy=copy)
+    for agent in agents:
+        agent.attach(parameters)
+
+
+def use_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, buffer: int) -> None:
+    """Have these agents act with the parameters in an adopted buffer."""
+    parameters.select(buffer)
+    for agent in agents:
+        call_agent("recv_shared_memory()", agent.recv_shared_memory)
+
+
+def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) -> None:
+    """Check after a batch that the agents acted with what was published, all of it.
+
+    Raises:
+        AgentFault: An agent changed or replaced a tensor of its model meanwhile.
+    """
+    with _about_the_model():
+        for agent in agents:
+            parameters.verify(agent.model)
+
+
+@contextlib.contextmanager
+def _about_the_model() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as exc:
+        raise AgentFault(str(exc)) from exc
 
 
 def as_tensors(tree: Tree) -> Tree:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aiosampler.agents.parameters import AdoptedParameters
+from aiosampler.agents.adopted import AdoptedParameters
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.local_agent import call_agent
+from aiosampler.collectors.local_agent import bind_parameters, call_agent, use_parameters, verify_parameters
 from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.assignments import Assignment, assign
 from aiosampler.engines.losses import Losses
@@ -91,7 +91,7 @@ class ServedEngine:
         self._server_cpus: ServerCpus | None = None
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
-        self._parameters: list[AdoptedParameters] = []  # of each agent
+        self._parameters = AdoptedParameters(views.parameters, start.parameters)
         self._on_cuda = self._assignment.device != "cpu"
         self._unpin: Callable[[], object] = lambda: None
 
@@ -149,11 +149,12 @@ class ServedEngine:
         assert self._workers is not None
         itr, slot, parameters = request
         await self._workers.replace_lost()
-        self._use(parameters)
+        use_parameters(self._agents, self._parameters, parameters)
         self._losses.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.expect(range(len(shares)))
         episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
+        verify_parameters(self._agents, self._parameters)
         self._losses.finish(slot)
         self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
@@ -163,7 +164,7 @@ class ServedEngine:
         assert self._workers is not None
         itr, parameters = request
         await self._workers.replace_lost()
-        self._use(parameters)
+        use_parameters(self._agents, self._parameters, parameters)
         quotas = eval_quotas(self._options)
         busy = [
             [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
@@ -177,6 +178,7 @@ class ServedEngine:
         ]
         with self._random.evaluation():
             episodes = await self._ask(request, indices, self._server.serve_actions_evaluation(itr))
+        verify_parameters(self._agents, self._parameters)
         self._losses.settle()
         self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
@@ -215,12 +217,6 @@ class ServedEngine:
                 group.abort()
             return True
         return False
-
-    def _use(self, parameters: int) -> None:
-        """Have the agents act with these; the workers have none."""
-        for agent, store in zip(self._agents, self._parameters, strict=True):
-            store.select(parameters)
-            call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
     def _reading(self, share: Share) -> Callable[[], Reading]:
         progress, cells = self._views.progress[share.rank], self._views.rendezvous[share.rank]
@@ -262,11 +258,7 @@ class ServedEngine:
             if agent.model is not None:
                 agent.model.to(self._assignment.device)
         self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
-        for each in self._agents:
-            self._parameters.append(AdoptedParameters(views.parameters, self._start.parameters))
-            each.attach(self._parameters[-1])
-        if agent.model is not None:  # of all of them
-            self._parameters[0].bind(agent.model, copy=self._on_cuda)
+        bind_parameters(self._agents, self._parameters, copy=self._on_cuda)
         self._random = RandomStreams(options.seed, self._assignment.index)
         with torch.inference_mode():
             self._server = self._make_server()

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from aiosampler.agents.parameters import AdoptedParameters
-from aiosampler.collectors.local_agent import LocalAgent, call_agent
+from aiosampler.agents.adopted import AdoptedParameters
+from aiosampler.collectors.local_agent import (
+    LocalAgent,
+    bind_parameters,
+    call_agent,
+    use_parameters,
+    verify_parameters,
+)
 from aiosampler.memory.arena_map import private_eval_slot
 from aiosampler.workers.factories import build_agent
 from aiosampler.workers.random_streams import RandomStreams
@@ -69,9 +75,7 @@ class LocalActing:
         )
         self._agent = agent = build_agent(options.payload, probed.spaces, options.seed)
         self._parameters = AdoptedParameters(views.parameters, start.parameters)
-        if agent.model is not None:
-            self._parameters.bind(agent.model)
-        agent.attach(self._parameters)
+        bind_parameters([agent], self._parameters)
         self._random = RandomStreams(options.seed, share.rank, share.generation)
 
     def source(self, slots: Columns) -> ActionSource:
@@ -88,22 +92,20 @@ class LocalActing:
     @contextlib.contextmanager
     def collecting(self, request: Collect) -> Iterator[None]:
         """Around filling a slot."""
-        self._use(request.parameters)
+        use_parameters([self._agent], self._parameters, request.parameters)
         with torch.inference_mode():
             call_agent("sample_mode()", self._agent.sample_mode, request.itr)
             yield
+            verify_parameters([self._agent], self._parameters)
 
     @contextlib.contextmanager
     def evaluating(self, request: Evaluate) -> Iterator[None]:
         """Around an evaluation, which draws its noise from a stream of its own."""
-        self._use(request.parameters)
+        use_parameters([self._agent], self._parameters, request.parameters)
         with torch.inference_mode(), self._random.evaluation():
             call_agent("eval_mode()", self._agent.eval_mode, request.itr)
             yield
-
-    def _use(self, parameters: int) -> None:
-        self._parameters.select(parameters)
-        call_agent("recv_shared_memory()", self._agent.recv_shared_memory)
+            verify_parameters([self._agent], self._parameters)
 
     def abort(self) -> None:
         """End what is being collected, here and in all other processes, at its next step; from any thread."""

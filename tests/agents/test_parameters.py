@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from aiosampler import ConfigError
-from aiosampler.agents.parameters import AdoptedParameters, Publisher, Reader, parameter_specs, store_specs
+from aiosampler.agents.adopted import AdoptedParameters
+from aiosampler.agents.parameters import Publisher, Reader, parameter_specs, store_specs
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.layout import plan
 
@@ -144,8 +145,8 @@ def test_mismatches_name_the_parameter(arena):
     ):
         with pytest.raises(ConfigError, match=words):
             store.publish(module)
-    with pytest.raises(TypeError, match=r"publish.. takes a module of torch; load the OrderedDict into one first"):
-        store.publish(net.state_dict())
+    with pytest.raises(TypeError, match=r"publish.. takes a module of torch or its state_dict.., got a list"):
+        store.publish([net])
     assert store.publish(net) == 1  # the failures changed nothing
 
 
