@@ -90,6 +90,17 @@ class Agent:
             f"{type(self).__name__} has no value(inputs, state), which bootstrap_value=True needs"
         )
 
+    def check_outputs(self, inputs: AgentInputs, state: Tree) -> None:
+        """Refuse outputs of the model that are not shaped as `step` needs them; called when the agent is tried out.
+
+        Args:
+            inputs: Of n environments, as for `step`; n is not always B.
+            state: Of n environments.
+
+        Raises:
+            AgentError: It says which output, what it got and what to do.
+        """
+
     def initial_state(self, batch_size: int) -> Tree:
         """The recurrent state ``[batch_size, ...]`` at the start of an episode, None if the agent is not recurrent."""
         return None

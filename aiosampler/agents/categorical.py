@@ -18,9 +18,62 @@ _NOISE = 4096  # numbers that are drawn at once
 
 
 class CategoricalPgAgent(ModelAgent):
-    """Samples actions of a Discrete space; the model gives ``(logits [B, A], value [B])``.
+    """Samples actions of a Discrete space of A actions; the module gives ``(logits [B, A], value [B])``.
+
+    ``model_fn(observation_space, action_space)`` builds the module. It is called as ``module(observation)``, with a
+    tree of tensors ``[B, ...]`` in the dtypes of the space, and returns the unnormalised log probabilities and the
+    estimated value of each environment, floats. With ``recurrent=True`` it is called as
+    ``module(observation, prev_action, prev_reward, state)``, returns ``(logits, value, state)``, and has a method
+    ``initial_state(batch_size)``; the state is a tree of tensors ``[B, ...]``, batch first. B differs between calls.
 
     `agent_info` holds ``log_prob [B]`` of the action and ``value [B]``. Evaluation takes the most likely action.
+
+    Args:
+        model_fn: See above.
+        recurrent: Whether the module has a state.
+
+    Raises:
+        AgentError: When the sampler starts, if an output has another shape, such as a value ``[B, 1]``.
+
+    Example:
+        >>> import torch
+        >>> from gymnasium import spaces
+        >>> from torch import nn
+        >>> from aiosampler import AgentInputs, CategoricalPgAgent, Spaces
+        >>> class ActorCritic(nn.Module):
+        ...     def __init__(self, observation_space, action_space):
+        ...         super().__init__()
+        ...         self.body = nn.Sequential(nn.Linear(observation_space.shape[0], 32), nn.Tanh())
+        ...         self.logits, self.value = nn.Linear(32, int(action_space.n)), nn.Linear(32, 1)
+        ...
+        ...     def forward(self, observation):
+        ...         hidden = self.body(observation)
+        ...         return self.logits(hidden), self.value(hidden).squeeze(-1)
+        >>> agent = CategoricalPgAgent(ActorCritic)  # for a sampler, which does what follows here
+        >>> agent.initialize(Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2)))
+        >>> action, agent_info, state = agent.step(AgentInputs(torch.zeros(3, 4), None, torch.zeros(3)), None)
+        >>> action.shape, agent_info["log_prob"].shape, agent_info["value"].shape
+        (torch.Size([3]), torch.Size([3]), torch.Size([3]))
+
+        With a state:
+
+        >>> class Recurrent(nn.Module):
+        ...     def __init__(self, observation_space, action_space):
+        ...         super().__init__()
+        ...         self.cell = nn.GRUCell(observation_space.shape[0], 32)
+        ...         self.logits, self.value = nn.Linear(32, int(action_space.n)), nn.Linear(32, 1)
+        ...
+        ...     def initial_state(self, batch_size):
+        ...         return torch.zeros(batch_size, 32)
+        ...
+        ...     def forward(self, observation, prev_action, prev_reward, state):
+        ...         state = self.cell(observation, state)
+        ...         return self.logits(state), self.value(state).squeeze(-1), state
+        >>> agent = CategoricalPgAgent(Recurrent, recurrent=True)
+        >>> agent.initialize(Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2)))
+        >>> inputs = AgentInputs(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
+        >>> agent.step(inputs, agent.initial_state(3)).state.shape
+        torch.Size([3, 32])
     """
 
     cuda_graph = True
@@ -30,7 +83,11 @@ class CategoricalPgAgent(ModelAgent):
         """Accept a Discrete space."""
         require_space(space, spaces.Discrete, type(self).__name__)
         assert isinstance(space, spaces.Discrete)
-        self._start = int(space.start)
+        self._start, self._n = int(space.start), int(space.n)
+
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The logits of A actions, and a value."""
+        return {"logits": (self._n,), "value": ()}
 
     def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
         """Draw an action for each environment."""

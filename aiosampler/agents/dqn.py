@@ -18,19 +18,62 @@ if TYPE_CHECKING:
 
 
 class DqnAgent(ModelAgent):
-    """Epsilon-greedy in a Discrete space; the model gives action values ``q [B, A]``.
+    """Epsilon-greedy in a Discrete space of A actions; the module gives action values ``q [B, A]``.
+
+    ``model_fn(observation_space, action_space)`` builds the module. It is called as ``module(observation)``, with a
+    tree of tensors ``[B, ...]`` in the dtypes of the space, and returns the value of each action, floats. With
+    ``recurrent=True`` it is called as ``module(observation, prev_action, prev_reward, state)``, returns
+    ``(q, state)``, and has a method ``initial_state(batch_size)``; the state is a tree of tensors ``[B, ...]``, batch
+    first. B differs between calls.
 
     `agent_info` holds ``q [B, A]``.
 
     Args:
-        model_fn: See `ModelAgent`.
-        recurrent: See `ModelAgent`.
+        model_fn: See above.
+        recurrent: Whether the module has a state.
         eps_init: Epsilon of the first batch.
         eps_final: Epsilon from batch `eps_itr_max` on; in between it falls linearly.
         eps_final_min: If given, environments have final epsilons of their own, spaced logarithmically from this one
             to `eps_final` over all B environments (Horgan et al. 2018, "Distributed Prioritized Experience Replay").
         eps_itr_max: The batch at which epsilon is final.
         eps_eval: Epsilon of evaluation.
+
+    Raises:
+        ConfigError: An epsilon is out of its range.
+        AgentError: When the sampler starts, if the module's output has another shape.
+
+    Example:
+        >>> import torch
+        >>> from gymnasium import spaces
+        >>> from torch import nn
+        >>> from aiosampler import AgentInputs, DqnAgent, Spaces
+        >>> def q_network(observation_space, action_space):
+        ...     inputs, outputs = observation_space.shape[0], int(action_space.n)
+        ...     return nn.Sequential(nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, outputs))
+        >>> agent = DqnAgent(q_network, eps_itr_max=100)  # for a sampler, which does what follows here
+        >>> agent.initialize(Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2)))
+        >>> action, agent_info, state = agent.step(AgentInputs(torch.zeros(3, 4), None, torch.zeros(3)), None)
+        >>> action.shape, agent_info["q"].shape
+        (torch.Size([3]), torch.Size([3, 2]))
+
+        With a state:
+
+        >>> class Recurrent(nn.Module):
+        ...     def __init__(self, observation_space, action_space):
+        ...         super().__init__()
+        ...         self.cell, self.q = nn.LSTMCell(observation_space.shape[0], 32), nn.Linear(32, int(action_space.n))
+        ...
+        ...     def initial_state(self, batch_size):
+        ...         return torch.zeros(batch_size, 32), torch.zeros(batch_size, 32)
+        ...
+        ...     def forward(self, observation, prev_action, prev_reward, state):
+        ...         state = self.cell(observation, state)
+        ...         return self.q(state[0]), state
+        >>> agent = DqnAgent(Recurrent, recurrent=True)
+        >>> agent.initialize(Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2)))
+        >>> inputs = AgentInputs(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
+        >>> [leaf.shape for leaf in agent.step(inputs, agent.initial_state(3)).state]
+        [torch.Size([3, 32]), torch.Size([3, 32])]
     """
 
     def __init__(
@@ -59,7 +102,11 @@ class DqnAgent(ModelAgent):
         """Accept a Discrete space."""
         require_space(space, spaces.Discrete, type(self).__name__)
         assert isinstance(space, spaces.Discrete)
-        self._start = int(space.start)
+        self._start, self._n = int(space.start), int(space.n)
+
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The values of A actions."""
+        return {"q": (self._n,)}
 
     def collector_initialize(self, global_B: int, env_ranks: Sequence[int]) -> None:
         """Choose the final epsilons of these environments."""

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import torch
 from torch import nn
 
 from aiosampler.agents.base import Agent, AgentInputs
-from aiosampler.errors import ConfigError
+from aiosampler.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
     from aiosampler.specs.arrays import Spaces
@@ -24,7 +25,8 @@ class ModelAgent(Agent):
     Args:
         model_fn: Builds the module. It is called as ``module(observation)``, or, with `recurrent`, as
             ``module(observation, prev_action, prev_reward, state)``, and gives what the agent's class says, with the
-            new state behind it if it is recurrent. A recurrent module also has ``initial_state(batch_size)``.
+            new state behind it if it is recurrent. A recurrent module also has ``initial_state(batch_size)``. Tensors
+            that it is given have a leading axis of n environments, in the dtypes of the spaces; n is not always B.
         recurrent: Whether the module has a state; its leaves are ``[B, ...]``, batch first.
     """
 
@@ -48,6 +50,33 @@ class ModelAgent(Agent):
             ConfigError: It is of another kind.
         """
 
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What the module gives, in order, with the shapes behind the axis of environments; {} leaves it unchecked."""
+        return {}
+
+    def check_outputs(self, inputs: AgentInputs, state: Tree) -> None:
+        """Refuse a module whose outputs are not those that the agent's class says.
+
+        Raises:
+            AgentError: An output has another shape.
+        """
+        expected, n = self.output_shapes(), inputs.prev_reward.shape[0]
+        if not expected:
+            return
+        given, _ = self.forward(inputs, state)
+        outputs = given if isinstance(given, tuple | list) else (given,)
+        who = f"the model of {type(self).__name__}"
+        if len(outputs) != len(expected) or not all(isinstance(output, torch.Tensor) for output in outputs):
+            wanted = ", ".join(f"{name} {_shape('B', shape)}" for name, shape in expected.items())
+            got = ", ".join(_kind(output) for output in outputs)
+            raise AgentError(f"{who} must give the tensors ({wanted}){_STATE * self.recurrent}, it gave ({got})")
+        for (name, shape), output in zip(expected.items(), outputs, strict=True):
+            if output.shape != (n, *shape):
+                raise AgentError(
+                    f"{who} gave {name} with the shape {list(output.shape)} for {n} environments, expected "
+                    f"{_shape(n, shape)}{_advice(name, tuple(output.shape), (n, *shape))}"
+                )
+
     def initial_state(self, batch_size: int) -> Tree:
         """What the model says, if it is recurrent."""
         if not self.recurrent:
@@ -62,6 +91,28 @@ class ModelAgent(Agent):
             return self.model(inputs.observation), None
         *outputs, state = self.model(inputs.observation, inputs.prev_action, inputs.prev_reward, state)
         return (outputs[0] if len(outputs) == 1 else tuple(outputs)), state
+
+
+_STATE = " and the new state behind them"
+
+
+def _shape(n: object, shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, (n, *shape)))}]"
+
+
+def _kind(output: Any) -> str:
+    return f"tensor {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+
+
+def _advice(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What makes one shape the other, if that is plain."""
+    if got == (*expected, 1):
+        return f": return {name}.squeeze(-1)"
+    if got == expected[1:] or (len(got) == len(expected) and got[0] == 1 and got[1:] == expected[1:]):
+        return f": return {name}.expand({', '.join(['len(observation)', *('-1' for _ in expected[1:])])})"
+    if tuple(size for size in got if size != 1) == tuple(size for size in expected if size != 1):
+        return f": return {name}.reshape({', '.join(['-1', *map(str, expected[1:])])})"
+    return ", one row for each environment"
 
 
 def require_space(space: gym.Space[Any], kind: type[gym.Space[Any]], agent: str) -> None:

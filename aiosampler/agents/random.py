@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 
 class RandomAgent(Agent):
-    """Draws from the action space, whatever its kind; for baselines, and to fill a replay buffer."""
+    """Draws from the action space, whatever its kind; for baselines, and to fill a replay buffer.
+
+    It takes no module and has no `agent_info`. Its values are zeros.
+
+    Example:
+        >>> import torch
+        >>> from gymnasium import spaces
+        >>> from aiosampler import AgentInputs, RandomAgent, Spaces
+        >>> agent = RandomAgent()  # for a sampler, which does what follows here
+        >>> agent.initialize(Spaces(spaces.Box(-1, 1, (4,)), spaces.MultiDiscrete([2, 5])))
+        >>> action, agent_info, state = agent.step(AgentInputs(torch.zeros(3, 4), None, torch.zeros(3)), None)
+        >>> action.shape
+        torch.Size([3, 2])
+    """
 
     def initialize(self, spaces: Spaces) -> None:
         """Remember the action space."""

@@ -46,7 +46,7 @@ def bind_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, *, c
     Raises:
         AgentFault: The model is not that of the user's process.
     """
-    with _about_the_model():
+    with about_the_model():
         parameters.bind(agents[0].model, copy=copy)
     for agent in agents:
         agent.attach(parameters)
@@ -65,13 +65,14 @@ def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) ->
     Raises:
         AgentFault: An agent changed or replaced a tensor of its model meanwhile.
     """
-    with _about_the_model():
+    with about_the_model():
         for agent in agents:
             parameters.verify(agent.model)
 
 
 @contextlib.contextmanager
-def _about_the_model() -> Iterator[None]:
+def about_the_model() -> Iterator[None]:
+    """Turn what is found wrong with the agent's model into an `AgentFault`."""
     try:
         yield
     except ConfigError as exc:

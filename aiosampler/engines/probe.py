@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from aiosampler.agents.base import Agent, AgentInputs
-from aiosampler.collectors.environments import AgentFault, fault_of
-from aiosampler.collectors.local_agent import call_agent
+from aiosampler.collectors.environments import fault_of
 from aiosampler.collectors.recording import make_writer
+from aiosampler.engines.agent_trial import try_agent
 from aiosampler.errors import ConfigError
-from aiosampler.specs.arrays import ArraySpec, Spaces, batched, space_specs
+from aiosampler.specs.arrays import ArraySpec, Spaces, space_specs
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, stream_seed
-from aiosampler.specs.trees import Tree, tree_items, tree_map, tree_structure
+from aiosampler.specs.trees import Tree, tree_items, tree_map
 from aiosampler.workers.factories import build_agent, build_environment
 from aiosampler.workers.messages import Probed
 
@@ -49,7 +47,9 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
             env.close()
     phase("trying out the agent")
     agent = build_agent(options.payload, spaces, options.seed)
-    agent_info, state, value = _try_agent(agent, options, observation, action_specs)
+    agent_info, state, value = try_agent(
+        agent, options.batch.B, observation, action_specs, with_value=options.bootstrap_value
+    )
     specs = StepSpecs(
         observation=observation_specs,
         action=action_specs,
@@ -116,66 +116,6 @@ def _try_environment(env: gym.Env[Any, Any], options: Options, observation_specs
         (terminated, truncated),
         {key: found[key] for key in options.env_info_keys},
     )
-
-
-def _try_agent(agent: Agent, options: Options, observation: Tree, action_specs: Tree) -> tuple[Tree, Tree, Tree]:
-    """Step the agent on B copies of the example; return agent info, state and value of one environment."""
-    B = options.batch.B
-
-    def repeat(leaf: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(leaf)).expand(B, *np.shape(leaf)).contiguous()
-
-    nulls = tree_map(lambda spec: torch.from_numpy(np.zeros((B, *spec.shape), spec.dtype)), action_specs)
-    inputs = AgentInputs(tree_map(repeat, observation), nulls, torch.zeros(B))
-    with torch.inference_mode():
-        call_agent("collector_initialize()", agent.collector_initialize, B, range(B))
-        call_agent("sample_mode()", agent.sample_mode, 0)
-        initial = call_agent("initial_state()", agent.initial_state, B)
-        if agent.recurrent and initial is None:
-            raise AgentFault("the agent says that it is recurrent, but its initial_state() is None")
-        step = call_agent("step()", agent.step, inputs, initial)
-        if not isinstance(step, tuple) or len(step) != 3:
-            raise AgentFault(f"step() must return an AgentStep(action, agent_info, state), got {step!r}")
-        action, agent_info, state = step
-        _check(action, batched(action_specs, B), "action")
-        agent_info, initial, state = (
-            _one(tree, what, B)
-            for tree, what in ((agent_info, "agent_info"), (initial, "initial_state()"), (state, "state"))
-        )
-        _check(state, _specs(initial), "state")
-        value = None
-        if options.bootstrap_value:
-            batch = call_agent("value()", agent.value, inputs, tree_map(torch.clone, step[2]))
-            if not isinstance(batch, torch.Tensor) or batch.shape != (B,):
-                shape = list(batch.shape) if isinstance(batch, torch.Tensor) else batch
-                raise AgentFault(f"value() must return a tensor of the shape [{B}], got {shape!r}")
-            value = _one(batch, "value", B)
-    return agent_info, initial, value
-
-
-def _one(tree: Tree, what: str, B: int) -> Tree:
-    """The first row of a tree of tensors ``[B, ...]``, as arrays."""
-    for path, leaf in tree_items(tree):
-        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
-            shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
-            raise AgentFault(
-                f"the agent returned {what}{path} that has not one row for each of {B} environments: {shape!r}"
-            )
-    try:
-        return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)
-    except TypeError as exc:
-        raise AgentFault(f"the agent returned {what} with a dtype that NumPy does not have: {exc}") from exc
-
-
-def _check(tree: Tree, specs: Tree, what: str) -> None:
-    if tree_structure(tree) != tree_structure(specs):
-        raise AgentFault(
-            f"the agent returned {what} with the structure {tree_structure(tree)}, expected {tree_structure(specs)}"
-        )
-    for (path, leaf), (_, spec) in zip(tree_items(tree), tree_items(specs), strict=True):
-        got = ArraySpec.of(leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf)
-        if got.shape != spec.shape or not np.can_cast(got.dtype, spec.dtype, "same_kind"):
-            raise AgentFault(f"the agent returned {what}{path} as {got}, expected {spec}")
 
 
 def _specs(tree: Tree) -> Tree:

@@ -1,0 +1,185 @@
+"""Trying out an agent on copies of an example: what do its answers consist of, and do they fit?"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from aiosampler.agents.adopted import TrialWatch
+from aiosampler.agents.base import Agent, AgentInputs
+from aiosampler.collectors.environments import AgentFault
+from aiosampler.collectors.local_agent import about_the_model, call_agent
+from aiosampler.errors import AgentError
+from aiosampler.specs.arrays import ArraySpec, batched
+from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Tried(NamedTuple):
+    """What an agent answered for one environment: trees of arrays."""
+
+    agent_info: Tree
+    state: Tree  # the initial one
+    value: Tree  # None if it was not asked for
+
+
+def try_agent(agent: Agent, B: int, observation: Tree, action_specs: Tree, *, with_value: bool) -> Tried:
+    """Step the agent on B copies of an observation, and on B + 1, to tell B from other sizes that equal it by chance.
+
+    Args:
+        agent: Initialised; not used again.
+        B: Environments of a batch.
+        observation: Of one environment, a tree of arrays.
+        action_specs: Of one environment, a tree of `ArraySpec`.
+        with_value: Whether the agent is asked for values.
+
+    Raises:
+        AgentFault: It raised, returned what does not fit, or changed its model.
+    """
+    watch = None if agent.model is None else TrialWatch(agent.model)
+    with torch.inference_mode():
+        tried, answers = _try(agent, B, observation, action_specs, with_value=with_value)
+    with about_the_model():
+        if watch is not None:
+            watch.verify(agent.model)
+    with torch.inference_mode(), contextlib.suppress(_Unable):
+        _try_another_size(agent, answers, B + 1, observation, action_specs)
+    return tried
+
+
+class _Unable(Exception):
+    """The agent raised: it may be made for one batch size alone."""
+
+
+def _try(
+    agent: Agent, B: int, observation: Tree, action_specs: Tree, *, with_value: bool
+) -> tuple[Tried, dict[str, Tree]]:
+    """Have the agent answer once; return what it said of one environment, and its answers ``[B, ...]``."""
+    inputs = _copies(observation, action_specs, B)
+    call_agent("collector_initialize()", agent.collector_initialize, B, range(B))
+    call_agent("sample_mode()", agent.sample_mode, 0)
+    initial = call_agent("initial_state()", agent.initial_state, B)
+    if agent.recurrent and initial is None:
+        raise AgentFault("the agent says that it is recurrent, but its initial_state() is None")
+    with _hints(agent, inputs):
+        _check_outputs(agent, inputs, initial)
+        step = call_agent("step()", agent.step, inputs, initial)
+    if not isinstance(step, tuple) or len(step) != 3:
+        raise AgentFault(f"step() must return an AgentStep(action, agent_info, state), got {step!r}")
+    _check(step[0], batched(action_specs, B), "action")
+    answers = {"agent_info": step[1], "initial_state()": initial, "state": step[2]}
+    agent_info, initial, state = (_one(tree, what, B) for what, tree in answers.items())
+    _check(state, tree_map(ArraySpec.of, initial), "state")
+    value = None
+    if with_value:
+        batch = call_agent("value()", agent.value, inputs, tree_map(torch.clone, step[2]))
+        if not isinstance(batch, torch.Tensor) or batch.shape != (B,):
+            shape = list(batch.shape) if isinstance(batch, torch.Tensor) else batch
+            advice = ", so squeeze(-1) it" if isinstance(batch, torch.Tensor) and batch.shape == (B, 1) else ""
+            raise AgentFault(f"value() must return a tensor of the shape [{B}], got {shape!r}{advice}")
+        value = _one(batch, "value", B)
+    return Tried(agent_info, initial, value), answers
+
+
+def _try_another_size(agent: Agent, answers: dict[str, Tree], n: int, observation: Tree, action_specs: Tree) -> None:
+    """Have the agent answer for n environments, and compare the shapes with those that it gave for others.
+
+    Raises:
+        AgentFault: What it returns has not one row for each environment.
+        _Unable: It does not work with n.
+    """
+    inputs = _copies(observation, action_specs, n)
+    try:
+        agent.collector_initialize(n, range(n))
+        agent.sample_mode(0)
+        initial = agent.initial_state(n)
+        _check_outputs(agent, inputs, initial)
+        _, agent_info, state = agent.step(inputs, initial)
+    except AgentFault:
+        raise
+    except Exception as exc:
+        raise _Unable from exc
+    others = {"agent_info": agent_info, "initial_state()": initial, "state": state}
+    for what, tree in others.items():
+        _one(tree, what, n)
+        for (path, leaf), before in zip(tree_items(tree), tree_leaves(answers[what]), strict=False):
+            if leaf.shape[1:] != before.shape[1:]:
+                raise AgentFault(
+                    f"the agent returned {what}{path} with the shape {list(before.shape)} for {n - 1} environments and "
+                    f"{list(leaf.shape)} for {n}; only the first axis counts the environments"
+                )
+
+
+def _copies(observation: Tree, action_specs: Tree, n: int) -> AgentInputs:
+    def repeat(leaf: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(leaf)).expand(n, *np.shape(leaf)).contiguous()
+
+    nulls = tree_map(lambda spec: torch.from_numpy(np.zeros((n, *spec.shape), spec.dtype)), action_specs)
+    return AgentInputs(tree_map(repeat, observation), nulls, torch.zeros(n))
+
+
+def _check_outputs(agent: Agent, inputs: AgentInputs, state: Tree) -> None:
+    try:
+        agent.check_outputs(inputs, tree_map(torch.clone, state))
+    except AgentError as exc:
+        raise AgentFault(str(exc)) from exc
+    except Exception as exc:
+        raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
+
+
+@contextlib.contextmanager
+def _hints(agent: Agent, inputs: AgentInputs) -> Iterator[None]:
+    """Say what to do about a model that is given numbers of another dtype than its parameters have."""
+    try:
+        yield
+    except AgentFault as exc:
+        cause, model = exc.__cause__, agent.model
+        if model is None or not isinstance(cause, RuntimeError) or not re.search(_DTYPE_TROUBLE, str(cause)):
+            raise
+        wanted = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        given = {leaf.dtype for leaf in tree_leaves(inputs.observation)} - wanted
+        if not wanted or not given:
+            raise
+        raise AgentFault(
+            f"{exc}; the observation is {_dtypes(given)} and the model's parameters are {_dtypes(wanted)}: convert it "
+            "in the model, as by observation.float(), or in the environment, by "
+            "gymnasium.wrappers.DtypeObservation(env, np.float32)"
+        ) from cause
+
+
+_DTYPE_TROUBLE = r"dtype|scalar type|Input type|data type"
+
+
+def _dtypes(dtypes: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+def _one(tree: Tree, what: str, B: int) -> Tree:
+    """The first row of a tree of tensors ``[B, ...]``, as arrays."""
+    for path, leaf in tree_items(tree):
+        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
+            shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
+            raise AgentFault(
+                f"the agent returned {what}{path} that has not one row for each of {B} environments: {shape!r}"
+            )
+    try:
+        return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)
+    except TypeError as exc:
+        raise AgentFault(f"the agent returned {what} with a dtype that NumPy does not have: {exc}") from exc
+
+
+def _check(tree: Tree, specs: Tree, what: str) -> None:
+    if tree_structure(tree) != tree_structure(specs):
+        raise AgentFault(
+            f"the agent returned {what} with the structure {tree_structure(tree)}, expected {tree_structure(specs)}"
+        )
+    for (path, leaf), (_, spec) in zip(tree_items(tree), tree_items(specs), strict=True):
+        got = ArraySpec.of(leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf)
+        if got.shape != spec.shape or not np.can_cast(got.dtype, spec.dtype, "same_kind"):
+            raise AgentFault(f"the agent returned {what}{path} as {got}, expected {spec}")
