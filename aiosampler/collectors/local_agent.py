@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -52,11 +53,24 @@ def bind_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, *, c
         agent.attach(parameters)
 
 
-def use_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, buffer: int) -> None:
-    """Have these agents act with the parameters in an adopted buffer."""
+def use_parameters(
+    agents: Sequence[Agent],
+    parameters: AdoptedParameters,
+    buffer: int,
+    noise: Sequence[contextlib.AbstractContextManager[object]] = (),
+) -> None:
+    """Have these agents act with the parameters in an adopted buffer.
+
+    Args:
+        agents: That share a model.
+        parameters: The store's end in this process.
+        buffer: Which of those adopted.
+        noise: What each agent draws from, where that is apart from what the process has.
+    """
     parameters.select(buffer)
-    for agent in agents:
-        call_agent("recv_shared_memory()", agent.recv_shared_memory)
+    for agent, draws in zip_longest(agents, noise):
+        with draws or contextlib.nullcontext():
+            call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
 
 def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) -> None:

@@ -75,10 +75,10 @@ def _try_environment(env: gym.Env[Any, Any], options: Options, observation_specs
     arrays = tree_map(lambda spec: np.zeros(spec.batched(1, 1).shape, spec.dtype), observation_specs)
     row = writer.rows(arrays)[0]
     missing, found, seen = set(options.env_info_keys), {}, set[str]()
-    seed = stream_seed(options.seed, Stream.EXAMPLE)
-    env.action_space.seed(seed)
+    # Not the seed of the environment, or its "random" actions would be the numbers that it draws itself
+    env.action_space.seed(stream_seed(options.seed, Stream.EXAMPLE_ACTIONS))
     with fault_of("resetting", None):
-        writer.write(row, 0, env.reset(seed=seed)[0])
+        writer.write(row, 0, env.reset(seed=stream_seed(options.seed, Stream.EXAMPLE))[0])
     for step in range(INFO_SEARCH_STEPS):
         with fault_of(f"taking random step {step}", None):
             action = env.action_space.sample()

@@ -21,6 +21,8 @@ from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.resources import denied
 from aiosampler.runtime.restarts import Restarts
 from aiosampler.runtime.tasks import all_or_first_error
+from aiosampler.servers.accelerator import accelerator
+from aiosampler.servers.device import DeviceInference
 from aiosampler.servers.groups import WorkerGroup
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.servers.pipeline import Pipeline
@@ -30,7 +32,7 @@ from aiosampler.signals.rendezvous import waits
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers.factories import build_agent
 from aiosampler.workers.messages import Collect, Collected, Evaluate, Work, renewed
-from aiosampler.workers.random_streams import RandomStreams
+from aiosampler.workers.random_streams import GroupStream, RandomStreams
 from aiosampler.workers.runner import eval_quotas
 from aiosampler.workers.worker_process import served_worker_main
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.memory.progress import Reading
     from aiosampler.options import Options
+    from aiosampler.servers.accelerator import Accelerator
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.servers.server_cpus import ServerCpus
     from aiosampler.workers.messages import Probed, Share, Start
@@ -92,7 +95,9 @@ class ServedEngine:
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
         self._parameters = AdoptedParameters(views.parameters, start.parameters)
-        self._on_cuda = self._assignment.device != "cpu"
+        self._noise: list[GroupStream] = []  # of each group, where it is apart from that of the process
+        self._eval_noise: list[GroupStream] = []
+        self._accelerator: Accelerator | None = None
         self._unpin: Callable[[], object] = lambda: None
 
     async def start(self) -> None:
@@ -103,7 +108,7 @@ class ServedEngine:
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
         may_wait = not options.mid_batch_reset or options.eval_n_envs > 0
         affinity, n_servers, n_groups = self._start.affinity, len(options.devices), len(self._assignment.groups)
-        if n_servers == 1 and not self._on_cuda:
+        if n_servers == 1 and self._assignment.device == "cpu":
             self._server_cpus = server_cpus(
                 affinity, [[share.rank for share in group] for group in self._assignment.groups]
             )
@@ -149,7 +154,7 @@ class ServedEngine:
         assert self._workers is not None
         itr, slot, parameters = request
         await self._workers.replace_lost()
-        use_parameters(self._agents, self._parameters, parameters)
+        use_parameters(self._agents, self._parameters, parameters, self._noise)
         self._losses.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.expect(range(len(shares)))
@@ -164,7 +169,6 @@ class ServedEngine:
         assert self._workers is not None
         itr, parameters = request
         await self._workers.replace_lost()
-        use_parameters(self._agents, self._parameters, parameters)
         quotas = eval_quotas(self._options)
         busy = [
             [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
@@ -177,6 +181,7 @@ class ServedEngine:
             group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
         ]
         with self._random.evaluation():
+            use_parameters(self._agents, self._parameters, parameters, self._eval_noise)
             episodes = await self._ask(request, indices, self._server.serve_actions_evaluation(itr))
         verify_parameters(self._agents, self._parameters)
         self._losses.settle()
@@ -250,15 +255,13 @@ class ServedEngine:
         """Build the agent, with a copy for each group that shares its model, and the server."""
         options, views = self._options, self._views
         agent = build_agent(options.payload, self._probed.spaces, options.seed)
-        if self._on_cuda:
-            from aiosampler.servers.cuda import pin
-
-            torch.cuda.set_device(self._assignment.device)
-            self._unpin = pin(views.control.cells, self._start.layout.dense_bytes)
+        if self._assignment.device != "cpu":
+            self._accelerator = accelerator(self._assignment.device)
+            self._unpin = self._accelerator.pin(views.control.cells, self._start.layout.dense_bytes)
             if agent.model is not None:
-                agent.model.to(self._assignment.device)
+                agent.model.to(self._accelerator.device)
         self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
-        bind_parameters(self._agents, self._parameters, copy=self._on_cuda)
+        bind_parameters(self._agents, self._parameters, copy=self._accelerator is not None)
         self._random = RandomStreams(options.seed, self._assignment.index)
         with torch.inference_mode():
             self._server = self._make_server()
@@ -273,15 +276,15 @@ class ServedEngine:
             call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(ours))
             slots = [columns(slot, ours.start, len(ours)) for slot in views.slots]
             clocks = [clock[index] for clock in views.stage_clocks]
-            noise = self._noise_seed(Stream.ACTION_NOISE, index)
-            inference = self._inference(agent, slots, clocks, waits=not options.mid_batch_reset, noise_seed=noise)
+            noise = self._make_noise(self._noise, Stream.GROUP_NOISE, index)
+            inference = self._inference(agent, slots, clocks, waits=not options.mid_batch_reset, noise=noise)
             self._inferences.append(inference)
             training.append(Pipeline(group, inference))
+            noise = self._make_noise(self._eval_noise, Stream.EVAL_GROUP_NOISE, index)
             if evaluated:
                 assert views.evaluation_slot is not None
                 slots = [columns(views.evaluation_slot, evaluated.start, len(evaluated))]
-                noise = self._noise_seed(Stream.EVAL_ACTION_NOISE, index)
-                inference = self._inference(agent, slots, None, noise_seed=noise, evaluation=True)
+                inference = self._inference(agent, slots, None, noise=noise, evaluation=True)
                 evaluation.append(Pipeline(group, inference))
         server: AsyncActionServer = options.payload.load("action_server")(
             training,
@@ -295,11 +298,13 @@ class ServedEngine:
     def _inference(self, agent: Agent, slots: Columns, clocks: Any, **settings: Any) -> InPlaceInference:
         settings["info_first"] = sees_steps(self._options.payload.load("traj_info_cls"))
         cells = self._views.progress[self._options.worker_count + self._assignment.index]
-        if self._on_cuda:
-            from aiosampler.servers.cuda import CudaInference
-
-            return CudaInference(agent, slots, self._assignment.device, clocks, cells, **settings)
+        if self._accelerator is not None:
+            return DeviceInference(agent, slots, self._accelerator, clocks, cells, **settings)
         return InPlaceInference(agent, slots, clocks, cells, **settings)
 
-    def _noise_seed(self, stream: Stream, index: int) -> int | None:
-        return stream_seed(self._options.seed, stream, index) if len(self._groups) > 1 else None
+    def _make_noise(self, made: list[GroupStream], stream: Stream, index: int) -> GroupStream | None:
+        """The draws of a group, if they must be kept apart from those of the process."""
+        if len(self._groups) == 1 and self._accelerator is None:
+            return None
+        made.append(GroupStream(stream_seed(self._options.seed, stream, index), self._accelerator))
+        return made[-1]

@@ -14,6 +14,7 @@ from aiosampler.engines.server_process import run_action_server
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
+from aiosampler.servers.accelerator import missing
 from aiosampler.servers.action_server import AsyncActionServer
 
 if TYPE_CHECKING:
@@ -123,14 +124,19 @@ def _device(device: Any, start_method: str) -> str:
         raise ConfigError(f"device must be a torch device such as 'cpu' or 'cuda:0', got {device!r}") from exc
     if wanted.type == "cpu":
         return "cpu"
-    if wanted.type != "cuda":
-        raise ConfigError(f"device={str(wanted)!r} is of a kind that is not supported; use 'cpu' or 'cuda'")
-    count = torch.cuda.device_count()
+    module, kind = getattr(torch, wanted.type, None), wanted.type.upper()
+    if module is None or missing(module):
+        lacks = "" if module is None else f": torch.{wanted.type} has no {missing(module)[0]}"
+        raise ConfigError(
+            f"device={str(wanted)!r} is of a kind that is not supported{lacks}; use 'cpu', 'cuda', or what else torch "
+            "has streams and events for"
+        )
+    count = module.device_count()
     if (wanted.index or 0) >= count:
-        raise ConfigError(f"device={str(wanted)!r}, but torch finds {count} CUDA devices here")
+        raise ConfigError(f"device={str(wanted)!r}, but torch finds {count} {kind} devices here")
     if start_method == "fork":
         raise ConfigError(
-            f"device={str(wanted)!r} cannot be used with start_method='fork': CUDA does not work in forked processes; "
-            "use 'spawn' or 'forkserver'"
+            f"device={str(wanted)!r} cannot be used with start_method='fork': {kind} does not work in forked "
+            "processes; use 'spawn' or 'forkserver'"
         )
-    return f"cuda:{wanted.index or 0}"
+    return f"{wanted.type}:{wanted.index or 0}"

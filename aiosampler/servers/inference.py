@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
 from aiosampler.memory.clocks import STAGE_TIMES
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from aiosampler.agents.base import Agent
     from aiosampler.specs.trees import Tree
+    from aiosampler.workers.random_streams import GroupStream
 
 RELEASED = STAGE_TIMES.index("released")
 
@@ -31,8 +32,8 @@ class InPlaceInference:
         cells: Progress cells of this process.
         waits: Whether an environment whose episode ended waits for the next batch.
         info_first: Whether workers read the agent info of a step, and must not be released before it is there.
-        noise_seed: Of torch's generator for this group alone, whose order of acting among others is not fixed; None if
-            there is no other.
+        noise: What the agent draws for this group, whose order of acting among others is not fixed; None if there is no
+            other, and it draws from the generators as they are.
         evaluation: Whether it evaluates.
     """
 
@@ -45,7 +46,7 @@ class InPlaceInference:
         *,
         waits: bool = False,
         info_first: bool = True,
-        noise_seed: int | None = None,
+        noise: GroupStream | None = None,
         evaluation: bool = False,
     ) -> None:
         self._agent, self._evaluation = agent, evaluation
@@ -56,7 +57,7 @@ class InPlaceInference:
         self._clocks = [memoryview(array) for array in self._times]
         self._ends = [(slot["terminated"], slot["truncated"]) for slot in slots]
         self._cells = memoryview(cells)
-        self._noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed).get_state()
+        self._noise: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if noise is None else noise
         self._n = slots[0]["reward"].shape[1]
         self._waits, self._info_first = waits, info_first
         self._agent_info: Tree = None
@@ -69,11 +70,13 @@ class InPlaceInference:
 
     def prepare(self, itr: int) -> None:
         """Put the agent into the mode of a batch, or of an evaluation that begins."""
+        with self._noise:
+            if self._evaluation:
+                call_agent("eval_mode()", self._agent.eval_mode, itr)
+            else:
+                call_agent("sample_mode()", self._agent.sample_mode, itr)
         if self._evaluation:
-            call_agent("eval_mode()", self._agent.eval_mode, itr)
             self._stepper.ended(range(self._n))
-        else:
-            call_agent("sample_mode()", self._agent.sample_mode, itr)
 
     def begin(self, slot: int) -> None:
         """A batch begins in `slot`: environments that waited have been reset."""
@@ -90,11 +93,8 @@ class InPlaceInference:
         cells = self._cells
         cells[TICK] += 1
         cells[AT] = AGENT
-        if self._noise is not None:
-            torch.set_rng_state(self._noise)
-        action, agent_info = self._stepper.step(t)
-        if self._noise is not None:
-            self._noise = torch.get_rng_state()
+        with self._noise:
+            action, agent_info = self._stepper.step(t)
         inferred = perf_counter_ns()
         self._record(t, action, agent_info)
         cells[AT] = NOWHERE
@@ -132,7 +132,8 @@ class InPlaceInference:
     def finish(self, T: int, *, idle: bool) -> None:
         """Record the values of what follows the batch, if asked for."""
         self._cells[AT] = AGENT
-        self._stepper.finish(T, idle=idle)
+        with self._noise:
+            self._stepper.finish(T, idle=idle)
         self._cells[AT] = NOWHERE
 
     def lost(self, environments: Iterable[int]) -> None:

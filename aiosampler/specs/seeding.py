@@ -19,6 +19,11 @@ class Stream(IntEnum):
     AGENT_INIT = 4
     DECORRELATION = 5
     EXAMPLE = 6
+    EXAMPLE_ACTIONS = 7
+    GROUP_NOISE = 8
+    EVAL_GROUP_NOISE = 9
+    WORLD_NOISE = 10
+    EVAL_WORLD_NOISE = 11
 
 
 def draw_seed() -> int:
@@ -33,12 +38,12 @@ def seed_sequence(seed: int, stream: Stream, index: int = 0, generation: int = 0
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0, generation: int = 0) -> int:
-    """A 32-bit seed drawn from `seed_sequence`."""
-    return int(seed_sequence(seed, stream, index, generation).generate_state(1, np.uint32)[0])
+    """A seed below 2**31 drawn from `seed_sequence`: many native environments take a signed 32-bit integer."""
+    return int(seed_sequence(seed, stream, index, generation).generate_state(1, np.uint32)[0]) & 0x7FFF_FFFF
 
 
 def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: int = 0) -> int:
-    """What environment `b` of a sampler with `seed` is given at its first ``reset(seed=...)``.
+    """What environment `b` of a sampler with `seed` is given at its first ``reset(seed=...)``; below 2**31.
 
     Later resets go on with the environment's own stream, so stepping a fresh environment with the recorded actions
     from this seed replays the trajectory.

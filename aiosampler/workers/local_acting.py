@@ -101,11 +101,12 @@ class LocalActing:
     @contextlib.contextmanager
     def evaluating(self, request: Evaluate) -> Iterator[None]:
         """Around an evaluation, which draws its noise from a stream of its own."""
-        use_parameters([self._agent], self._parameters, request.parameters)
-        with torch.inference_mode(), self._random.evaluation():
-            call_agent("eval_mode()", self._agent.eval_mode, request.itr)
-            yield
-            verify_parameters([self._agent], self._parameters)
+        with self._random.evaluation():
+            use_parameters([self._agent], self._parameters, request.parameters)
+            with torch.inference_mode():
+                call_agent("eval_mode()", self._agent.eval_mode, request.itr)
+                yield
+                verify_parameters([self._agent], self._parameters)
 
     def abort(self) -> None:
         """End what is being collected, here and in all other processes, at its next step; from any thread."""

@@ -64,7 +64,7 @@ class ServedActing:
     def __init__(self, work: Work, views: ArenaViews, rendezvous: WorkerSide) -> None:
         self._rendezvous, self._action_space = rendezvous, work.probed.spaces.action
         self._progress = views.progress[work.share.rank]
-        self._random = RandomStreams(work.options.seed, work.share.rank, work.share.generation)
+        self._random = RandomStreams(work.options.seed, work.share.rank, work.share.generation, acts=False)
 
     def source(self, slots: Columns) -> ActionSource:
         """Make the source of actions for some columns of some slots."""

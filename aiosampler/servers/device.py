@@ -1,0 +1,243 @@
+"""The stage that acts for a group on a device, while the event loop goes on.
+
+A step is queued on a stream of the group's own: copy the inputs from the arena, which is registered as pinned memory,
+step the agent, copy its answer to pinned memory. The coroutine then looks for the end each time that the loop comes
+round, so that another group's pipeline goes on meanwhile.
+
+What is queued reads and writes memory later. These rules keep that in order:
+
+===============================  ======================================================================================
+memory                           is not written by the host, nor read by it, before
+===============================  ======================================================================================
+row t of the arena               step t is complete; only then are the workers released that write the next rows
+the answer in pinned memory      step t is complete; the next step, which overwrites it, is launched after
+                                 `record_rest`
+the recurrent state              it is on the device alone, and everything that touches it is on the group's stream; the
+                                 host gets a copy, for which it waits
+adopted parameters               the batch begins: `prepare` waits for all that was queued, copies of parameters among
+                                 it, and steps that were given up
+the arena as a whole             it is unmapped: who closes waits for the device first
+===============================  ======================================================================================
+
+The agent's step can be captured as a graph, once it has run a few times, if the agent says that it may
+(`Agent.cuda_graph`) and the device has such: a step is a single launch then, whatever the number of its kernels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aiosampler.collectors.environments import AgentFault
+from aiosampler.collectors.local_agent import AgentStepper, call_agent
+from aiosampler.memory.progress import AGENT, AT, NOWHERE, TICK
+from aiosampler.servers.inference import InPlaceInference
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.servers.accelerator import Accelerator
+
+WARM_UP_STEPS = 3  # libraries choose their kernels and allocate in the first steps
+
+log = logging.getLogger(__name__)
+
+
+class DeviceStepper(AgentStepper):
+    """Steps an agent on a device, on a stream of its own.
+
+    Args:
+        agent: Initialised, its model on the device.
+        slots: Arrays of the slots, cut to the columns of the group.
+        accelerator: The device.
+    """
+
+    def __init__(self, agent: Agent, slots: Sequence[dict[str, Tree]], accelerator: Accelerator) -> None:
+        super().__init__(agent, slots)
+        self._accelerator, device = accelerator, accelerator.device
+        accelerator.synchronize()  # the initial state may have been made on the device, and its parameters copied there
+        self._stream = accelerator.new_stream()
+        with accelerator.on(self._stream):
+            self._initial = tree_map(lambda leaf: leaf.to(device), self._initial)
+            self._state = tree_map(torch.clone, self._initial)
+            self._there = tree_map(lambda leaf: torch.empty_like(leaf, device=device), self._inputs[0][0])
+        self._input_storages = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(self._there)}
+        self._marks = [accelerator.new_event() for _ in range(4)]
+        self._answer: Tree = None
+        self._here: Tree = None  # the answer in pinned memory
+        self._here_fits: Tree = None  # the answer that it was last compared with
+        self._graph: Any = None
+        self._eager_steps_left = WARM_UP_STEPS if agent.cuda_graph and accelerator.has_graphs else -1
+
+    def begin(self, slot: int) -> None:
+        """Record the recurrent state that the batch begins with; waits for the device, once a batch."""
+        self._slot = slot
+        self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._fetched(self._state))
+
+    def launch(self, t: int) -> None:
+        """Queue the step on row t.
+
+        Raises:
+            AgentFault: The agent raised.
+        """
+        marks = self._marks
+        with self._accelerator.on(self._stream):
+            marks[0].record()
+            self._copy_in(t)
+            marks[1].record()
+            self._infer()
+            marks[2].record()
+            if self._here_fits is not self._answer:
+                self._fit_here()
+            tree_map(_copy, self._here, self._answer)
+            marks[3].record()
+
+    def done(self) -> bool:
+        """Whether the step that was launched is complete.
+
+        Raises:
+            AgentFault: It failed on the device.
+        """
+        return bool(call_agent("step()", self._marks[3].query))
+
+    @property
+    def answer(self) -> tuple[Tree, Tree]:
+        """Action and agent info of the step that is complete; overwritten by the next."""
+        action, agent_info = self._here
+        return action, agent_info
+
+    def durations(self) -> list[int]:
+        """Nanoseconds that the device took to copy in, infer and copy out."""
+        return [int(a.elapsed_time(b) * 1e6) for a, b in zip(self._marks, self._marks[1:], strict=False)]
+
+    def ended(self, environments: Sequence[int]) -> None:
+        """Put the recurrent state of these environments back to the initial one, in place: a graph holds on to it."""
+        if self._state is None:
+            return
+        with self._accelerator.on(self._stream):
+            index = torch.tensor(list(environments), dtype=torch.int64).to(self._accelerator.device)
+            if self._graph is None:
+                self._state = tree_map(torch.clone, self._state)  # it is the agent's
+            tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """Record the values of what follows the batch, if asked for; waits for the device, once a batch."""
+        target = self._slots[self._slot]["bootstrap_value"]
+        if target is not None and not idle:
+            with self._accelerator.on(self._stream):
+                self._copy_in(T)
+                value = call_agent("value()", self._agent.value, self._there, self._state)
+            self._value.write((target,), call_agent("value()", self._fetched, value))
+
+    def _copy_in(self, t: int) -> None:
+        tree_map(_copy, self._there, self._inputs[self._slot][t])
+
+    def _fetched(self, tree: Tree) -> Tree:
+        """Copies in memory of the host, when all that was queued before is done."""
+        with self._accelerator.on(self._stream):
+            tree = tree_map(_as_tensor, tree)
+            here = tree_map(self._accelerator.host_like, tree)
+            tree_map(_copy, here, tree)
+        self._stream.synchronize()
+        return here
+
+    def _fit_here(self) -> None:
+        """Have pinned memory that fits the answer exactly, or a copy to it would convert what should be refused."""
+        if self._here is None or _outline(self._here) != _outline(self._answer):
+            self._here = tree_map(self._accelerator.host_like, self._answer)
+        self._here_fits = self._answer
+
+    def _infer(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        if self._eager_steps_left == 0 and self._capture():
+            self._infer()
+            return
+        self._eager_steps_left -= 1
+        try:
+            action, agent_info, state = self._agent.step(self._there, self._state)
+            self._answer = tree_map(_as_tensor, (action, agent_info))
+            self._state = tree_map(self._kept, state)
+        except Exception as exc:
+            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
+
+    def _kept(self, leaf: torch.Tensor) -> torch.Tensor:
+        """A part of the state, copied if it is the memory of the inputs, which the next step overwrites."""
+        return leaf.clone() if leaf.untyped_storage().data_ptr() in self._input_storages else leaf
+
+    def _capture(self) -> bool:
+        state = tree_map(torch.clone, self._state)
+        try:
+            with self._accelerator.capture(self._stream) as graph:
+                action, agent_info, new_state = self._agent.step(self._there, state)
+                answer = action, agent_info
+                if self.recurrent:
+                    # Answer and new state may be parts of the old one, which is overwritten
+                    answer, new_state = tree_map(torch.clone, (answer, new_state))
+                    tree_map(_copy, state, new_state)
+            for leaf in tree_leaves(answer):
+                if leaf.device.type != self._accelerator.device.type:
+                    raise TypeError(f"it answers with a tensor on {leaf.device}, which would be the same in each step")
+        except Exception as exc:  # whatever it is, the agent has just worked without
+            log.warning("the agent's step cannot be captured as a CUDA graph, and goes on without: %s", exc)
+            self._eager_steps_left = -1
+            return False
+        self._graph, self._state, self._answer = graph, state, answer
+        return True
+
+
+class DeviceInference(InPlaceInference):
+    """Steps the agent on a device; the event loop goes on meanwhile. Takes the device after the slots."""
+
+    def __init__(
+        self, agent: Agent, slots: Sequence[dict[str, Tree]], accelerator: Accelerator, *args: Any, **kwargs: Any
+    ) -> None:
+        self._accelerator = accelerator
+        super().__init__(agent, slots, *args, **kwargs)
+
+    def _make_stepper(self, agent: Agent, slots: Sequence[dict[str, Tree]]) -> AgentStepper:
+        self._on_device = DeviceStepper(agent, slots, self._accelerator)
+        return self._on_device
+
+    def prepare(self, itr: int) -> None:
+        """Put the agent into its mode, and wait until the device has done all that was queued.
+
+        The buffer that new parameters came from can be used again then, and a step that was given up reads no more.
+        """
+        super().prepare(itr)
+        self._accelerator.synchronize()
+
+    async def act(self, t: int) -> None:
+        """Write action, previous action and agent info for row t."""
+        stages = [perf_counter_ns()]
+        cells, stepper = self._cells, self._on_device
+        cells[TICK] += 1
+        cells[AT] = AGENT
+        with self._noise:
+            stepper.launch(t)
+        while not stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
+            await asyncio.sleep(0)
+        for duration in stepper.durations():
+            stages.append(stages[-1] + duration)
+        self._stages = stages
+        self._record(t, *stepper.answer)
+        cells[AT] = NOWHERE
+
+
+def _copy(to: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    return to.copy_(source, non_blocking=True)
+
+
+def _as_tensor(leaf: Any) -> torch.Tensor:
+    return leaf if isinstance(leaf, torch.Tensor) else torch.as_tensor(leaf)
+
+
+def _outline(tree: Tree) -> Tree:
+    return tree_map(lambda leaf: (leaf.shape, leaf.dtype), tree)
