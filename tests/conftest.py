@@ -11,6 +11,8 @@ import torch
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
 from tests.support.samplers import PARALLEL, small
 
+torch.set_num_threads(1)  # as in a sampler; tests run beside each other, and threads that wait for a CPU hold up others
+
 
 @pytest.fixture(
     params=[

@@ -49,7 +49,7 @@ def shared_files():
 def assert_no_shared_files_left(before, timeout=6.0):
     """Nothing is new in /dev/shm, but what processes of others on this machine hold; theirs comes and goes."""
     until = time.monotonic() + timeout
-    while left := shared_files() - before - _of_others():
+    while (new := shared_files() - before) and (left := new - _of_others()):
         assert time.monotonic() < until, left
         time.sleep(0.1)
 
