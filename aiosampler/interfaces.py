@@ -29,13 +29,55 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from aiosampler.errors import SamplerError
     from aiosampler.runtime.service import ServiceChannel
     from aiosampler.specs.trees import Tree
     from aiosampler.workers.messages import Collect, Collected, Evaluate
+
+
+class SamplerProcess(Protocol):
+    """The sampler process as a session holds it: `ChildHandle`, and one in memory in the tests."""
+
+    phase: str
+    """What it was last seen doing."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+
+    async def send(self, message: Any) -> None:
+        """Send a request; that nobody reads it is found out when the answer is received."""
+
+    async def receive(self, timeout: float | None = None, reading: Callable[[], Reading] | None = None) -> Any:
+        """The next answer; cancelling loses none. Raises what the process reports, or how it ended."""
+
+    async def stop(self, grace: float) -> SamplerError | None:
+        """End it, within `grace` seconds and a few more; return what it had to report last."""
+
+    def abandon(self) -> None:
+        """Kill it, where its event loop is closed."""
+
+
+class SamplerMemory(Protocol):
+    """What a session needs of the memory that it shares with the sampler process: `SharedBuffers`, one in the tests."""
+
+    def take_back(self) -> None:
+        """The batch that was handed out last is the sampler's again."""
+
+    def reading(self) -> Reading:
+        """How far the sampler process is."""
+
+    def abort_evaluation(self, wanted: bool) -> None:
+        """End the evaluation under way at its next step, or allow the next one."""
+
+    def abort_all(self) -> None:
+        """End what is under way, in all processes, at its next step."""
+
+    def release(self) -> None:
+        """Let go of the memory."""
 
 
 class Service(Protocol):

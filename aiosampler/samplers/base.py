@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import functools
 import logging
 from collections import deque
 from collections.abc import Iterable
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aiosampler.affinity import Affinity
 from aiosampler.agents.base import Agent
-from aiosampler.agents.parameters import Publisher, parameter_specs, store_specs
 from aiosampler.collectors.traj_info import TrajInfo
-from aiosampler.engines.sampler_process import sampler_main
-from aiosampler.errors import AgentError, ConfigError, SamplerClosed, SamplerError
-from aiosampler.memory.arena import Arena
-from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
-from aiosampler.memory.progress import read_progress
-from aiosampler.memory.slot import poison
+from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.options import Options, user_objects
-from aiosampler.runtime import deadlines
-from aiosampler.runtime.child_handle import ChildHandle
-from aiosampler.runtime.resources import denied
-from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.session import Session, State
+from aiosampler.samplers.starting import ProcessPlan, open_session
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
-from aiosampler.specs.batch import as_integer
-from aiosampler.specs.seeding import Stream, draw_seed, stream_seed
-from aiosampler.workers import messages
+from aiosampler.specs.seeding import draw_seed
 from aiosampler.workers.episodes import unpack_episodes
-from aiosampler.workers.random_streams import seeded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -44,25 +30,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from aiosampler.engines.registry import EngineKind
-    from aiosampler.memory.control import Control
-    from aiosampler.samplers.samples import FinalObservations, Samples
+    from aiosampler.samplers.samples import Samples
+    from aiosampler.samplers.shared_buffers import SharedBuffers
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.trees import Tree
+    from aiosampler.workers import messages
 
 TRACED_BATCHES = 16
 
 
 log = logging.getLogger("aiosampler")
-
-
-class _State(Enum):
-    NEW = auto()
-    PROBING = auto()
-    PROBED = auto()
-    STARTING = auto()
-    RUNNING = auto()
-    CLOSED = auto()
 
 
 class AsyncSamplerMixin:
@@ -196,25 +173,11 @@ class AsyncSamplerMixin:
             self._log = functools.partial(log.info, "%s %x: %s", type(self).__name__, id(self))
         self.agent = agent
         self.seed = self.options.seed
-        self._state = _State.NEW
-        self._order = asyncio.Lock()
-        self._pending: deque[type] = deque()  # answers that are still to come, in the order of their requests
-        self._held: tuple[int, FinalObservations] | None = None  # slot and part of the batch that is the user's
-        self._unclaimed: messages.Batch | None = None  # a batch whose caller was cancelled
-        self._expected: tuple[int, int] | None = None  # itr and slot of the batch that is collected ahead
-        self._process: ChildHandle | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None  # what closed the sampler, if nobody asked for it
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._store: Publisher | None = None
-        self._slots: tuple[dict[str, Tree], ...] = ()
-        self._views: list[Samples] = []
-        self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
-        self._clocks: Any = None  # arrays of the arena
-        self._control: Control | None = None
-        self._progress: Any = None
         self._counters = Counters()
-        self._last_version: int | None = None  # that was published before the sampler was closed
+        self._session = Session(overlap=overlap, step_timeout=step_timeout, counters=self._counters, log=self._log)
+        self._shared: SharedBuffers | None = None
+        self._start: messages.Start | None = None
+        self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
 
     def _refined(self, options: Options) -> Options:
         """Settle what depends on the kind of sampler, and refuse what it would ignore; also of options settled before.
@@ -224,30 +187,9 @@ class AsyncSamplerMixin:
         """
         raise NotImplementedError
 
-    @property
-    def _engine(self) -> EngineKind:
-        """What runs in the sampler process."""
+    def _processes(self) -> ProcessPlan:
+        """Which processes there are, once the options are settled."""
         raise NotImplementedError
-
-    @property
-    def _process_counts(self) -> ProcessCounts:
-        """How many workers, servers and groups there are; a sampler process that acts by itself counts as a worker."""
-        return ProcessCounts(workers=1, alone=True)
-
-    @property
-    def _group_workers(self) -> Sequence[range]:
-        """Ranks of the workers of each group that an action server serves."""
-        return ()
-
-    @property
-    def _evaluates_in_arena(self) -> bool:
-        """Whether evaluation records into the arena, because others choose its actions."""
-        return False
-
-    @property
-    def _start_margin(self) -> float:
-        """Seconds that the sampler process is given to report which of its processes is late."""
-        return 0.0
 
     # Starting
 
@@ -265,50 +207,13 @@ class AsyncSamplerMixin:
         Raises:
             SamplerError: The environment or the agent cannot be used; the sampler is closed.
         """
-        self._require(_State.NEW, "async_initialize() starts a sampler once")
-        self._loop = asyncio.get_running_loop()
-        self._enter(_State.PROBING)
-        async with self._closed_on_failure():
-            with denied("the shared memory cannot be made"):
-                arena = Arena()
-            try:
-                self._process = ChildHandle(
-                    sampler_main,
-                    (arena,),
-                    name="sampler",
-                    start_method=self.options.start_method,
-                    on_phase=self._log,
-                )
-                if self.options.debug:
-                    self._process.notify_of_phases()
-                await self._process.send(messages.Probe(self.options, self._engine))
-                timeout = self.options.start_timeout
-                probed = await self._receive_start(timeout and timeout + deadlines.START_MARGIN_S)
-                self._initialize_agent(probed)
-                parameters = parameter_specs(self.agent.model)
-                layout = plan_arena(
-                    self.options.batch,
-                    probed.specs,
-                    store_specs(parameters),
-                    self._process_counts,
-                    self.options.eval_batch if self._evaluates_in_arena else None,
-                )
-                arena.grow(layout.total_bytes, layout.dense_bytes)
-                views = arena_views(layout, arena.map(layout.total_bytes))
-            finally:
-                arena.close()
-            self._control = views.control
-            self._progress = views.progress
-            self._clocks = views.step_clocks, views.stage_clocks
-            self._groups = self._group_workers
-            self._store = Publisher(views.parameters, parameters)
-            self.agent.attach(self._store)
-            self._slots = views.slots
-            self._views = [samples_view(slot) for slot in self._slots]
-            self._start = messages.Start(layout, probed.specs, parameters, self.options.affinity)
-            self._require(_State.PROBING, "")
-            self._enter(_State.PROBED)
-            return (self._views[0], self._views[1]), probed.examples
+        rule = "async_initialize() starts a sampler once"
+        async with self._session.phase(State.NEW, State.PROBING, State.PROBED, rule):
+            shared, probed, self._start = await open_session(
+                self._session, self.options, self._processes(), self.agent, self._log
+            )
+            self._shared = shared
+            return (shared.samples[0], shared.samples[1]), probed.examples
 
     async def initialize(self, affinity: Affinity | None = None) -> None:
         """Second half of the start: build all environments, reset them, and be ready to collect.
@@ -321,20 +226,16 @@ class AsyncSamplerMixin:
         Raises:
             SamplerError: Something failed; the sampler is closed.
         """
-        self._require(_State.PROBED, "initialize() follows async_initialize()")
-        assert self._process is not None
-        assert self._store is not None
         if affinity is not None:
             self.options = self._refined(dataclasses.replace(self.options, affinity=affinity))
-            self._start = dataclasses.replace(self._start, affinity=affinity)
-        self._enter(_State.STARTING)
-        async with self._closed_on_failure():
-            self._store.publish(self.agent.model, version=0)
-            await self._process.send(self._start)
+        rule = "initialize() follows async_initialize()"
+        async with self._session.phase(State.PROBED, State.STARTING, State.RUNNING, rule):
+            assert self._shared is not None
+            assert self._start is not None
+            self._start = dataclasses.replace(self._start, affinity=self.options.affinity)
+            self._shared.publish(self.agent.model, version=0)
             timeout = self.options.start_timeout
-            await self._receive_start(timeout and timeout + self._start_margin)
-            self._require(_State.STARTING, "")
-            self._enter(_State.RUNNING)
+            await self._session.ask_start(self._start, timeout and timeout + self._processes().start_margin)
 
     async def __aenter__(self) -> Self:
         await self.async_initialize()
@@ -372,40 +273,19 @@ class AsyncSamplerMixin:
             SamplerClosed: The sampler does not run.
             SamplerError: An environment, the agent or a process failed; the sampler is closed.
         """
-        async with self._order:
-            self._require_running()
-            facts = self._unclaimed
-            if facts is None and messages.Batch not in self._pending:
-                itr, slot = self._next_batch(itr, db_idx)
-                self._give_back()
-                await self._request(messages.Collect(itr, slot), messages.Batch)
-                self._expected = (itr + 1, 1 - slot)
-            else:
-                assert self._expected is not None
-                self._match((self._expected[0] - 1, 1 - self._expected[1]), itr, db_idx)
-            if facts is None:
-                await self._receive_pending()
-                facts = self._unclaimed
-                assert facts is not None
-            self._unclaimed = None
-            self._timelines.append(self._timeline(facts.slot))
-            samples = filled_samples(
-                self._views[facts.slot],
-                self._slots[facts.slot],
-                facts,
-                self._unpack(facts.episodes),
-                self._timelines[-1],
-            )
-            self._held = facts.slot, samples.env.final_observation
-            self._counters.batch(samples)
-            self._counters.lost(facts.losses)
-            return samples
+        batch = await self._session.collect(itr, db_idx)
+        assert self._shared is not None
+        samples = self._shared.hand_out(batch)
+        self._timelines.append(samples.stats.timeline)
+        self._counters.batch(samples)
+        self._counters.lost(batch.losses)
+        return samples
 
     def __aiter__(self) -> AsyncIterator[Samples]:
         return self
 
     async def __anext__(self) -> Samples:
-        if self._closing is not None and self._failure is None:
+        if self._session.ended_as_asked:
             raise StopAsyncIteration
         return await self.obtain_samples()
 
@@ -428,23 +308,9 @@ class AsyncSamplerMixin:
         """
         if self.options.eval_n_envs == 0:
             raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
-        async with self._order:
-            self._require_running()
-            assert self._control is not None
-            if itr is None:
-                itr = 0 if self._expected is None else self._expected[0] - 1
-            await self._receive_pending()
-            self._control.abort_evaluation[0] = 0
-            await self._request(messages.Evaluate(itr), messages.Evaluated)
-            try:
-                evaluated = await self._receive_pending()
-            except asyncio.CancelledError:
-                if self._closing is None and self._control is not None:
-                    self._control.abort_evaluation[0] = 1  # nobody wants it: let it end at its next step
-                raise
-            assert isinstance(evaluated, messages.Evaluated)
-            self._counters.evaluation()
-            return self._unpack(evaluated.episodes)
+        evaluated = await self._session.evaluate(itr)
+        self._counters.evaluation()
+        return unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"])
 
     def publish(self, module: nn.Module | None = None) -> int:
         """Copy parameters and buffers to the sampler, which adopts the newest when it begins a batch.
@@ -463,22 +329,22 @@ class AsyncSamplerMixin:
             SamplerClosed: The sampler does not run.
             TypeError: It is no module.
         """
-        self._require_running()
-        assert self._store is not None
-        return self._store.publish(self.agent.model if module is None else module)
+        self._session.require_running()
+        assert self._shared is not None
+        return self._shared.publish(self.agent.model if module is None else module)
 
     @property
     def policy_version(self) -> int:
         """The version that was published last: 0 for the parameters that the sampler started with."""
-        if self._store is None:
-            raise self._not_running()
-        return self._store.version
+        if self._shared is None or self._session.state is State.CLOSED:
+            self._session.require_running()
+        assert self._shared is not None
+        return self._shared.policy_version
 
     def statistics(self) -> SamplerStatistics:
         """What the sampler has done so far; at any time, also when it is closed, and at once."""
-        running = self._state is _State.RUNNING and self._store is not None
-        version = self.policy_version if running else self._last_version
-        return self._counters.statistics(version, self._state.name.lower(), self._failure)
+        version = self._shared.policy_version if self._shared is not None and self._session.started else None
+        return self._counters.statistics(version, self._session.state.name.lower(), self._session.failure)
 
     def trace(self, path: str | Path) -> None:
         """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
@@ -505,174 +371,7 @@ class AsyncSamplerMixin:
         Raises:
             WorkerError: An environment's `close` raised; everything else was closed all the same.
         """
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            if not self._loop.is_closed():
-                raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
-            self._state, process, self._process = _State.CLOSED, self._process, None
-            if process is not None:
-                process.abandon()
-            return
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close(), name="close-sampler")  # owned: awaited below
-        cancelled: asyncio.CancelledError | None = None
-        while not self._closing.done():
-            try:
-                await asyncio.shield(self._closing)
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-            except SamplerError:
-                break
-        if cancelled is not None:
-            raise cancelled
-        self._closing.result()
-
-    async def _close(self) -> None:
-        running = self._state is _State.RUNNING
-        if running and self._store is not None:
-            self._last_version = self._store.version
-        grace = deadlines.SAMPLER_CLOSE_S if self._control is not None else deadlines.PROBE_CLOSE_S
-        self._enter(_State.CLOSED)
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if self._control is not None:
-            self._control.abort_all()
-        report = await process.stop(grace)
-        self._let_go()
-        if report is not None and running and self._failure is None:
-            raise report
-
-    def _let_go(self) -> None:
-        """Drop the views of the arena, so that the last batch of the user keeps it, or nothing."""
-        self.agent.detach(self._store)
-        self._store = None
-        self._slots, self._views = (), []
-        self._control = self._progress = self._clocks = None
-
-    @contextlib.asynccontextmanager
-    async def _closed_on_failure(self) -> AsyncIterator[None]:
-        """A sampler that failed, or whose start was cancelled, is closed before anyone hears of it."""
-        try:
-            yield
-        except BaseException as exc:
-            if self._closing is None:
-                self._log(f"failed: {exc!r}")
-                self._failure = exc
-                await self.aclose()
-            raise
-
-    # Inside
-
-    async def _request(self, request: Any, answer: type) -> None:
-        """Send a request and note that its answer is owed; small, so it leaves at once and cannot be cancelled."""
-        assert self._process is not None
-        if asyncio.get_running_loop() is not self._loop:
-            raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
-        self._pending.append(answer)
-        await self._process.send(request)
-
-    def _enter(self, state: _State) -> None:
-        self._log(f"{self._state.name.lower()} -> {state.name.lower()}")
-        self._state = state
-
-    def _give_back(self) -> None:
-        """The batch that was handed out last is the sampler's again."""
-        if self._held is not None:
-            slot, final_observation = self._held
-            self._held = None
-            final_observation.expire()
-            if self.options.debug:
-                poison(self._slots[slot])
-
-    async def _receive_pending(self) -> Any:
-        """Receive all answers that are owed; keep a batch, return the last."""
-        answer = None
-        while self._pending:
-            answer = await self._receive()
-            self._require_running()  # closing ends an evaluation early, whose answer means nothing then
-            self._pending.popleft()
-            if isinstance(answer, messages.Batch):
-                self._unclaimed = answer
-            elif isinstance(answer, messages.Evaluated):
-                self._counters.lost(answer.losses)  # also where its caller was cancelled
-        return answer
-
-    async def _receive(self) -> Any:
-        process = self._process
-        if process is None:
-            raise SamplerClosed("the sampler was closed while this call was waiting")
-        try:
-            # It watches its own processes itself
-            return await process.receive(
-                self.options.step_timeout, functools.partial(read_progress, self._progress[-1])
-            )
-        except SamplerError as exc:
-            if self._closing is not None:
-                raise SamplerClosed("the sampler was closed while this call was waiting") from None
-            self._log(f"failed: {exc}")
-            self._failure = exc
-            await self.aclose()
-            raise
-
-    async def _receive_start(self, timeout: float | None) -> Any:
-        assert self._process is not None
-        message = await self._process.receive(timeout)
-        self._process.phase = "ready"
-        return message
-
-    def _next_batch(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
-        expected = self._expected or (0, 0)
-        if self.options.overlap and self._expected is not None:
-            self._match(expected, itr, db_idx)
-            return expected
-        itr = expected[0] if itr is None else itr
-        db_idx = expected[1] if db_idx is None else db_idx
-        itr = as_integer("itr", itr, 0)
-        if db_idx not in (0, 1):
-            raise ConfigError(f"db_idx must be 0 or 1, got {db_idx!r}")
-        return itr, db_idx
-
-    def _match(self, collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
-        for name, got, is_being in (("itr", itr, collected[0]), ("db_idx", db_idx, collected[1])):
-            if got is not None and got != is_being:
-                raise ConfigError(
-                    f"{name}={got!r}, but the batch with {name}={is_being} is being collected already; "
-                    "leave it out, or use overlap=False"
-                )
-
-    def _unpack(self, episodes: list[bytes]) -> list[TrajInfo]:
-        return unpack_episodes(episodes, self.options.payload.live["traj_info_cls"])
-
-    def _timeline(self, slot: int) -> Timeline:
-        steps, stages = (clocks[slot].copy() for clocks in self._clocks)
-        return Timeline(steps, stages, self._groups)
-
-    def _initialize_agent(self, probed: messages.Probed) -> None:
-        """Build the model here as it was built there, leaving the random generators of this process as they were."""
-        try:
-            with seeded(stream_seed(self.seed, Stream.AGENT_INIT)):
-                self.agent.initialize(probed.spaces)
-        except ConfigError:
-            raise
-        except Exception as exc:
-            raise AgentError(f"the agent raised {type(exc).__name__} in initialize(): {exc}", process="user") from exc
-
-    def _require(self, state: _State, rule: str) -> None:
-        if self._state is _State.CLOSED:
-            raise self._not_running()
-        if self._state is not state:
-            raise SamplerError(rule)
-
-    def _require_running(self) -> None:
-        if self._state is not _State.RUNNING:
-            raise self._not_running()
-
-    def _not_running(self) -> SamplerClosed:
-        if self._state is _State.CLOSED:
-            closed = SamplerClosed(f"the sampler is closed{f' by: {self._failure}' if self._failure else ''}")
-            closed.__cause__ = self._failure
-            return closed
-        return SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+        await self._session.aclose()
 
 
 def _ignore(what: str) -> None:

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from aiosampler.engines.registry import EngineKind
 from aiosampler.errors import ConfigError
+from aiosampler.memory.arena_map import ProcessCounts
+from aiosampler.runtime.deadlines import START_MARGIN_S
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
+from aiosampler.samplers.starting import ProcessPlan
 
 if TYPE_CHECKING:
     from aiosampler.options import Options
@@ -28,6 +31,6 @@ class AsyncCpuSampler(AsyncParallelSamplerMixin):
             )
         return super()._refined(options)
 
-    @property
-    def _engine(self) -> EngineKind:
-        return EngineKind.CPU
+    def _processes(self) -> ProcessPlan:
+        counts = ProcessCounts(self.options.worker_count)
+        return ProcessPlan(engine=EngineKind.CPU, counts=counts, start_margin=START_MARGIN_S)

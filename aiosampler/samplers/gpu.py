@@ -13,7 +13,9 @@ from aiosampler.engines.registry import EngineKind
 from aiosampler.engines.server_process import run_action_server
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts
+from aiosampler.runtime.deadlines import START_MARGIN_S
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
+from aiosampler.samplers.starting import ProcessPlan
 from aiosampler.servers.accelerator import missing
 from aiosampler.servers.action_server import AsyncActionServer
 
@@ -65,35 +67,17 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
     def _default_workers(self, options: Options) -> int:
         return min(options.batch_B, max(len(options.devices), usable_cpu_count()))
 
-    @property
-    def _engine(self) -> EngineKind:
-        return EngineKind.SERVED if len(self.options.devices) == 1 else EngineKind.DEVICES
-
-    @property
-    def _process_counts(self) -> ProcessCounts:
-        D = len(self.options.devices)
-        return ProcessCounts(self.options.worker_count, servers=D, groups=D * self._n_groups)
-
-    @property
-    def _start_margin(self) -> float:
-        # A server of its own process, too, waits for its workers
-        return super()._start_margin * (1 if self._engine is EngineKind.SERVED else 2)
-
-    @property
-    def _evaluates_in_arena(self) -> bool:
-        return True
-
-    @property
-    def _group_workers(self) -> Sequence[range]:
-        W = self.options.worker_count
-        assignments = assign(W, 0, W, self.options.devices, self._n_groups)
-        groups = [group for assignment in assignments for group in assignment.groups]
-        return [range(group[0].rank, group[-1].rank + 1) for group in groups]
-
-    @property
-    def _n_groups(self) -> int:
+    def _processes(self) -> ProcessPlan:
         assert self.action_server is not None
-        return self.action_server.n_groups
+        W, devices, n_groups = self.options.worker_count, self.options.devices, self.action_server.n_groups
+        groups = [group for assignment in assign(W, 0, W, devices, n_groups) for group in assignment.groups]
+        several = len(devices) > 1
+        return ProcessPlan(
+            engine=EngineKind.DEVICES if several else EngineKind.SERVED,
+            counts=ProcessCounts(W, servers=len(devices), groups=len(groups)),
+            groups=[range(group[0].rank, group[-1].rank + 1) for group in groups],
+            start_margin=START_MARGIN_S * (1 + several),  # a server of its own process, too, waits for its workers
+        )
 
 
 class AsyncGpuSampler(AsyncGpuSamplerBase):

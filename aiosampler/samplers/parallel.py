@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from aiosampler.affinity import usable_cpu_count
 from aiosampler.errors import ConfigError
-from aiosampler.memory.arena_map import ProcessCounts
-from aiosampler.runtime.deadlines import START_MARGIN_S
 from aiosampler.samplers.base import AsyncSamplerMixin
 
 if TYPE_CHECKING:
@@ -35,11 +33,3 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
 
     def _default_workers(self, options: Options) -> int:
         return min(options.batch_B, usable_cpu_count())
-
-    @property
-    def _process_counts(self) -> ProcessCounts:
-        return ProcessCounts(self.options.worker_count)
-
-    @property
-    def _start_margin(self) -> float:
-        return START_MARGIN_S

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from aiosampler.engines.registry import EngineKind
 from aiosampler.errors import ConfigError
+from aiosampler.memory.arena_map import ProcessCounts
 from aiosampler.samplers.base import AsyncSamplerMixin
+from aiosampler.samplers.starting import ProcessPlan
 
 if TYPE_CHECKING:
     from aiosampler.options import Options
@@ -36,6 +38,5 @@ class AsyncSerialSampler(AsyncSamplerMixin):
             )
         return options
 
-    @property
-    def _engine(self) -> EngineKind:
-        return EngineKind.SERIAL
+    def _processes(self) -> ProcessPlan:
+        return ProcessPlan(engine=EngineKind.SERIAL, counts=ProcessCounts(workers=1, alone=True))

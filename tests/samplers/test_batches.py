@@ -53,7 +53,7 @@ async def test_the_next_batch_is_collected_while_the_user_has_this_one(kind):
     async with small(kind) as sampler:
         first = await sampler.obtain_samples()
         kept = first.clone()
-        progress = sampler._progress
+        progress = sampler._shared._views.progress
         await until(lambda: progress[0, 0] >= 10 and progress[0, 1] == -1)  # the second batch is complete
         assert_same(first, kept)
         second = await sampler.obtain_samples()

@@ -45,7 +45,7 @@ async def test_a_child_that_the_user_forks_does_not_end_the_sampler(kind):
         pid = os.fork()
         if pid == 0:
             try:
-                sampler._process._abandoned()
+                sampler._session.process._abandoned()
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)  # noqa: ASYNC222 - it ends at once

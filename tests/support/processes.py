@@ -28,7 +28,7 @@ def our_children():
 
 def workers(sampler):
     """The processes that have no children: all below the sampler process but the action servers."""
-    below = psutil.Process(sampler._process.pid).children(recursive=True)
+    below = psutil.Process(sampler._session.process.pid).children(recursive=True)
     return [process for process in below if not process.children()]
 
 

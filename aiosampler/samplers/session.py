@@ -1,0 +1,294 @@
+"""The requests to a sampler process and the answers that are still to come, from its start to its end.
+
+A session is in one `State` after the other and never goes back. While it runs, requests are answered in their order.
+Each request that was sent stands in a queue until its answer has been received, whoever asked for it: a caller that is
+cancelled leaves its request there, and the next caller receives that answer first. A batch that arrives so is kept, and
+is what the next call for one gets; an evaluation is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
+from aiosampler.runtime import deadlines
+from aiosampler.specs.batch import as_integer
+from aiosampler.workers import messages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiosampler.interfaces import SamplerMemory, SamplerProcess
+    from aiosampler.samplers.statistics import Counters
+
+
+class State(Enum):
+    """How far a session has come."""
+
+    NEW = auto()
+    PROBING = auto()
+    PROBED = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    CLOSED = auto()
+
+
+class Session:
+    """Talks to one sampler process, for callers in any task of one event loop.
+
+    Args:
+        overlap: Whether the process collects the next batch ahead, so that its number and slot are settled.
+        step_timeout: Seconds that the process may stay at one place; None is no limit.
+        counters: Told what was lost with workers during evaluations.
+        log: Told each change of state, and failures.
+
+    Attributes:
+        state: How far it has come.
+        started: Whether it ever ran.
+        failure: What closed it, if nobody asked for that.
+        process: The sampler process, set by who starts it; None before, and when it has been ended.
+        memory: What is shared with the process, set when it is known; None before.
+    """
+
+    def __init__(
+        self, *, overlap: bool, step_timeout: float | None, counters: Counters, log: Callable[[str], None]
+    ) -> None:
+        self._overlap, self._step_timeout, self._counters, self._log = overlap, step_timeout, counters, log
+        self.state, self.started = State.NEW, False
+        self.failure: BaseException | None = None
+        self.process: SamplerProcess | None = None
+        self.memory: SamplerMemory | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._order = asyncio.Lock()  # callers wait for each other
+        self._pending: deque[type] = deque()  # types of the answers that are still to come
+        self._unclaimed: messages.Batch | None = None  # a batch that has arrived, whose caller was cancelled
+        self._next: tuple[int, int] | None = None  # number and slot of the batch after the last that was asked for
+        self._closing: asyncio.Task[None] | None = None
+
+    # Starting
+
+    @contextlib.asynccontextmanager
+    async def phase(self, before: State, during: State, after: State, rule: str) -> AsyncIterator[None]:
+        """Go from one state through another to a third, around a part of the start.
+
+        If that fails, or is cancelled, the session is closed before anyone hears of it.
+
+        Raises:
+            SamplerClosed: The session is closed, or was meanwhile.
+            SamplerError: It is in another state than `before`; `rule` says what comes when.
+        """
+        if self.state not in (before, State.CLOSED):
+            raise SamplerError(rule)
+        self._require(before)
+        self._loop = asyncio.get_running_loop()
+        self._enter(during)
+        try:
+            yield
+            self._require(during)
+            self._enter(after)
+        except BaseException as exc:
+            await self._fail(exc)
+            raise
+
+    async def ask_start(self, request: Any, timeout: float | None) -> Any:
+        """Send a request of the start, and receive its answer.
+
+        Args:
+            request: What to send.
+            timeout: Seconds that the process may stay in one phase of its start.
+
+        Raises:
+            SamplerError: The process failed, died, or is late.
+        """
+        assert self.process is not None
+        await self.process.send(request)
+        answer = await self.process.receive(timeout)
+        self.process.phase = "ready"
+        return answer
+
+    # Running
+
+    def require_running(self) -> None:
+        """Raise `SamplerClosed` unless the session runs."""
+        self._require(State.RUNNING)
+
+    @property
+    def ended_as_asked(self) -> bool:
+        """Whether somebody has closed it, or is closing it, and nothing failed."""
+        return self._closing is not None and self.failure is None
+
+    async def collect(self, itr: int | None, db_idx: int | None) -> messages.Batch:
+        """Obtain the next batch; the one before is the sampler's again.
+
+        Args:
+            itr: Number of the batch, one more than the last by default.
+            db_idx: Slot, the other one by default.
+
+        Raises:
+            ConfigError: `itr` or `db_idx` is not that of the batch being collected, or no such thing.
+            SamplerClosed: The session does not run, or was closed meanwhile.
+            SamplerError: The process failed; the session is closed.
+        """
+        async with self._order:
+            self.require_running()
+            assert self.memory is not None
+            if self._unclaimed is None and messages.Batch not in self._pending:
+                itr, slot = self._settle(itr, db_idx)
+                self.memory.take_back()
+                await self._request(messages.Collect(itr, slot), messages.Batch)
+                self._next = (itr + 1, 1 - slot)
+            else:
+                assert self._next is not None
+                _match((self._next[0] - 1, 1 - self._next[1]), itr, db_idx)
+            if self._unclaimed is None:
+                await self._receive_pending()
+            batch, self._unclaimed = self._unclaimed, None
+            assert batch is not None
+            return batch
+
+    async def evaluate(self, itr: int | None) -> messages.Evaluated:
+        """Run an evaluation; if the caller is cancelled, the process gives it up at its next step.
+
+        Args:
+            itr: What the agent's `eval_mode` gets, the number of the last batch that was asked for by default.
+
+        Raises:
+            SamplerClosed: The session does not run, or was closed meanwhile.
+            SamplerError: The process failed; the session is closed.
+        """
+        async with self._order:
+            self.require_running()
+            if itr is None:
+                itr = 0 if self._next is None else self._next[0] - 1
+            await self._receive_pending()
+            assert self.memory is not None
+            self.memory.abort_evaluation(False)
+            await self._request(messages.Evaluate(itr), messages.Evaluated)
+            try:
+                evaluated: messages.Evaluated = await self._receive_pending()
+            except asyncio.CancelledError:
+                if self._closing is None and self.memory is not None:
+                    self.memory.abort_evaluation(True)
+                raise
+            return evaluated
+
+    def _settle(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
+        """Number and slot of a batch that is asked for now."""
+        default = self._next or (0, 0)
+        if self._overlap and self._next is not None:
+            _match(default, itr, db_idx)
+            return default
+        itr = as_integer("itr", default[0] if itr is None else itr, 0)
+        slot = default[1] if db_idx is None else db_idx
+        if slot not in (0, 1):
+            raise ConfigError(f"db_idx must be 0 or 1, got {slot!r}")
+        return itr, slot
+
+    async def _request(self, request: Any, answer: type) -> None:
+        """Send a request, whose answer is to come; small, so it leaves at once and cannot be cancelled."""
+        assert self.process is not None
+        if asyncio.get_running_loop() is not self._loop:
+            raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
+        self._pending.append(answer)
+        await self.process.send(request)
+
+    async def _receive_pending(self) -> Any:
+        """Receive all answers that are to come; keep a batch, return the last."""
+        answer = None
+        while self._pending:
+            answer = await self._receive()
+            self.require_running()  # closing ends an evaluation early, whose answer means nothing then
+            self._pending.popleft()
+            if isinstance(answer, messages.Batch):
+                self._unclaimed = answer
+            elif isinstance(answer, messages.Evaluated):
+                self._counters.lost(answer.losses)  # also where its caller was cancelled
+        return answer
+
+    async def _receive(self) -> Any:
+        if self.process is None or self.memory is None:
+            raise SamplerClosed("the sampler was closed while this call was waiting")
+        try:
+            return await self.process.receive(self._step_timeout, self.memory.reading)
+        except SamplerError as exc:
+            if self._closing is not None:
+                raise SamplerClosed("the sampler was closed while this call was waiting") from None
+            await self._fail(exc)
+            raise
+
+    # Closing
+
+    async def aclose(self) -> None:
+        """End the process; idempotent, and done to its end also where the caller is cancelled meanwhile.
+
+        Raises:
+            SamplerError: What the process had to report last, or the caller is in another loop than that of the start.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            if not self._loop.is_closed():
+                raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
+            self.state, process, self.process = State.CLOSED, self.process, None
+            if process is not None:
+                process.abandon()
+            return
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="close-sampler")  # owned: awaited below
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():
+            try:
+                await asyncio.shield(self._closing)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+            except SamplerError:
+                break
+        if cancelled is not None:
+            raise cancelled
+        self._closing.result()
+
+    async def _close(self) -> None:
+        running = self.state is State.RUNNING
+        self._enter(State.CLOSED)
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if self.memory is not None:
+            self.memory.abort_all()
+        report = await process.stop(deadlines.PROBE_CLOSE_S if self.memory is None else deadlines.SAMPLER_CLOSE_S)
+        if self.memory is not None:
+            self.memory.release()
+        if report is not None and running and self.failure is None:
+            raise report
+
+    async def _fail(self, exc: BaseException) -> None:
+        """Close the session because of `exc`, unless it is being closed already."""
+        if self._closing is None:
+            self._log(f"failed: {exc!r}")
+            self.failure = exc
+            await self.aclose()
+
+    def _enter(self, state: State) -> None:
+        self._log(f"{self.state.name.lower()} -> {state.name.lower()}")
+        self.state = state
+        self.started = self.started or state is State.RUNNING
+
+    def _require(self, state: State) -> None:
+        if self.state is State.CLOSED:
+            closed = SamplerClosed(f"the sampler is closed{f' by: {self.failure}' if self.failure else ''}")
+            closed.__cause__ = self.failure
+            raise closed
+        if self.state is not state:
+            raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+
+
+def _match(collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
+    """Refuse a number or a slot that is not that of the batch that is being collected."""
+    for name, got, is_being in (("itr", itr, collected[0]), ("db_idx", db_idx, collected[1])):
+        if got is not None and got != is_being:
+            raise ConfigError(
+                f"{name}={got!r}, but the batch with {name}={is_being} is being collected already; "
+                "leave it out, or use overlap=False"
+            )

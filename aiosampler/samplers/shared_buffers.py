@@ -1,0 +1,109 @@
+"""The arena as the user's process uses it: the double buffer, the parameters to publish, flags and progress."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiosampler.agents.parameters import Publisher
+from aiosampler.memory.progress import read_progress
+from aiosampler.memory.slot import poison
+from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.timeline import Timeline
+from aiosampler.workers.episodes import unpack_episodes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.agents.parameters import ParameterSpec
+    from aiosampler.collectors.traj_info import TrajInfo
+    from aiosampler.interfaces import Reading
+    from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.samplers.samples import FinalObservations, Samples
+    from aiosampler.workers.messages import Batch
+
+
+class SharedBuffers:
+    """Hands out batches as views of the arena, and keeps the agent's parameters published.
+
+    Args:
+        views: Of the arena.
+        parameters: Specs of the agent's tensors.
+        agent: The user's, which publishes from now on; it is let go at the end.
+        traj_info_cls: Class of the trajectory infos.
+        groups: Ranks of the workers of each group.
+        debug: Whether a batch that was taken back is filled with poison.
+
+    Attributes:
+        samples: The double buffer: views of the two slots.
+    """
+
+    def __init__(
+        self,
+        views: ArenaViews,
+        parameters: tuple[ParameterSpec, ...],
+        agent: Agent,
+        *,
+        traj_info_cls: type[TrajInfo],
+        groups: Sequence[range],
+        debug: bool,
+    ) -> None:
+        self._views: ArenaViews | None = views
+        self._traj_info_cls, self._groups, self._debug = traj_info_cls, groups, debug
+        self._agent, self._publisher = agent, Publisher(views.parameters, parameters)
+        agent.attach(self._publisher)
+        self._final_version = 0
+        self._held: tuple[int, FinalObservations] | None = None  # slot and part of the batch that is the user's
+        self.samples = [samples_view(slot) for slot in views.slots]
+
+    @property
+    def policy_version(self) -> int:
+        """The version that was published last; also when the arena was let go."""
+        return self._final_version if self._views is None else self._publisher.version
+
+    def publish(self, module: nn.Module | None, version: int | None = None) -> int:
+        """Copy the tensors of a module to the arena; return the version that they have there."""
+        return self._publisher.publish(module, version)
+
+    def hand_out(self, batch: Batch) -> Samples:
+        """The samples of a slot that is full; it is the user's until `take_back`."""
+        assert self._views is not None
+        views, slot = self._views, batch.slot
+        timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
+        traj_infos = unpack_episodes(batch.episodes, self._traj_info_cls)
+        samples = filled_samples(self.samples[slot], views.slots[slot], batch, traj_infos, timeline)
+        self._held = slot, samples.env.final_observation
+        return samples
+
+    def take_back(self) -> None:
+        """The batch that was handed out last is the sampler's again."""
+        if self._held is not None:
+            assert self._views is not None
+            (slot, final_observation), self._held = self._held, None
+            final_observation.expire()
+            if self._debug:
+                poison(self._views.slots[slot])
+
+    def reading(self) -> Reading:
+        """How far the sampler process is; it watches its own processes itself."""
+        assert self._views is not None
+        return read_progress(self._views.progress[-1])
+
+    def abort_evaluation(self, wanted: bool) -> None:
+        """End the evaluation under way at its next step, or allow the next one."""
+        assert self._views is not None
+        self._views.control.abort_evaluation[0] = wanted
+
+    def abort_all(self) -> None:
+        """End what is under way, in all processes, at its next step."""
+        assert self._views is not None
+        self._views.control.abort_all()
+
+    def release(self) -> None:
+        """Drop the views of the arena, so that the last batch of the user keeps it, or nothing."""
+        self._final_version = self._publisher.version
+        self._agent.detach(self._publisher)
+        del self._publisher
+        self._views, self.samples = None, []

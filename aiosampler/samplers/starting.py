@@ -1,0 +1,110 @@
+"""The first half of a start: the sampler process tries out environment and agent, then the arena is laid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiosampler.agents.parameters import parameter_specs, store_specs
+from aiosampler.engines.sampler_process import sampler_main
+from aiosampler.errors import AgentError, ConfigError
+from aiosampler.memory.arena import Arena
+from aiosampler.memory.arena_map import arena_views, plan_arena
+from aiosampler.runtime import deadlines
+from aiosampler.runtime.child_handle import ChildHandle
+from aiosampler.runtime.resources import denied
+from aiosampler.samplers.shared_buffers import SharedBuffers
+from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.workers import messages
+from aiosampler.workers.random_streams import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiosampler.agents.base import Agent
+    from aiosampler.engines.registry import EngineKind
+    from aiosampler.memory.arena_map import ProcessCounts
+    from aiosampler.options import Options
+    from aiosampler.samplers.session import Session
+    from aiosampler.specs.arrays import Spaces
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessPlan:
+    """The processes of one kind of sampler.
+
+    Attributes:
+        engine: What runs in the sampler process.
+        counts: How many workers, servers and groups there are.
+        groups: Ranks of the workers of each group that an action server serves.
+        start_margin: Seconds beyond `start_timeout` in which the sampler process reports which of its own is late.
+    """
+
+    engine: EngineKind
+    counts: ProcessCounts
+    groups: Sequence[range] = ()
+    start_margin: float = 0.0
+
+
+async def open_session(
+    session: Session, options: Options, plan: ProcessPlan, agent: Agent, log: Callable[[str], None]
+) -> tuple[SharedBuffers, messages.Probed, messages.Start]:
+    """Start the sampler process, have it try out environment and agent, and set up the shared memory.
+
+    Args:
+        session: Gets the process and the memory.
+        options: The sampler's arguments.
+        plan: Of its processes.
+        agent: The user's, which is initialised here as it was there.
+        log: Told the phases of the start.
+
+    Returns:
+        The shared memory, what was found, and the request that starts the rest.
+    """
+    with denied("the shared memory cannot be made"):
+        arena = Arena()
+    try:
+        process = ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
+        session.process = process
+        if options.debug:
+            process.notify_of_phases()
+        limit = options.start_timeout and options.start_timeout + deadlines.START_MARGIN_S
+        probed: messages.Probed = await session.ask_start(messages.Probe(options, plan.engine), limit)
+        initialize_agent(agent, probed.spaces, options.seed)
+        parameters = parameter_specs(agent.model)
+        layout = plan_arena(
+            options.batch,
+            probed.specs,
+            store_specs(parameters),
+            plan.counts,
+            options.eval_batch if plan.counts.servers else None,  # where others act, evaluation records in the arena
+        )
+        arena.grow(layout.total_bytes, layout.dense_bytes)
+        views = arena_views(layout, arena.map(layout.total_bytes))
+    finally:
+        arena.close()
+    shared = SharedBuffers(
+        views,
+        parameters,
+        agent,
+        traj_info_cls=options.payload.live["traj_info_cls"],
+        groups=plan.groups,
+        debug=options.debug,
+    )
+    session.memory = shared
+    return shared, probed, messages.Start(layout, probed.specs, parameters, options.affinity)
+
+
+def initialize_agent(agent: Agent, spaces: Spaces, seed: int) -> None:
+    """Build the model here as it was built there, leaving the random generators of this process as they were.
+
+    Raises:
+        AgentError: The agent raised; a `ConfigError` of it is left as it is.
+    """
+    try:
+        with seeded(stream_seed(seed, Stream.AGENT_INIT)):
+            agent.initialize(spaces)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        raise AgentError(f"the agent raised {type(exc).__name__} in initialize(): {exc}", process="user") from exc
