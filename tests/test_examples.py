@@ -53,3 +53,12 @@ def test_the_first_program_of_the_readme(tmp_path):
     printed = run("program.py", cwd=tmp_path)
     assert printed.startswith("0 torch.Size([32, 16, 4])")
     assert printed.count("\n") == 10
+
+
+def test_the_normaliser_of_the_readme(tmp_path):
+    program = re.search(
+        r"```python\n((?:(?!```).)*class Normalized.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert program
+    (tmp_path / "program.py").write_text(program[1])
+    assert run("program.py", cwd=tmp_path) == f"tensor({3 * 32 * 8 + 1e-4:.4f})\n"

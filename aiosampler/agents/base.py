@@ -59,7 +59,10 @@ class Agent:
         recurrent: Whether `step` takes and gives a state.
         cuda_graph: Whether `step` may be captured as a CUDA graph: it queues the same kernels at each call, waits for
             none of them, and changes no attribute.
-        model: What `publish` copies, built by `initialize`. None for an agent without parameters.
+        model: What `publish` copies, built by `initialize`, with tensors of the same names, shapes and dtypes in every
+            process. None for an agent without parameters. While it acts it must not change its parameters and buffers,
+            but for buffers with ``persistent=False``, of which each process has its own: statistics belong in buffers
+            that the trainer updates and publishes.
         mode: ``"train"``, ``"sample"`` or ``"eval"``.
     """
 

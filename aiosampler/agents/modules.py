@@ -26,6 +26,8 @@ _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel
 _SHARDED = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
 #: What `torch.compile` calls the module inside.
 COMPILED = "_orig_mod"
+#: What `AveragedModel` calls its own buffer.
+AVERAGED = "n_averaged"
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -142,20 +144,27 @@ def check_tensor(name: str, tensor: torch.Tensor) -> None:
     raise ConfigError(f"the parameter or buffer {name!r} of the model {why}")
 
 
-def check_state(module: nn.Module, names: dict[str, torch.Tensor]) -> None:
+def inner_name(name: str) -> str:
+    """A name in a state_dict without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in (COMPILED, "module"))
+
+
+def check_state(module: nn.Module, found: ModuleTensors) -> None:
     """Refuse a module that has state beside its parameters and buffers, which would not be published.
 
     Args:
         module: The agent's model.
-        names: All its tensors.
+        found: All its tensors.
 
     Raises:
         ConfigError: It names the state.
     """
-    state = {key.replace(f"{COMPILED}.", ""): value for key, value in unwrap(module).state_dict().items()}
-    renamed = any(name not in state for name in names)  # by a hook of the module's
-    for key, value in state.items():
-        if key.endswith("_extra_state") or not isinstance(value, torch.Tensor) or (key not in names and not renamed):
+    state = {inner_name(key): (key, value) for key, value in module.state_dict().items()}
+    known = {inner_name(name) for name in found.tensors}
+    renamed = any(inner_name(name) not in state for name in found.tensors.keys() - found.scratch)  # by a hook
+    for inner, (key, value) in state.items():
+        other = inner not in known and not renamed and inner.rpartition(".")[2] != AVERAGED
+        if key.endswith("_extra_state") or not isinstance(value, torch.Tensor) or other:
             raise ConfigError(
                 f"the agent's model has the state {key!r} ({type(value).__name__}), which is no parameter and no "
                 "buffer, so it would not be published; keep it in a buffer (register_buffer), or leave its module out "

@@ -89,7 +89,7 @@ def parameter_specs(module: nn.Module | None) -> tuple[ParameterSpec, ...]:
         )
     specs, offset = [], 0
     found = ModuleTensors(module)
-    check_state(module, found.tensors)
+    check_state(module, found)
     for names, tensor in found.groups():
         nbytes = tensor.numel() * tensor.element_size()
         scratch = found.scratch.issuperset(names)

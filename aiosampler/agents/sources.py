@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from aiosampler.agents.modules import COMPILED, ModuleTensors, check_tensor
+from aiosampler.agents.modules import AVERAGED, ModuleTensors, check_tensor, inner_name
 from aiosampler.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,15 +109,15 @@ class SourceMatcher:
                     f"this one has a {type(value).__name__} at {name!r}"
                 )
             check_tensor(name, value)
-        tensors = {
-            ".".join(part for part in name.split(".") if part != COMPILED): value for name, value in state.items()
-        }
         names = {name for spec in self._parameters for name in spec.names}
-        while names.isdisjoint(tensors):
-            inner = {name.removeprefix("module."): value for name, value in tensors.items() if name != "n_averaged"}
-            if any(not name.startswith("module.") for name in tensors if name != "n_averaged") or not inner:
-                break
-            tensors = inner
+        inner = {inner_name(name): name for name in names}
+        wrapped = any(inner_name(name) != name for name in state)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, value in state.items():
+            ours = name if name in names else inner.get(inner_name(name), name)
+            if ours not in names and wrapped and name.rpartition(".")[2] == AVERAGED:
+                continue
+            tensors[name if ours in tensors else ours] = value
         return tensors
 
 

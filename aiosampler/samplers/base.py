@@ -312,14 +312,16 @@ class AsyncSamplerMixin:
         self._counters.evaluation()
         return unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"])
 
-    def publish(self, module: nn.Module | None = None) -> int:
+    def publish(self, module: nn.Module | Mapping[str, torch.Tensor] | None = None) -> int:
         """Copy parameters and buffers to the sampler, which adopts the newest when it begins a batch.
 
         With overlap, a batch is begun once the one before was asked for and, but in `AsyncCpuSampler`, is complete.
         Returns at once; a sampler that is collecting is not disturbed, and never sees half of an update.
 
         Args:
-            module: With the tensors of the agent's model; the agent's model itself by default.
+            module: With the tensors of the agent's model, by name; the agent's model itself by default. It may be
+                wrapped by `DistributedDataParallel`, `DataParallel`, `torch.compile` or `AveragedModel`, and may be a
+                state_dict, which leaves the buffers that belong to none as they were.
 
         Returns:
             The policy version, which `Samples.policy_version` will show.
@@ -327,7 +329,7 @@ class AsyncSamplerMixin:
         Raises:
             ConfigError: A name, shape or dtype is not that of the agent's model.
             SamplerClosed: The sampler does not run.
-            TypeError: It is no module.
+            TypeError: It is no module and no state_dict.
         """
         self._session.require_running()
         assert self._shared is not None

@@ -12,8 +12,9 @@ from aiosampler.samplers.timeline import Timeline
 from aiosampler.workers.episodes import unpack_episodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    import torch
     from torch import nn
 
     from aiosampler.agents.base import Agent
@@ -63,8 +64,8 @@ class SharedBuffers:
         """The version that was published last; also when the arena was let go."""
         return self._final_version if self._views is None else self._publisher.version
 
-    def publish(self, module: nn.Module | None, version: int | None = None) -> int:
-        """Copy the tensors of a module to the arena; return the version that they have there."""
+    def publish(self, module: nn.Module | Mapping[str, torch.Tensor] | None, version: int | None = None) -> int:
+        """Copy the tensors of a module or a state_dict to the arena; return the version that they have there."""
         return self._publisher.publish(module, version)
 
     def hand_out(self, batch: Batch) -> Samples:
