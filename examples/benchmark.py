@@ -185,6 +185,7 @@ async def main(args: argparse.Namespace) -> None:
             n_acting, acts = {"gpu": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(name, (half, 2 / workers))
             of[name] = args.env, n, n_acting, acts
             agent = CategoricalPgAgent(Policy)
+            options = {"start_method": args.start_method, **options}
             sampler = kind(env_fn, agent=agent, batch_T=args.T, batch_B=args.B, seed=0, **options)
             samplers[name] = await opened.enter_async_context(sampler)
             await rate(sampler, args.seconds)
@@ -216,6 +217,7 @@ if __name__ == "__main__":
     parser.add_argument("--T", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--start-method", default="spawn")
     parser.add_argument("--affinity", choices=["default", "shared", "apart"], default="default", help="of two groups")
     parser.add_argument("--busy", action="store_true", help="measure a ceiling on all cores of the workers")
     parser.add_argument("--windows", type=int, default=7)

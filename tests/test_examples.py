@@ -39,10 +39,10 @@ def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
 @pytest.mark.timeout(120)
 def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
     samplers = "--samplers=serial,cpu,gpu,alternating,no-overlap"
-    command = ("--windows=1", "--seconds=0.1", "--T=8", "--busy", samplers)
+    command = ("--windows=1", "--seconds=0.1", "--T=8", "--busy", "--start-method=fork", samplers)
     printed = run(str(ROOT / "examples/benchmark.py"), *command, cwd=tmp_path)
     assert len(re.findall(r"cartpole .*share \d+\.\d%", printed)) == 5
-    command = ("--windows", "1", "--seconds", "0.1", "--B", "3")
+    command = ("--windows", "1", "--seconds", "0.1", "--B", "3", "--start-method", "fork")
     assert "ratio" in run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
 
 

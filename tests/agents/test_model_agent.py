@@ -62,7 +62,7 @@ def test_a_recurrent_model_is_given_and_gives_its_state():
             state += samples.env.observation[t].sum(-1) + samples.agent.prev_action[t] + samples.env.prev_reward[t]
             assert torch.allclose(samples.agent.agent_info["value"][t], state, atol=1e-4)
             starts = samples.env.done[t]
-    assert sampler.runner._agent.model.head.weight.shape == (2, 1)
+    assert sampler.runner._acting._agent.model.head.weight.shape == (2, 1)
     sampler.close()
 
 

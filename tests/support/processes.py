@@ -49,23 +49,24 @@ def shared_files():
 def assert_no_shared_files_left(before, timeout=6.0):
     """Nothing is new in /dev/shm, but what processes of others on this machine hold; theirs comes and goes."""
     until = time.monotonic() + timeout
-    while (new := shared_files() - before) and (left := new - _of_others()):
+    while (new := shared_files() - before) and (left := new - _of_others(new)):
         assert time.monotonic() < until, left
         time.sleep(0.1)
 
 
-def _of_others():
-    """The names in /dev/shm that processes have mapped or open which are not below this one."""
+def _of_others(names):
+    """Those names in /dev/shm that are gone by now, or whose files processes have mapped which are not below this one.
+
+    A semaphore is mapped by another name than it has in the end; the inode is the same.
+    """
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    names = set()
-    for pid in psutil.pids():
-        if pid not in ours:
-            with contextlib.suppress(OSError):  # it has ended, or is another user's
-                maps = Path(f"/proc/{pid}/maps").read_text()
-                paths = [line.split(maxsplit=5)[-1].removesuffix(" (deleted)") for line in maps.splitlines()]
-                paths += [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-                names.update(Path(path).name for path in paths if Path(path).parent == SHARED)
-    return names
+    inodes = set()
+    for pid in set(psutil.pids()) - ours:
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            mappings = (line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+            inodes.update(int(fields[4]) for fields in mappings if fields[-1].startswith(f"{SHARED}/"))
+    with os.scandir(SHARED) as there:
+        return names - {file.name for file in there if file.inode() not in inodes}
 
 
 async def until(condition, timeout=10.0):
