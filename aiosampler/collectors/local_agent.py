@@ -243,6 +243,7 @@ class AgentStepper:
         if target is not None and not idle:
             value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], self._state)
             self._value.write((target,), value)
+        self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which goes to the user
 
 
 class LocalAgent(AgentStepper):

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
         (AsyncGpuSampler, {"device": []}, "got none"),
         (AsyncGpuSampler, {"device": "meta"}, "of a kind that is not supported"),
         (AsyncGpuSampler, {"device": "cuda:77"}, "'cuda:77', but torch finds . CUDA devices"),
+        (AsyncGpuSampler, {"device": "xpu:77"}, "'xpu:77', but torch finds . XPU devices"),
+        (AsyncGpuSampler, {"device": "mps"}, "not supported: torch.mps has no Stream; use 'cpu', 'cuda', or"),
         (AsyncGpuSampler, {"device": ["cpu"] * 3, "n_workers": 2}, "n_workers=2 is less than the 3 devices"),
         (AsyncAlternatingSampler, {"n_workers": 3}, "n_workers=3 cannot be two equal groups; 2 or 4 would fit"),
         (AsyncAlternatingSampler, {"batch_B": 5}, "batch_B=5 cannot be two equal groups; 4 or 6 would fit"),
