@@ -169,13 +169,15 @@ class ChildHandle:
                 if self._on_phase is not None:
                     self._on_phase(f"{self.name}: {name}")
                 return None
-            case Failure(error):
-                raise error
+            case Failure():
+                raise message.error
             case _:
                 return message
 
-    async def stop(self, grace: float) -> SamplerError | None:
+    async def stop(self, grace: float, *, only_closing: bool = False) -> SamplerError | None:
         """End the child within `grace` seconds and a few more; return what it had to report last.
+
+        With `only_closing` that is only what failed in closing.
 
         All that the child sends is read meanwhile, so it never waits for a reader. A child that was found stuck is
         given no time.
@@ -194,8 +196,8 @@ class ChildHandle:
             self._channel.end()
             while True:
                 message = await self._channel.receive()
-                if isinstance(message, Failure) and isinstance(message.error, SamplerError):
-                    last = message.error
+                if isinstance(message, Failure) and (message.closing or not only_closing):
+                    last = message.error if isinstance(message.error, SamplerError) else last
         self._abandoned.detach()
         self._crash_report.close()
         self._close_socket()

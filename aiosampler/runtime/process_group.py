@@ -243,13 +243,18 @@ class ProcessGroup:
                 await self._end_lost(index, error)
 
     async def stop(self) -> list[SamplerError]:
-        """Have all close what they have open, and end them, at once; return what they had to report last."""
+        """Have all close what they have open, and end them, at once; return what they had to report last.
+
+        Where workers are replaced, that one was lost in a batch that nobody asked for any more is no failure.
+        """
         if self._replacing is not None:
             self._replacing.cancel()
             await asyncio.gather(self._replacing, return_exceptions=True)
         workers, self._workers = self._workers, {}
-        stopping = (worker.stop(self._close_grace) for worker in workers.values())
-        reports = [*self._failures.values(), *await asyncio.gather(*stopping)]
+        replaced = self._restarts is not None and self._restarts.any
+        stopping = (worker.stop(self._close_grace, only_closing=replaced) for worker in workers.values())
+        pending = [] if replaced else list(self._failures.values())
+        reports = [*pending, *await asyncio.gather(*stopping)]
         self._failures.clear()
         await asyncio.gather(*self._ending.values())
         return [report for report in reports if isinstance(report, SamplerError)]

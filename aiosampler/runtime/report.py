@@ -15,3 +15,4 @@ class Failure:
     """The process cannot go on, and ends."""
 
     error: Exception
+    closing: bool = False  # it failed while it closed what it had open, and not before

@@ -63,9 +63,9 @@ async def run_service(sock: socket.socket, service: Service) -> None:
     channel = Channel(sock)
     end_with_parent(sock, service.abort)
 
-    def report(error: Exception) -> bool:
+    def report(error: Exception, *, closing: bool = False) -> bool:
         with contextlib.suppress(ChannelClosed):
-            channel.send_now(Failure(service.describe(error)))
+            channel.send_now(Failure(service.describe(error), closing))
         return True
 
     failure: Exception | None = None
@@ -83,5 +83,5 @@ async def run_service(sock: socket.socket, service: Service) -> None:
         await service.aclose()
     except Exception as exc:
         if not reported:
-            report(exc)
+            report(exc, closing=True)
     channel.close()

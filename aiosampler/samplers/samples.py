@@ -136,7 +136,7 @@ class EnvSamples:
 
         def follow(observation: torch.Tensor, last: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
             following = torch.cat((observation[1:], last[None]))
-            following[final.t, final.b] = ends
+            following.numpy()[final.t, final.b] = ends  # torch does not index all dtypes, such as uint16
             return following
 
         return tree_map(follow, self.observation, self.last_observation, final.observation)

@@ -19,7 +19,7 @@ from aiosampler import (
 )
 from tests.support.agents import LookingAgent
 from tests.support.losses import SEED, B, Replay, assert_whole, fated, four_workers, seeds
-from tests.support.processes import our_children, until
+from tests.support.processes import our_children, until, workers
 from tests.support.samplers import PARALLEL, small
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
@@ -117,6 +117,15 @@ async def test_closing_does_not_wait_for_a_worker_that_will_not_start(parallel, 
         with pytest.raises(SamplerClosed):
             await task
     assert our_children() == []
+
+
+async def test_a_loss_in_a_batch_that_nobody_asks_for_is_no_failure_of_closing(parallel):
+    async with parallel(fated("raise", 3, n=12)) as sampler:
+        before = {process.pid for process in workers(sampler)}
+        for _ in range(2):
+            await sampler.obtain_samples()
+        await until(lambda: before - {process.pid for process in workers(sampler)})  # in the batch ahead
+    assert sampler.statistics().state == "closed"
 
 
 @pytest.mark.parametrize(("kind", "start_method"), [(AsyncCpuSampler, "spawn"), (AsyncGpuSampler, "forkserver")])

@@ -28,8 +28,12 @@ def our_children():
 
 def workers(sampler):
     """The processes that have no children: all below the sampler process but the action servers."""
-    below = psutil.Process(sampler._session.process.pid).children(recursive=True)
-    return [process for process in below if not process.children()]
+    found = []
+    for process in psutil.Process(sampler._process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            if not process.children():
+                found.append(process)
+    return found
 
 
 def descriptors():
