@@ -1,156 +1,83 @@
 """Asynchronous experience collection for reinforcement learning, awaited from asyncio.
 
-Names are resolved when they are first used (:pep:`562`), so that a process which needs no torch loads none.
+The public names are the imports below, and are listed nowhere else: type checkers and editors follow them, and at run
+time each is resolved when it is first used (:pep:`562`), so that a process which needs no torch loads none.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aiosampler.affinity import Affinity, make_affinity, usable_cpus
-    from aiosampler.agents.base import Agent, AgentInputs, AgentStep
-    from aiosampler.agents.categorical import CategoricalPgAgent
-    from aiosampler.agents.dqn import DqnAgent
-    from aiosampler.agents.gaussian import GaussianPgAgent
-    from aiosampler.agents.random import RandomAgent
-    from aiosampler.collectors.traj_info import TrajInfo
-    from aiosampler.errors import (
-        AgentError,
-        ArenaError,
-        ConfigError,
-        EnvironmentFailed,
-        ProcessFailure,
-        ResourceError,
-        SamplerClosed,
-        SamplerError,
-        WorkerDied,
-        WorkerError,
-        WorkerTimeout,
-    )
-    from aiosampler.samplers.alternating import (
-        AsyncAlternatingSampler,
-        AsyncAlternatingSamplerBase,
-        AsyncNoOverlapAlternatingSampler,
-    )
-    from aiosampler.samplers.base import AsyncSamplerMixin
-    from aiosampler.samplers.cpu import AsyncCpuSampler
-    from aiosampler.samplers.gpu import AsyncGpuSampler, AsyncGpuSamplerBase
-    from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
-    from aiosampler.samplers.samples import AgentSamples, EnvSamples, FinalObservations, Samples, SampleStats
-    from aiosampler.samplers.serial import AsyncSerialSampler
-    from aiosampler.samplers.statistics import SamplerStatistics
-    from aiosampler.samplers.timeline import Timeline
+    from aiosampler.affinity import Affinity as Affinity
+    from aiosampler.affinity import make_affinity as make_affinity
+    from aiosampler.affinity import usable_cpus as usable_cpus
+    from aiosampler.agents.base import Agent as Agent
+    from aiosampler.agents.base import AgentInputs as AgentInputs
+    from aiosampler.agents.base import AgentStep as AgentStep
+    from aiosampler.agents.categorical import CategoricalPgAgent as CategoricalPgAgent
+    from aiosampler.agents.dqn import DqnAgent as DqnAgent
+    from aiosampler.agents.gaussian import GaussianPgAgent as GaussianPgAgent
+    from aiosampler.agents.random import RandomAgent as RandomAgent
+    from aiosampler.collectors.traj_info import TrajInfo as TrajInfo
+    from aiosampler.errors import AgentError as AgentError
+    from aiosampler.errors import ArenaError as ArenaError
+    from aiosampler.errors import ConfigError as ConfigError
+    from aiosampler.errors import EnvironmentFailed as EnvironmentFailed
+    from aiosampler.errors import ProcessFailure as ProcessFailure
+    from aiosampler.errors import ResourceError as ResourceError
+    from aiosampler.errors import SamplerClosed as SamplerClosed
+    from aiosampler.errors import SamplerError as SamplerError
+    from aiosampler.errors import WorkerDied as WorkerDied
+    from aiosampler.errors import WorkerError as WorkerError
+    from aiosampler.errors import WorkerTimeout as WorkerTimeout
+    from aiosampler.samplers.alternating import AsyncAlternatingSampler as AsyncAlternatingSampler
+    from aiosampler.samplers.alternating import AsyncAlternatingSamplerBase as AsyncAlternatingSamplerBase
+    from aiosampler.samplers.alternating import AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler
+    from aiosampler.samplers.base import AsyncSamplerMixin as AsyncSamplerMixin
+    from aiosampler.samplers.cpu import AsyncCpuSampler as AsyncCpuSampler
+    from aiosampler.samplers.gpu import AsyncGpuSampler as AsyncGpuSampler
+    from aiosampler.samplers.gpu import AsyncGpuSamplerBase as AsyncGpuSamplerBase
+    from aiosampler.samplers.parallel import AsyncParallelSamplerMixin as AsyncParallelSamplerMixin
+    from aiosampler.samplers.samples import AgentSamples as AgentSamples
+    from aiosampler.samplers.samples import EnvSamples as EnvSamples
+    from aiosampler.samplers.samples import FinalObservations as FinalObservations
+    from aiosampler.samplers.samples import Samples as Samples
+    from aiosampler.samplers.samples import SampleStats as SampleStats
+    from aiosampler.samplers.serial import AsyncSerialSampler as AsyncSerialSampler
+    from aiosampler.samplers.statistics import SamplerStatistics as SamplerStatistics
+    from aiosampler.samplers.timeline import Timeline as Timeline
+    from aiosampler.servers.action_server import AsyncActionServer as AsyncActionServer
+    from aiosampler.servers.action_server import AsyncAlternatingActionServer as AsyncAlternatingActionServer
     from aiosampler.servers.action_server import (
-        AsyncActionServer,
-        AsyncAlternatingActionServer,
-        AsyncNoOverlapAlternatingActionServer,
+        AsyncNoOverlapAlternatingActionServer as AsyncNoOverlapAlternatingActionServer,
     )
-    from aiosampler.specs.arrays import Spaces
-    from aiosampler.specs.batch import BatchSpec
-    from aiosampler.specs.seeding import environment_seed
+    from aiosampler.specs.arrays import Spaces as Spaces
+    from aiosampler.specs.batch import BatchSpec as BatchSpec
+    from aiosampler.specs.seeding import environment_seed as environment_seed
+else:
+    import functools
+    import importlib
 
-_MODULES = {
-    "Affinity": "affinity",
-    "Agent": "agents.base",
-    "AgentError": "errors",
-    "AgentInputs": "agents.base",
-    "AgentSamples": "samplers.samples",
-    "AgentStep": "agents.base",
-    "ArenaError": "errors",
-    "AsyncActionServer": "servers.action_server",
-    "AsyncAlternatingActionServer": "servers.action_server",
-    "AsyncAlternatingSampler": "samplers.alternating",
-    "AsyncAlternatingSamplerBase": "samplers.alternating",
-    "AsyncCpuSampler": "samplers.cpu",
-    "AsyncGpuSampler": "samplers.gpu",
-    "AsyncGpuSamplerBase": "samplers.gpu",
-    "AsyncNoOverlapAlternatingActionServer": "servers.action_server",
-    "AsyncNoOverlapAlternatingSampler": "samplers.alternating",
-    "AsyncParallelSamplerMixin": "samplers.parallel",
-    "AsyncSamplerMixin": "samplers.base",
-    "AsyncSerialSampler": "samplers.serial",
-    "BatchSpec": "specs.batch",
-    "CategoricalPgAgent": "agents.categorical",
-    "ConfigError": "errors",
-    "DqnAgent": "agents.dqn",
-    "EnvSamples": "samplers.samples",
-    "EnvironmentFailed": "errors",
-    "FinalObservations": "samplers.samples",
-    "GaussianPgAgent": "agents.gaussian",
-    "ProcessFailure": "errors",
-    "RandomAgent": "agents.random",
-    "ResourceError": "errors",
-    "SampleStats": "samplers.samples",
-    "SamplerClosed": "errors",
-    "SamplerError": "errors",
-    "SamplerStatistics": "samplers.statistics",
-    "Samples": "samplers.samples",
-    "Spaces": "specs.arrays",
-    "Timeline": "samplers.timeline",
-    "TrajInfo": "collectors.traj_info",
-    "WorkerDied": "errors",
-    "WorkerError": "errors",
-    "WorkerTimeout": "errors",
-    "environment_seed": "specs.seeding",
-    "make_affinity": "affinity",
-    "usable_cpus": "affinity",
-}
+    @functools.cache
+    def _modules() -> dict[str, str]:
+        """The module of each public name: read from the imports above, as this module's code has them compiled."""
+        import dis
 
-__all__ = [
-    "Affinity",
-    "Agent",
-    "AgentError",
-    "AgentInputs",
-    "AgentSamples",
-    "AgentStep",
-    "ArenaError",
-    "AsyncActionServer",
-    "AsyncAlternatingActionServer",
-    "AsyncAlternatingSampler",
-    "AsyncAlternatingSamplerBase",
-    "AsyncCpuSampler",
-    "AsyncGpuSampler",
-    "AsyncGpuSamplerBase",
-    "AsyncNoOverlapAlternatingActionServer",
-    "AsyncNoOverlapAlternatingSampler",
-    "AsyncParallelSamplerMixin",
-    "AsyncSamplerMixin",
-    "AsyncSerialSampler",
-    "BatchSpec",
-    "CategoricalPgAgent",
-    "ConfigError",
-    "DqnAgent",
-    "EnvSamples",
-    "EnvironmentFailed",
-    "FinalObservations",
-    "GaussianPgAgent",
-    "ProcessFailure",
-    "RandomAgent",
-    "ResourceError",
-    "SampleStats",
-    "SamplerClosed",
-    "SamplerError",
-    "SamplerStatistics",
-    "Samples",
-    "Spaces",
-    "Timeline",
-    "TrajInfo",
-    "WorkerDied",
-    "WorkerError",
-    "WorkerTimeout",
-    "environment_seed",
-    "make_affinity",
-    "usable_cpus",
-]
+        modules, module = {}, ""
+        for instruction in dis.get_instructions(__spec__.loader.get_code(__name__)):
+            if instruction.opname == "IMPORT_NAME":
+                module = instruction.argval
+            elif instruction.opname == "IMPORT_FROM" and module.startswith(f"{__name__}."):
+                modules[instruction.argval] = module
+        return modules
 
+    def __getattr__(name: str) -> object:
+        if name == "__all__":
+            return __dir__()
+        if name.startswith("__") or name not in _modules():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_modules()[name]), name)
+        globals()[name] = value
+        return value
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return sorted(_modules())

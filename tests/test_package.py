@@ -1,6 +1,8 @@
 """The package as a whole: what it exports, what importing it does, which way its imports point."""
 
 import ast
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,25 +32,34 @@ LAYERS = [
 ]
 
 
+def public_names():
+    """The public names and their modules, as type checkers read them."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    return {alias.asname: node.module for node in block.body for alias in node.names}
+
+
 def test_every_public_name_resolves_and_the_lists_agree():
     assert aiosampler.__all__ == sorted(aiosampler.__all__)
-    assert set(aiosampler.__all__) == set(aiosampler._MODULES)
-    tree = ast.parse((ROOT / "__init__.py").read_text())
-    static = {
-        alias.name: node.module.removeprefix("aiosampler.")
-        for block in tree.body
-        if isinstance(block, ast.If)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    static.pop("Any", None)
-    assert static == aiosampler._MODULES  # what type checkers see is what there is
-    for name in aiosampler.__all__:
+    static = public_names()
+    assert set(aiosampler.__all__) == set(static)  # what type checkers see is what there is
+    for name, module in static.items():
         assert getattr(aiosampler, name).__name__ == name
+        assert getattr(aiosampler, name) is getattr(importlib.import_module(module), name)
     assert dir(aiosampler) == aiosampler.__all__
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         aiosampler.nonsense  # noqa: B018 - it is looked up
+
+
+def test_a_type_checker_sees_every_public_name_and_no_other(tmp_path):
+    program = tmp_path / "program.py"
+    imports = "".join(f"from aiosampler import {name}\n" for name in [*public_names(), "Nonsense"])
+    program.write_text(imports)
+    options = ["--strict", "--follow-imports=skip", "--cache-dir", str(tmp_path), "--config-file", os.devnull]
+    command = [sys.executable, "-m", "mypy", *options, str(program), str(ROOT / "__init__.py")]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent).stdout
+    (error,) = [line for line in said.splitlines() if "[attr-defined]" in line]
+    assert '"Nonsense"' in error
 
 
 def imports(path, *, types=True):
