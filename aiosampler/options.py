@@ -92,15 +92,22 @@ class Options:
 
     @property
     def eval_steps_each(self) -> int:
-        """Steps that each evaluation environment may take."""
-        return max(1, (self.eval_max_steps or 0) // max(1, self.eval_n_envs))
+        """Steps that each evaluation environment may take, where a call does not say otherwise."""
+        return self.steps_each(None)
 
-    @property
-    def eval_chunks(self) -> Iterator[int]:
-        """How many steps evaluation takes at a time; then its slot is written from the first row on again."""
+    def steps_each(self, max_steps: int | None) -> int:
+        """Steps that each evaluation environment may take, if all take `max_steps`, by default `eval_max_steps`."""
+        return max(1, (max_steps or self.eval_max_steps or 0) // max(1, self.eval_n_envs))
+
+    def eval_chunks(self, max_steps: int | None = None) -> Iterator[int]:
+        """How many steps evaluation takes at a time; then its slot is written from the first row on again.
+
+        Args:
+            max_steps: Of the call; `eval_max_steps` by default.
+        """
         assert self.eval_batch is not None
         T = self.eval_batch.T
-        whole, rest = divmod(self.eval_steps_each, T)
+        whole, rest = divmod(self.steps_each(max_steps), T)
         return chain(repeat(T, whole), repeat(rest, rest > 0))
 
     @property

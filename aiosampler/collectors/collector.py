@@ -48,6 +48,7 @@ class FinishedEpisode(NamedTuple):
     t: int
     b: int
     info: TrajInfo
+    cut: bool = False  # before its end, since there were no more steps
 
 
 class Collector:
@@ -178,6 +179,22 @@ class Collector:
             self._cells[AT] = NOWHERE
         self._finish(slot, T)
         return self._finished
+
+    def cut_episodes(self, index: int, T: int) -> list[FinishedEpisode]:
+        """End the episodes that are under way after T rows of slot `index` were filled, and return them, as cut.
+
+        Their environments are to be restarted next.
+        """
+        observations = self._slots[index].slot["observation"]
+        cut = []
+        for i, b, _ in self._active:
+            if self._episodes.under_way(i):
+                info = self._episodes.infos[i]
+                info.cut = True
+                observation = tree_map(lambda array, i=i: array[T, i].copy(), observations)
+                with self._fault_of("finishing a TrajInfo", i):
+                    cut.append(FinishedEpisode(T - 1, b, info.terminate(observation), cut=True))
+        return cut
 
     @property
     def idle(self) -> bool:

@@ -32,6 +32,7 @@ class OpenEpisodes:
         self.rewards = [(memoryview(row), row) for row in self._history]
         self.infos = [traj_info() for _ in range(n)]
         self.each_step = type(self.infos[0]).step is not TrajInfo.step
+        self._steps = [0] * n  # that are in the trajectory info
         self._counted = [0] * n  # first row of the batch that is not in the trajectory info yet
 
     def begin(self) -> None:
@@ -40,6 +41,7 @@ class OpenEpisodes:
 
     def renew(self, i: int) -> None:
         """An episode of environment i begins."""
+        self._steps[i] = 0
         self.infos[i] = self._make()
 
     def wait(self, start: int, i: int) -> None:
@@ -50,7 +52,12 @@ class OpenEpisodes:
         """Bring the trajectory info of environment i up to row `end`."""
         if not self.each_step:
             self.infos[i].extend(self._history[self._counted[i] : end, i].tolist())
+        self._steps[i] += end - self._counted[i]
         self._counted[i] = end
+
+    def under_way(self, i: int) -> bool:
+        """Whether the episode of environment i has taken a step, up to the row that was counted last."""
+        return self._steps[i] > 0
 
     def terminate(self, i: int, end: int, observation: Any) -> TrajInfo:
         """The episode of environment i has ended before row `end`; return what to report, and begin another."""

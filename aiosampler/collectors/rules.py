@@ -33,13 +33,11 @@ class Quota:
     resets_at_begin = False
 
     def __init__(self, episodes: list[int] | None) -> None:
-        self._episodes = episodes
-        self._left: list[int] | None = None
-        self.renew()
+        self.renew(episodes)
 
-    def renew(self) -> None:
-        """Give each environment its quota anew."""
-        self._left = None if self._episodes is None else list(self._episodes)
+    def renew(self, episodes: list[int] | None) -> None:
+        """Give each environment a new quota."""
+        self._left = None if episodes is None else list(episodes)
 
     def starts(self, i: int) -> bool:
         """Whether environment i has an episode to run at all."""

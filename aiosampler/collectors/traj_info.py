@@ -22,7 +22,10 @@ class TrajInfo:
         Return: Sum of rewards.
         NonzeroRewards: Number of rewards that are not zero.
         DiscountedReturn: Sum of rewards, each times `discount` to the power of the steps before it.
+        cut: Whether the steps of an evaluation did not suffice for the episode. It is set before `terminate` is called.
     """
+
+    cut = False
 
     def __init__(self, discount: float = 1.0) -> None:
         self.Length = 0
@@ -72,6 +75,8 @@ class TrajInfo:
 
     def terminate(self: Self, observation: Any) -> Self:
         """Finish the episode and return what to report, usually `self`.
+
+        Called as well for an episode that is `cut`, which was not at its end.
 
         Args:
             observation: The last observation of the episode, before the reset.

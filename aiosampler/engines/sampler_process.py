@@ -123,13 +123,13 @@ class _Sampler:
                     batch = await wanted
                     if batch is not None:
                         parent.send(batch)
-                case messages.Evaluate(itr):
+                case messages.Evaluate() as request:
                     if ahead is not None:
                         await asyncio.wait((ahead,))
-                    self._tell(f"evaluating after batch {itr}")
+                    self._tell(f"evaluating after batch {request.itr}")
                     evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
-                        evaluated = await engine.evaluate(messages.Evaluate(itr, self._parameters.adopt().buffer))
+                        evaluated = await engine.evaluate(request._replace(parameters=self._parameters.adopt().buffer))
                     parent.send(messages.Evaluated(*evaluated))
 
     def _begin(

@@ -167,9 +167,8 @@ class ServedEngine:
     async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas until these are met."""
         assert self._workers is not None
-        itr, parameters = request
         await self._workers.replace_lost()
-        quotas = eval_quotas(self._options)
+        quotas = eval_quotas(self._options, request)
         busy = [
             [i for i, share in enumerate(group) if any(quotas is None or quotas[b] for b in share.evaluation)]
             for group in self._assignment.groups
@@ -181,8 +180,9 @@ class ServedEngine:
             group[i].rank - first for group, members in zip(self._assignment.groups, busy, strict=True) for i in members
         ]
         with self._random.evaluation():
-            use_parameters(self._agents, self._parameters, parameters, self._eval_noise)
-            episodes = await self._ask(request, indices, self._server.serve_actions_evaluation(itr))
+            use_parameters(self._agents, self._parameters, request.parameters, self._eval_noise)
+            serving = self._server.serve_actions_evaluation(request.itr, self._options.eval_chunks(request.max_steps))
+            episodes = await self._ask(request, indices, serving)
         verify_parameters(self._agents, self._parameters)
         self._losses.settle()
         self._workers.begin_replacing()
@@ -290,7 +290,6 @@ class ServedEngine:
             training,
             evaluation,
             T=options.batch.T,
-            eval_chunks=lambda: options.eval_chunks,
             abort_evaluation=views.control.abort_evaluation,
         )
         return server

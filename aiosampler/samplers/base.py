@@ -14,10 +14,12 @@ from aiosampler.agents.base import Agent
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.options import Options, user_objects
+from aiosampler.samplers.evaluation import Evaluation
 from aiosampler.samplers.session import Session, State
 from aiosampler.samplers.starting import ProcessPlan, open_session
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
+from aiosampler.specs.batch import as_integer
 from aiosampler.specs.seeding import draw_seed
 from aiosampler.workers.episodes import unpack_episodes
 
@@ -76,7 +78,7 @@ class AsyncSamplerMixin:
         eval_env_kwargs: Arguments of `env_fn` for them, in place of `env_kwargs`.
         eval_max_steps: Most steps that an evaluation takes, divided evenly over its environments.
         eval_max_trajectories: Episodes of an evaluation, divided evenly over its environments beforehand; None runs
-            until `eval_max_steps` and reports what ended, which favours short episodes.
+            until `eval_max_steps`, which leaves more room to short episodes.
         overlap: Collect the next batch while the user works on this one. If False, a batch is collected when it is
             asked for, with the parameters published before: on-policy.
         start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
@@ -289,28 +291,43 @@ class AsyncSamplerMixin:
             raise StopAsyncIteration
         return await self.obtain_samples()
 
-    async def evaluate_agent(self, itr: int | None = None) -> list[TrajInfo]:
+    async def evaluate_agent(
+        self, itr: int | None = None, *, max_trajectories: int | None = None, max_steps: int | None = None
+    ) -> Evaluation:
         """Run the agent in evaluation mode, with the newest published parameters, in its own environments.
 
         Each evaluation environment runs the number of episodes that was fixed for it beforehand. Episodes are new at
-        each evaluation. A batch that is being collected is finished first.
+        each evaluation. A batch that is being collected is finished first. Where the steps do not suffice, the open
+        episodes are cut and reported with what they have reached; a warning is logged if their number was asked for.
 
         Args:
             itr: What the agent's `eval_mode` gets; by default the number of the last batch that was asked for.
+            max_trajectories: Episodes of this evaluation, in place of `eval_max_trajectories`.
+            max_steps: Most steps of this evaluation, in place of `eval_max_steps`.
 
         Returns:
-            The finished episodes; without those of a worker that was lost meanwhile.
+            All episodes that were started, with those that were cut among them; see `Evaluation`. Those of a worker
+            that was lost meanwhile are missing.
 
         Raises:
-            ConfigError: There are no evaluation environments.
+            ConfigError: There are no evaluation environments, or an argument is no such number.
             SamplerClosed: The sampler does not run.
             SamplerError: An environment, the agent or a process failed; the sampler is closed.
         """
         if self.options.eval_n_envs == 0:
             raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
-        evaluated = await self._session.evaluate(itr)
+        if itr is not None:
+            itr = as_integer("itr", itr, 0)
+        if max_trajectories is not None:
+            max_trajectories = as_integer("max_trajectories", max_trajectories, 1)
+        if max_steps is not None:
+            max_steps = as_integer("max_steps", max_steps, self.options.eval_n_envs)
+        evaluated = await self._session.evaluate(itr, max_trajectories, max_steps)
+        evaluation = Evaluation(unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"]))
+        wanted = max_trajectories or self.options.eval_max_trajectories
+        evaluation.warn_of_cuts(wanted, self.options.steps_each(max_steps))
         self._counters.evaluation()
-        return unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"])
+        return evaluation
 
     def publish(self, module: nn.Module | Mapping[str, torch.Tensor] | None = None) -> int:
         """Copy parameters and buffers to the sampler, which adopts the newest when it begins a batch.

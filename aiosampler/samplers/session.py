@@ -150,11 +150,15 @@ class Session:
             assert batch is not None
             return batch
 
-    async def evaluate(self, itr: int | None) -> messages.Evaluated:
+    async def evaluate(
+        self, itr: int | None, max_trajectories: int | None = None, max_steps: int | None = None
+    ) -> messages.Evaluated:
         """Run an evaluation; if the caller is cancelled, the process gives it up at its next step.
 
         Args:
             itr: What the agent's `eval_mode` gets, the number of the last batch that was asked for by default.
+            max_trajectories: In place of the sampler's.
+            max_steps: In place of the sampler's.
 
         Raises:
             SamplerClosed: The session does not run, or was closed meanwhile.
@@ -167,7 +171,7 @@ class Session:
             await self._receive_pending()
             assert self.memory is not None
             self.memory.abort_evaluation(False)
-            await self._request(messages.Evaluate(itr), messages.Evaluated)
+            await self._request(messages.Evaluate(itr, max_trajectories, max_steps), messages.Evaluated)
             try:
                 evaluated: messages.Evaluated = await self._receive_pending()
             except asyncio.CancelledError:

@@ -73,7 +73,7 @@ class SharedBuffers:
         assert self._views is not None
         views, slot = self._views, batch.slot
         timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
-        traj_infos = unpack_episodes(batch.episodes, self._traj_info_cls)
+        traj_infos = [episode.info for episode in unpack_episodes(batch.episodes, self._traj_info_cls)]
         samples = filled_samples(self.samples[slot], views.slots[slot], batch, traj_infos, timeline)
         self._held = slot, samples.env.final_observation
         return samples

@@ -8,7 +8,7 @@ from aiosampler.runtime.tasks import all_or_first_error
 from aiosampler.servers.pipeline import Pipeline, Turns, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
 
 class AsyncActionServer:
@@ -20,7 +20,6 @@ class AsyncActionServer:
         training: One pipeline for each group.
         evaluation: The same for the evaluation environments; groups that have none are left out.
         T: Steps of a batch.
-        eval_chunks: How many steps an evaluation takes at a time, anew at each call.
         abort_evaluation: Array of one element: not zero ends an evaluation at its next step.
     """
 
@@ -33,11 +32,10 @@ class AsyncActionServer:
         evaluation: Sequence[Pipeline],
         *,
         T: int,
-        eval_chunks: Callable[[], Iterable[int]],
         abort_evaluation: Any,
     ) -> None:
         self._training, self._evaluation = training, evaluation
-        self._T, self._eval_chunks, self._abort = T, eval_chunks, abort_evaluation
+        self._T, self._abort = T, abort_evaluation
 
     async def serve_actions(self, itr: int, slot: int) -> None:
         """Act for the groups until the batch is complete.
@@ -53,11 +51,12 @@ class AsyncActionServer:
             pipeline.inference.prepare(itr)
         await self._serve(self._training, slot, self._T, abort=(False,))
 
-    async def serve_actions_evaluation(self, itr: int) -> None:
+    async def serve_actions_evaluation(self, itr: int, chunks: Iterable[int]) -> None:
         """Act for the groups until every quota is met, or the steps are used up.
 
         Args:
             itr: What the agent's `eval_mode` gets.
+            chunks: How many steps are taken at a time, from the first row of the slot on.
 
         Raises:
             Aborted: The evaluation is not wanted any more.
@@ -65,7 +64,7 @@ class AsyncActionServer:
         """
         for pipeline in self._evaluation:
             pipeline.inference.prepare(itr)
-        for T in self._eval_chunks():
+        for T in chunks:
             pipelines = [pipeline for pipeline in self._evaluation if pipeline.group.stepping]
             if not pipelines:
                 break

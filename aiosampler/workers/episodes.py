@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable
 from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -20,7 +20,9 @@ NO_EPISODES = pickle.dumps([])
 
 def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> bytes:
     """Pickle infos of class `kind` by their attributes alone, and whatever else `terminate` returned as it is."""
-    facts = [(t, b, vars(info), None) if type(info) is kind else (t, b, None, info) for t, b, info in episodes]
+    facts = [
+        (t, b, cut, vars(info), None) if type(info) is kind else (t, b, cut, None, info) for t, b, info, cut in episodes
+    ]
     try:
         return pickle.dumps(facts)
     except Exception:  # objects of classes that are defined in the user's main module travel by value
@@ -28,10 +30,20 @@ def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> byte
         return packed
 
 
-def unpack_episodes(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[Any]:
-    """The infos in the order in which their episodes ended: by step, then environment."""
+class Episode(NamedTuple):
+    """An episode that has arrived: its info, or whatever `terminate` returned, and whether it was cut."""
+
+    info: Any
+    cut: bool
+
+
+def unpack_episodes(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[Episode]:
+    """The episodes in the order in which they ended: by step, then environment."""
     facts = sorted(chain.from_iterable(map(pickle.loads, packed)), key=itemgetter(0, 1))
-    return [other if attributes is None else _restore(kind, attributes) for _, _, attributes, other in facts]
+    return [
+        Episode(other if attributes is None else _restore(kind, attributes), cut)
+        for _, _, cut, attributes, other in facts
+    ]
 
 
 def _restore(kind: type[TrajInfo], attributes: dict[str, Any]) -> TrajInfo:

@@ -138,6 +138,8 @@ class Evaluate(NamedTuple):
     """Evaluate; answered by `Evaluated`."""
 
     itr: int
+    max_trajectories: int | None = None  # the sampler's, if None
+    max_steps: int | None = None
     parameters: int = 0  # as in `Collect`
 
 

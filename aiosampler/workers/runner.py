@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     Columns = Sequence[dict[str, Tree]]
 
 
-def eval_quotas(options: Options) -> list[int] | None:
+def eval_quotas(options: Options, request: Evaluate) -> list[int] | None:
     """The episodes of each evaluation environment, None for no limit."""
-    if options.eval_max_trajectories is None:
-        return None
-    return split_evenly(options.eval_max_trajectories, options.eval_n_envs)
+    episodes = request.max_trajectories or options.eval_max_trajectories
+    return None if episodes is None else split_evenly(episodes, options.eval_n_envs)
 
 
 class Runner:
@@ -77,8 +76,6 @@ class Runner:
         rule = MidBatchReset() if options.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
         if share.evaluation:
-            quotas = eval_quotas(options)
-            self._quota = Quota(quotas and quotas[share.evaluation.start : share.evaluation.stop])
             self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
         self._collector.start(self._phase, options.max_decorrelation_steps, options.seed, share.generation)
 
@@ -88,21 +85,22 @@ class Runner:
             return pack_episodes(self._collector.collect(request.slot, self._options.batch.T), self._kind)
 
     def evaluate(self, request: Evaluate) -> bytes:
-        """Run new episodes until every quota is met, or the steps are used up; return them, packed."""
+        """Run new episodes until every quota is met, or the steps are used up; return all that began, packed."""
         with self._acting.evaluating(request):
-            return pack_episodes(self._run_quotas(), self._kind)
+            return pack_episodes(self._run_quotas(request), self._kind)
 
-    def _run_quotas(self) -> list[FinishedEpisode]:
+    def _run_quotas(self, request: Evaluate) -> list[FinishedEpisode]:
         finished: list[FinishedEpisode] = []
-        self._quota.renew()
+        quotas, ours = eval_quotas(self._options, request), self._share.evaluation
+        self._quota.renew(quotas and quotas[ours.start : ours.stop])
         self._evaluator.restart(self._quota.starts)
-        done = 0
-        for T in self._options.eval_chunks:
+        done = T = 0
+        for T in self._options.eval_chunks(request.max_steps):
             if self._evaluator.idle:
                 break
             finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
             done += T
-        return finished
+        return finished + [episode._replace(t=done - 1) for episode in self._evaluator.cut_episodes(0, T)]
 
     def abort(self) -> None:
         """End what is being collected at its next step; called from any thread."""

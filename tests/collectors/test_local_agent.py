@@ -71,7 +71,9 @@ def test_evaluation_stops_at_the_step_limit(steps):
         CountingEnv, env_kwargs={"longest": 3, "shortest": 3}, agent=LookingAgent(), batch_T=4, batch_B=1, seed=5,
         eval_n_envs=2, eval_max_steps=2 * steps,
     )  # fmt: skip
-    assert len(sampler.evaluate()) == 2 * (steps // 3)
+    evaluation = sampler.evaluate()
+    assert len(evaluation.complete) == 2 * (steps // 3)
+    assert [info.Length for info in evaluation.cut] == [steps % 3] * 2 * (steps % 3 > 0)
     sampler.close()
 
 

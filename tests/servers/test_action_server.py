@@ -112,8 +112,8 @@ def logged(n, log, lifetimes=(10**9, 10**9), pattern=(1, 3, 0, 2)):
     return pipelines
 
 
-def make(server, pipelines, T, chunks=(), abort=(False,)):
-    return server(pipelines, pipelines, T=T, eval_chunks=lambda: chunks, abort_evaluation=abort)
+def make(server, pipelines, T, abort=(False,)):
+    return server(pipelines, pipelines, T=T, abort_evaluation=abort)
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -195,7 +195,7 @@ async def test_evaluation_stops_when_all_groups_are_idle(server, chunks):
         log = []
         pipelines = logged(server.n_groups, log, ends)
         async with asyncio.timeout(5):
-            await make(server, pipelines, 4, chunks).serve_actions_evaluation(7)
+            await make(server, pipelines, 4).serve_actions_evaluation(7, chunks)
         for pipeline, end in zip(pipelines, ends, strict=True):
             assert pipeline.group.steps == len(pipeline.inference.acted) == min(end, total)
             assert pipeline.inference.itr == 7
@@ -207,7 +207,8 @@ async def test_evaluation_stops_when_all_groups_are_idle(server, chunks):
 async def test_an_evaluation_that_is_not_wanted_ends_at_its_next_step(server):
     abort = [False]
     pipelines = logged(server.n_groups, [])
-    serving = asyncio.create_task(make(server, pipelines, 4, itertools.repeat(4), abort).serve_actions_evaluation(0))
+    serving = make(server, pipelines, 4, abort).serve_actions_evaluation(0, itertools.repeat(4))
+    serving = asyncio.create_task(serving)
     while pipelines[0].group.steps < 10:  # noqa: ASYNC110 - nothing is to wait for but the loop's next cycle
         await asyncio.sleep(0)
     abort[0] = True

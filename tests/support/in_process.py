@@ -7,6 +7,7 @@ import numpy as np
 from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.engines.probe import probe
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
+from aiosampler.samplers.evaluation import Evaluation
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
@@ -49,14 +50,14 @@ class InProcess:
             samples_view(slot),
             slot,
             facts,
-            self._infos(finished),
+            [episode.info for episode in self._episodes(finished)],
             empty_timeline(),
         )
 
     def evaluate(self):
-        return self._infos(self.runner.evaluate(Evaluate(self.itr)))
+        return Evaluation(self._episodes(self.runner.evaluate(Evaluate(self.itr))))
 
-    def _infos(self, finished):
+    def _episodes(self, finished):
         return unpack_episodes([finished], self.options.payload.live["traj_info_cls"])
 
     def close(self):
