@@ -33,6 +33,9 @@ class LateDevice:
         if graphs:
             self.CUDAGraph, self.graph = lambda: _Graph(self), self._graph
 
+    def is_initialized(self):
+        return False
+
     def device_count(self):
         return self._devices
 
