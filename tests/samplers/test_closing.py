@@ -26,7 +26,7 @@ async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_y
     sampler = small(kind, start_method="forkserver")
     await sampler.async_initialize()
     await sampler.initialize()
-    process = psutil.Process(sampler._session.process.pid)
+    process = psutil.Process(sampler._process.pid)
     process.kill()
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         while process.status() != psutil.STATUS_ZOMBIE:

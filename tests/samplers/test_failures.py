@@ -134,7 +134,7 @@ async def test_the_sampler_process_that_is_killed_is_reported(kind, moment):
             start = asyncio.create_task(sampler.obtain_samples())
             if moment == "idle":
                 await start
-    psutil.Process(sampler._session.process.pid).kill()
+    psutil.Process(sampler._process.pid).kill()
     with pytest.raises(WorkerDied, match="SIGKILL"):
         await start
         while True:

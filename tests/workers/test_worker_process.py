@@ -111,7 +111,7 @@ async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_me
         children = our_children()
         assert len(children) >= 3
         workers(sampler)[0].suspend()  # and cannot see that its parent is gone
-        psutil.Process(sampler._session.process.pid).kill()
+        psutil.Process(sampler._process.pid).kill()
         with pytest.raises(WorkerDied, match="the sampler process ended unexpectedly by SIGKILL"):
             while True:
                 await sampler.obtain_samples()
@@ -136,7 +136,7 @@ async def test_a_stopped_worker_is_closed_like_any_other(parallel, tmp_path):
 async def test_a_process_that_is_stopped_is_found_by_the_step_timeout(parallel, whom):
     async with parallel(functools.partial(CountingEnv, 300, 300), n_workers=2, step_timeout=0.5) as sampler:
         await sampler.obtain_samples()
-        process = psutil.Process(sampler._session.process.pid)
+        process = psutil.Process(sampler._process.pid)
         if whom == "worker":
             process = workers(sampler)[1]
         elif whom == "server":
