@@ -13,11 +13,9 @@ from aiosampler.specs.trees import Tree, tree_map
 def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
     """How to make one action for each environment from a tree of arrays ``[n, ...]``.
 
-    Discrete actions become Python integers, which environments check fastest; arrays become rows of what is passed in,
-    so pass in what nobody writes to again: an environment may keep its action.
+    They are of the types that the space's ``sample()`` gives: discrete actions are NumPy integers. Arrays are rows of
+    what is passed in, so pass in what nobody writes to again: an environment may keep its action.
     """
-    if isinstance(space, spaces.Discrete):
-        return lambda action: action.tolist()
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return _split_tree
     return list

@@ -8,12 +8,16 @@ when                                                        what
 ==========================================================  ====================================================
 begin                                                       row 0 from the last batch; flags cleared
 step t, before the environments                             action, agent info, previous action of t + 1 (source)
-step t                                                      observation of t + 1; reward of t and, as previous
-                                                            reward, of t + 1
-where an episode ends at t                                  terminated or truncated, the final observation;
-                                                            nulls as previous action and reward of t + 1
+step t, after each environment                              observation of t + 1; where an episode ends, terminated
+                                                            or truncated and the final observation
+step t, after all environments                              reward of t and, as previous reward, of t + 1; where an
+                                                            episode ended, the observation after its reset, and nulls
+                                                            as previous action and reward of t + 1
 finish                                                      done; blanks of environments that wait
 ==========================================================  ====================================================
+
+What an environment returned is recorded, and shown to its trajectory info, before another is stepped or reset: many
+return the same buffer each time, and those of one process may share it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +28,7 @@ import numpy as np
 
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import OpenEpisodes
-from aiosampler.collectors.recording import flat_places, make_writer
+from aiosampler.collectors.recording import as_flag, as_reward, flat_places, make_writer
 from aiosampler.collectors.slot_rows import SlotRows
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.interfaces import ActionSource, ResetRule
@@ -146,9 +150,11 @@ class Collector:
             action = env.action_space.sample()
             before = tree_map(lambda array: array[0, i].copy(), slot.slot["observation"])
             with self._fault_of("taking a random step", i):
-                observation, reward, terminated, truncated, info = env.step(action)
+                observation, given, terminated, truncated, info = env.step(action)
+                reward = as_reward(given)
+                terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
             with self._fault_of("counting a random step in a TrajInfo", i):
-                self._episodes.infos[i].step(before, action, float(reward), terminated, truncated, None, info)
+                self._episodes.infos[i].step(before, action, reward, terminated, truncated, None, info)
             if terminated or truncated:
                 self._episodes.renew(i)
                 self._reset(i, slot.observation[0])
@@ -205,9 +211,9 @@ class Collector:
         """Take T steps, or as many as there are environments that do not wait."""
         cells, abort, clock, act = self._cells, self._abort, slot.clock, self._actions.act
         write, places, episodes = self._writer.write, self._places, self._episodes
-        each_step: list[Any] | None = [None] * self._n if episodes.each_step else None
+        each_step = episodes.each_step
         write_info = None if slot.env_info is None else self._info_writer.write  # type: ignore[union-attr] # there then
-        i, reward = -1, 0.0
+        i = -1
         for t in range(T):
             if abort[0]:
                 raise Aborted
@@ -232,37 +238,43 @@ class Collector:
                             slot.vectors = vectors = None  # and will not be: look closer from now on
                     else:
                         write(row, i, observation)
-                    rewards[i] = reward
+                    try:
+                        rewards[i] = reward
+                    except Exception:  # it is no plain number: look closer
+                        rewards[i] = as_reward(reward)
                     if write_info is not None:
                         write_info(slot.env_info[t], i, info)  # type: ignore[index] # present where its writer is
-                    if each_step is not None:
-                        each_step[i] = (terminated, truncated, info)
+                    if terminated is not False or truncated is not False:
+                        terminated = as_flag("terminated", terminated)
+                        truncated = as_flag("truncated", truncated)
+                    if each_step:
+                        self._count_step(slot, t, i, rewards[i], terminated, truncated, info)
                     if terminated or truncated:
-                        ended.append((i, observation, terminated, truncated))
+                        slot.write_end(t, i, observation, terminated, truncated)
+                        self._finish_episode(slot, t, i)
+                        ended.append(i)
+            except EnvironmentFault:
+                raise
             except Exception as exc:
-                cause: Exception = exc
-                if type(exc) is TypeError and "for format 'd'" in str(exc):  # from the line that takes the reward
-                    cause = TypeError(f"the reward must be a number, got {reward!r}")
-                raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from cause
+                raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from exc
             slot.write_rewards(t, rewards_array)
-            if each_step is not None:
-                self._count_step(slot, t, rewards, each_step)
             if ended:
-                self._end(slot, t, ended)
+                self._follow(slot, t, ended)
             if clock is not None:
                 clock[t, 1] = perf_counter_ns()
             if not self._active:
                 break  # all wait: the rest is blank
 
-    def _end(self, slot: SlotRows, t: int, ended: list[tuple[int, Any, bool, bool]]) -> None:
-        for i, observation, terminated, truncated in ended:
-            self._cells[AT] = self._first + i
-            slot.write_end(t, i, observation, terminated, truncated)
-            try:
-                info = self._episodes.terminate(i, t + 1, observation)
-            except Exception as exc:
-                raise EnvironmentFault("finishing a TrajInfo", self._first + i, self._evaluation) from exc
-            self._finished.append(FinishedEpisode(t, self._first + i, info))
+    def _finish_episode(self, slot: SlotRows, t: int, i: int) -> None:
+        try:
+            info = self._episodes.terminate(i, t + 1, slot.final_observation)
+        except Exception as exc:
+            raise EnvironmentFault("finishing a TrajInfo", self._first + i, self._evaluation) from exc
+        self._finished.append(FinishedEpisode(t, self._first + i, info))
+
+    def _follow(self, slot: SlotRows, t: int, ended: list[int]) -> None:
+        """Reset the environments whose episodes ended at step t, or have them wait."""
+        for i in ended:
             slot.null_previous(t + 1, i)
             if self._rule.reset_now(i):
                 self._reset(i, slot.observation[t + 1])
@@ -270,7 +282,7 @@ class Collector:
                 self._wait(slot, i, t + 1)
         if self._waits_from:
             self._activate()
-        self._actions.ended([i for i, *_ in ended])
+        self._actions.ended(ended)
 
     def _begin(self, slot: SlotRows) -> None:
         slot.begin(self._kept)
@@ -309,12 +321,12 @@ class Collector:
         except Exception as exc:
             raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc
 
-    def _count_step(self, slot: SlotRows, t: int, rewards: Any, each_step: list[Any]) -> None:
-        for i, *_ in self._active:
-            observation, action, agent_info = slot.inputs(t, i)
-            terminated, truncated, info = each_step[i]
-            with self._fault_of("counting a step in a TrajInfo", i):
-                self._episodes.infos[i].step(observation, action, rewards[i], terminated, truncated, agent_info, info)
+    def _count_step(
+        self, slot: SlotRows, t: int, i: int, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> None:
+        observation, action, agent_info = slot.inputs(t, i)
+        with self._fault_of("counting a step in a TrajInfo", i):
+            self._episodes.infos[i].step(observation, action, reward, terminated, truncated, agent_info, info)
 
     def _activate(self) -> None:
         self._active = [

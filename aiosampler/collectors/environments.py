@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from aiosampler.errors import ProcessFailure
+from aiosampler.errors import ConfigError, ProcessFailure
 
 EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
 
@@ -47,3 +47,37 @@ def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> "gym.Env[Any,
     if not (hasattr(env, "step") and hasattr(env, "reset") and hasattr(env, "observation_space")):
         raise TypeError(f"env_fn must return a Gymnasium environment, got {env!r}")
     return env
+
+
+class OwnInstances:
+    """The environments of one process, each of which must be an instance of its own."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, str] = {}  # of each environment and what it wraps, by `id`
+        self._kept: list[Any] = []  # so that no other object gets one of these ids
+
+    def add(self, env: "gym.Env[Any, Any]", name: str) -> None:
+        """Take an environment for the column that `name` says.
+
+        Raises:
+            ConfigError: Another column has it already, or one of what it wraps.
+        """
+        layers = _layers(env)
+        for layer in layers:
+            owner = self._owners.get(id(layer))
+            if owner is not None:
+                raise ConfigError(
+                    f"env_fn returned the same {type(layer).__name__} for {owner} and for {name}; it must build a new "
+                    "environment each time it is called"
+                )
+        self._owners.update((id(layer), name) for layer in layers)
+        self._kept.extend(layers)
+
+
+def _layers(env: Any) -> list[Any]:
+    """An environment and all that it wraps."""
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    unwrapped = getattr(env, "unwrapped", env)
+    return layers if any(layer is unwrapped for layer in layers) else [*layers, unwrapped]

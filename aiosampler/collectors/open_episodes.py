@@ -29,10 +29,11 @@ class OpenEpisodes:
     def __init__(self, traj_info: Callable[[], TrajInfo], T: int, n: int) -> None:
         self._make, self._n = traj_info, n
         self._history: np.ndarray[Any, Any] = np.zeros((T, n))
-        self.rewards = [(memoryview(row), row) for row in self._history]
+        self.rewards: list[tuple[Any, np.ndarray[Any, Any]]] = [(memoryview(row), row) for row in self._history]
         self.infos = [traj_info() for _ in range(n)]
         self.each_step = type(self.infos[0]).step is not TrajInfo.step
         self._steps = [0] * n  # that are in the trajectory info
+        self._looks = type(self.infos[0]).terminate is not TrajInfo.terminate
         self._counted = [0] * n  # first row of the batch that is not in the trajectory info yet
 
     def begin(self) -> None:
@@ -59,9 +60,15 @@ class OpenEpisodes:
         """Whether the episode of environment i has taken a step, up to the row that was counted last."""
         return self._steps[i] > 0
 
-    def terminate(self, i: int, end: int, observation: Any) -> TrajInfo:
-        """The episode of environment i has ended before row `end`; return what to report, and begin another."""
+    def terminate(self, i: int, end: int, final_observation: Callable[[int], Any]) -> TrajInfo:
+        """The episode of environment i has ended before row `end`; return what to report, and begin another.
+
+        Args:
+            i: The environment.
+            end: The row after its last step.
+            final_observation: Makes a copy of its last observation; called if the infos' class looks at it.
+        """
         self.count(i, end)
-        info = self.infos[i].terminate(observation)
+        info = self.infos[i].terminate(final_observation(i) if self._looks else None)
         self.renew(i)
         return info

@@ -12,6 +12,49 @@ class Mismatch(Exception):
     """A value does not fit its spec."""
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """`value` as a boolean; 0 and 1, and arrays or tensors that hold a single boolean are taken too.
+
+    Raises:
+        Mismatch: It is not plainly a boolean; the message has its `name`.
+    """
+    if type(value) is bool or type(value) is np.bool_:
+        return bool(value)
+    array = _as_array(value)
+    if array is not None and array.size == 1 and array.dtype.kind in "biu" and array.item() in (0, 1):
+        return bool(array.item())
+    raise Mismatch(f"{name} must be True or False, got {_shown(value)}")
+
+
+def as_reward(value: Any) -> float:
+    """`value` as a float; whatever holds a single number is taken: arrays, tensors, lists of one element.
+
+    Raises:
+        Mismatch: It holds none, or several.
+    """
+    array = _as_array(value)
+    if array is None or array.dtype.kind not in "biuf":
+        raise Mismatch(f"the reward must be a number, got {_shown(value)}")
+    if array.size != 1:
+        raise Mismatch(
+            f"the reward must be a number, got {array.size} of them in the shape {list(array.shape)}; return their "
+            "weighted sum, and the parts in the info, where env_info_keys records them"
+        )
+    return float(array.item())
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
+    try:
+        return np.asarray(value.detach() if hasattr(value, "detach") else value)  # tensors with a gradient
+    except Exception:
+        return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({type(value).__name__})"
+
+
 #: To assign to the whole of an exact row.
 ALL = slice(None)
 

@@ -31,7 +31,7 @@ class ServedActions:
     ) -> None:
         self._split = action_splitter(action_space)
         self._cells, self._meet = memoryview(cells), rendezvous.meet
-        # Discrete actions become numbers. Of others an environment may keep its action, and the row is the user's soon.
+        # An environment may keep its action, and the row is the user's soon. Discrete actions become numbers anyway.
         self._keep = None if isinstance(action_space, gym.spaces.Discrete) else np.copy
         self._rows = [tree_rows(slot["action"]) for slot in slots]
         self._actions = self._rows[0]

@@ -76,6 +76,11 @@ class SlotRows:
         self._terminated[t, i] = terminated
         self._truncated[t, i] = truncated
 
+    def final_observation(self, i: int) -> Tree:
+        """A copy of the final observation of environment i that was written last."""
+        k = self._final_count[i] - 1
+        return tree_map(lambda array: array[i, k].copy(), self.slot["final_observation"])
+
     def write_previous(self, t: int, i: int, action: Tree, reward: SupportsFloat) -> None:
         """Record what was done before row t, and what came of it."""
         self._prev_reward[t][i] = reward

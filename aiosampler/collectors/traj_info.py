@@ -54,7 +54,7 @@ class TrajInfo:
             terminated: Whether the episode reached its end.
             truncated: Whether the episode was cut.
             agent_info: The agent's info for this environment; NumPy views, valid during the call.
-            env_info: The info dict of the environment, complete.
+            env_info: The info dict of the environment, complete and its own: copy what you keep of it.
         """
         self.extend((reward,))
 
@@ -79,7 +79,8 @@ class TrajInfo:
         Called as well for an episode that is `cut`, which was not at its end.
 
         Args:
-            observation: The last observation of the episode, before the reset.
+            observation: The last observation of the episode, before the reset, as it is recorded: NumPy arrays in the
+                dtypes of the space, in its structure. A copy, which you may keep.
         """
         return self
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aiosampler.collectors.environments import fault_of
-from aiosampler.collectors.recording import make_writer
+from aiosampler.collectors.recording import as_flag, as_reward, make_writer
 from aiosampler.engines.agent_trial import try_agent
 from aiosampler.errors import ConfigError
 from aiosampler.specs.arrays import ArraySpec, Spaces, space_specs
@@ -90,7 +90,8 @@ def _try_environment(env: gym.Env[Any, Any], options: Options, observation_specs
                 )
             observation, reward, terminated, truncated, info = result
             writer.write(row, 0, observation)
-            float(reward)
+            reward = as_reward(reward)
+            terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
         seen.update(info)
         for key in missing & info.keys():
             found[key] = tree_map(np.asarray, info[key])

@@ -26,7 +26,8 @@ class AgentSamples:
         action: Tree ``[T, B, ...]``, in the dtype of the action space.
         prev_action: Tree ``[T, B, ...]``: the action before; zeros where an episode starts.
         agent_info: Tree ``[T, B, ...]`` of what the agent gave beside its actions, None if it gave nothing.
-        bootstrap_value: ``[B]``: value of `EnvSamples.last_observation`, None if it was not asked for.
+        bootstrap_value: ``[B]``: value of `EnvSamples.last_observation`, None if it was not asked for. Zero where there
+            is no such observation, because the environment waits or its worker was lost.
         initial_state: Tree ``[B, ...]``: recurrent state before row 0, None for agents that are not recurrent.
     """
 
@@ -46,9 +47,12 @@ class FinalObservations:
     """
 
     def __init__(self, arrays: dict[str, Any]) -> None:
-        self._arrays: dict[str, Any] | None = arrays
+        self._arrays: dict[str, Any] | None = arrays  # of the slot
         self._gathered: tuple[torch.Tensor, torch.Tensor, Tree] | None = None
         self._shape: tuple[int, int] = arrays["done"].shape if arrays else (0, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_arrays": None, "_gathered": self._gather(), "_shape": self._shape}
 
     @property
     def t(self) -> torch.Tensor:
@@ -79,9 +83,10 @@ class FinalObservations:
         return tree_map(lambda leaf: leaf[int(index)], self.observation)
 
     def clone(self) -> FinalObservations:
-        """A copy that outlives the slot."""
-        self._gather()
-        return self  # what is gathered is a copy already
+        """A copy that outlives the slot, and holds nothing of it."""
+        clone = FinalObservations({})
+        clone._gathered, clone._shape = tree_map(torch.clone, self._gather()), self._shape
+        return clone
 
     def expire(self) -> None:
         """The slot goes back to the sampler: what was not gathered is lost."""
@@ -117,6 +122,10 @@ class EnvSamples:
         done: ``[T, B]`` bool: either of them.
         env_info: Dict of trees ``[T, B, ...]`` with the `env_info_keys`; zeros where a key was not reported.
         last_observation: Tree ``[B, ...]``: what follows row T - 1, of the next episode where `done` is set there.
+            Zeros where nothing follows in this batch: with ``mid_batch_reset=False`` an environment whose episode has
+            ended, also in row T - 1, waits for its reset, which belongs to the next batch; and where its worker was
+            lost. Such an episode ended, so its return needs no value from here: bootstrap from `final_observation`
+            where it was truncated.
         final_observation: Where `done` is set, the last observation before the reset.
     """
 
@@ -174,7 +183,8 @@ class Samples:
     """One batch of T time steps of B environments.
 
     Its tensors are views of shared memory, valid until the next batch is asked for: then the sampler may write to them
-    again. `clone` copies a batch that is to be kept.
+    again. `clone` copies a batch that is to be kept. Until then they are yours: whatever you do to them, in place or
+    to their shape or memory, ends with the batch.
 
     Attributes:
         agent: The agent's part.
@@ -197,7 +207,7 @@ class Samples:
     stats: SampleStats
 
     def clone(self) -> Samples:
-        """A copy that outlives the slot."""
+        """A copy that outlives the slot, holds none of its memory, and pickles at its own size."""
 
         def copy(part: Any) -> Any:
             values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
@@ -218,7 +228,7 @@ class Samples:
 
 
 def samples_view(slot: Slot) -> Samples:
-    """The samples of a slot, without the facts of any batch."""
+    """The samples of a slot, without the facts of any batch; with tensors of their own at each call."""
 
     def tensors(part: Part) -> dict[str, Tree]:
         return {name: tree_map(torch.from_numpy, tree) for name, tree in shown(slot, part)}
@@ -234,19 +244,20 @@ def samples_view(slot: Slot) -> Samples:
     )
 
 
-def filled_samples(
-    view: Samples, arrays: dict[str, Tree], facts: Any, traj_infos: list[TrajInfo], timeline: Timeline
-) -> Samples:
+def filled_samples(slot: Slot, facts: Any, traj_infos: list[TrajInfo], timeline: Timeline) -> Samples:
     """The samples of a slot that is full.
 
+    Their tensors are made for this batch, so that whatever the user does to them ends with it: a queue of torch moves
+    their memory, ``unsqueeze_()`` changes their shape.
+
     Args:
-        view: Of the slot.
-        arrays: Of the slot.
+        slot: Its arrays.
         facts: The message that says so.
         traj_infos: Unpacked.
         timeline: Of the batch.
     """
-    finals = {key: arrays[key] for key in ("final_count", "final_t", "final_observation", "done")}
+    view = samples_view(slot)
+    finals = {name: slot[name] for name in ("final_count", "final_t", "final_observation", "done")}
     return dataclasses.replace(
         view,
         env=dataclasses.replace(view.env, final_observation=FinalObservations(finals)),
@@ -254,7 +265,7 @@ def filled_samples(
         itr=facts.itr,
         policy_version=facts.policy_version,
         stats=SampleStats(
-            int(np.count_nonzero(arrays["valid"])),
+            int(np.count_nonzero(slot["valid"])),
             facts.seconds,
             timeline,
             lost_steps=sum(loss.steps for loss in facts.losses),

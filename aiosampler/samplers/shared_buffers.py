@@ -74,7 +74,7 @@ class SharedBuffers:
         views, slot = self._views, batch.slot
         timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
         traj_infos = [episode.info for episode in unpack_episodes(batch.episodes, self._traj_info_cls)]
-        samples = filled_samples(self.samples[slot], views.slots[slot], batch, traj_infos, timeline)
+        samples = filled_samples(views.slots[slot], batch, traj_infos, timeline)
         self._held = slot, samples.env.final_observation
         return samples
 
@@ -107,4 +107,4 @@ class SharedBuffers:
         self._final_version = self._publisher.version
         self._agent.detach(self._publisher)
         del self._publisher
-        self._views, self.samples = None, []
+        self._views, self.samples, self._held = None, [], None

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Collector
-from aiosampler.collectors.environments import fault_of
+from aiosampler.collectors.environments import OwnInstances, fault_of
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
 from aiosampler.memory.slot import columns
 from aiosampler.specs.seeding import environment_seed
@@ -62,6 +62,7 @@ class Runner:
         self._options, self._specs, self._views, self._share = options, specs, views, share
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
+        self._instances = OwnInstances()
         self._quota = Quota(None)
         self._kind = options.payload.load("traj_info_cls")
         self._traj_info = traj_info_factory(options.payload, self._kind)
@@ -115,8 +116,10 @@ class Runner:
         ours = [columns(slot, first, n) for slot in slots]
         built: list[Any] = []
         for b in environments:
-            self._phase(f"building {'evaluation ' if evaluation else ''}environment {b}")
+            name = f"{'evaluation ' if evaluation else ''}environment {b}"
+            self._phase(f"building {name}")
             env = build_environment(self._options.payload, b, evaluation=evaluation)
+            self._instances.add(env, name)
             built.append(env)
             self._closing.callback(self._close_environment, env, b, evaluation)
         views, rank = self._views, self._share.rank

@@ -8,7 +8,7 @@ from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.engines.probe import probe
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.samplers.evaluation import Evaluation
-from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.samples import filled_samples
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
 from aiosampler.workers.episodes import unpack_episodes
@@ -47,7 +47,6 @@ class InProcess:
         facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
         self.itr += 1
         return filled_samples(
-            samples_view(slot),
             slot,
             facts,
             [episode.info for episode in self._episodes(finished)],
