@@ -13,7 +13,7 @@ What tests share is in ``support/``; no test imports another:
 - ``losses.py``: environments that fail at a known step, and what is left of their batch.
 - ``processes.py``: our children, descriptors, names in /dev/shm, and ``until`` for what another process does.
 
-Tests run beside each other (``pytest -n 2``): each looks at the children, descriptors and shared memory of its own
+Tests run beside each other (``pytest -n 3``): each looks at the children, descriptors and shared memory of its own
 process. Those that say something of time are marked ``alone`` and run afterwards.
 
 Fixtures: ``no_leaks`` for every test that starts a process, ``same_generators`` for one that seeds global generators,
