@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector.utils import batch_space
 
 from aiosampler.agents.base import Agent, AgentInputs, AgentStep
+from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.trees import tree_map
 
 if TYPE_CHECKING:
@@ -47,8 +48,12 @@ class RandomAgent(Agent):
             self._batched[n] = batch_space(self._space, n)
         space = self._batched[n]
         space.seed(int(torch.randint(2**31, ()).item()))
-        return AgentStep(tree_map(lambda leaf: torch.from_numpy(np.asarray(leaf)), space.sample()), None, None)
+        return AgentStep(tree_map(_tensor, space.sample()), None, None)
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
         """Zeros: a random agent expects nothing."""
         return torch.zeros_like(inputs.prev_reward)
+
+
+def _tensor(drawn: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(drawn, ArraySpec.of(drawn).dtype))  # a space may have another byte order

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from aiosampler.collectors.environment_checks import check_reset, step_error
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import OpenEpisodes
 from aiosampler.collectors.recording import as_flag, as_reward, flat_places, make_writer
@@ -256,7 +257,8 @@ class Collector:
             except EnvironmentFault:
                 raise
             except Exception as exc:
-                raise EnvironmentFault(f"taking step {t} of the batch", self._first + i, self._evaluation) from exc
+                doing = f"taking step {t} of the batch"
+                raise EnvironmentFault(doing, self._first + i, self._evaluation) from step_error(exc)
             slot.write_rewards(t, rewards_array)
             if ended:
                 self._follow(slot, t, ended)
@@ -316,7 +318,7 @@ class Collector:
         self._cells[TICK] += 1
         self._cells[AT] = self._first + i
         try:
-            observation, _ = self._environments[i].reset(seed=seed)
+            observation, _ = check_reset(self._environments[i].reset(seed=seed))
             self._writer.write(row, i, observation)
         except Exception as exc:
             raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from aiosampler.collectors.environment_checks import check_environment
 from aiosampler.errors import ConfigError, ProcessFailure
 
 EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
@@ -42,11 +43,8 @@ def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> "gym.Env[Any,
     environment gives is checked where it is recorded. ``env_kwargs={"disable_env_checker": False}`` brings it back.
     """
     if isinstance(env_fn, EnvSpec):
-        return gym.make(env_fn, **{"disable_env_checker": True, **env_kwargs})
-    env = env_fn(**env_kwargs)
-    if not (hasattr(env, "step") and hasattr(env, "reset") and hasattr(env, "observation_space")):
-        raise TypeError(f"env_fn must return a Gymnasium environment, got {env!r}")
-    return env
+        return check_environment(gym.make(env_fn, **{"disable_env_checker": True, **env_kwargs}))
+    return check_environment(env_fn(**env_kwargs))
 
 
 class OwnInstances:

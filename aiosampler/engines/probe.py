@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aiosampler.collectors.environment_checks import check_reset, check_step, spaces_of
 from aiosampler.collectors.environments import fault_of
 from aiosampler.collectors.recording import as_flag, as_reward, make_writer
 from aiosampler.engines.agent_trial import try_agent
 from aiosampler.errors import ConfigError
-from aiosampler.specs.arrays import ArraySpec, Spaces, space_specs
+from aiosampler.specs.arrays import ArraySpec, space_specs
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_items, tree_map
@@ -39,8 +40,10 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
     env = build_environment(options.payload, None)
     try:
         phase("trying out the example environment")
-        spaces = Spaces(env.observation_space, env.action_space)
-        observation_specs, action_specs = space_specs(spaces.observation), space_specs(spaces.action)
+        with fault_of("asking for its spaces", None):
+            spaces = spaces_of(env)
+        observation_specs = space_specs(spaces.observation, "observation")
+        action_specs = space_specs(spaces.action, "action")
         observation, action, reward, ends, env_info = _try_environment(env, options, observation_specs)
     finally:
         with fault_of("closing", None):
@@ -78,17 +81,11 @@ def _try_environment(env: gym.Env[Any, Any], options: Options, observation_specs
     # Not the seed of the environment, or its "random" actions would be the numbers that it draws itself
     env.action_space.seed(stream_seed(options.seed, Stream.EXAMPLE_ACTIONS))
     with fault_of("resetting", None):
-        writer.write(row, 0, env.reset(seed=stream_seed(options.seed, Stream.EXAMPLE))[0])
+        writer.write(row, 0, check_reset(env.reset(seed=stream_seed(options.seed, Stream.EXAMPLE)))[0])
     for step in range(INFO_SEARCH_STEPS):
         with fault_of(f"taking random step {step}", None):
             action = env.action_space.sample()
-            result = env.step(action)
-            if not isinstance(result, tuple) or len(result) != 5:
-                raise TypeError(
-                    "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium; "
-                    f"it returned {result!r}"
-                )
-            observation, reward, terminated, truncated, info = result
+            observation, reward, terminated, truncated, info = check_step(env.step(action))
             writer.write(row, 0, observation)
             reward = as_reward(reward)
             terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
@@ -100,7 +97,7 @@ def _try_environment(env: gym.Env[Any, Any], options: Options, observation_specs
             break
         if terminated or truncated:
             with fault_of("resetting", None):
-                writer.write(row, 0, env.reset()[0])
+                writer.write(row, 0, check_reset(env.reset())[0])
     if missing:
         raise ConfigError(
             f"env_info_keys={list(options.env_info_keys)}: the environment did not report {sorted(missing)} in "

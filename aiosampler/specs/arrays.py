@@ -13,10 +13,15 @@ from aiosampler.specs.trees import Tree, tree_map
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """Shape and dtype of one array."""
+    """Shape and dtype of one array; always in the byte order of the machine, as tensors are."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        if not self.dtype.isnative:
+            native = np.dtype(self.dtype.newbyteorder("=").str)  # by its code: NumPy's own object, as below
+            object.__setattr__(self, "dtype", native)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By its code, since a dtype that was pickled as it is comes back as another object than NumPy's own one,
@@ -58,38 +63,47 @@ class Spaces(NamedTuple):
     action: spaces.Space[Any]
 
 
-@singledispatch
-def space_specs(space: object) -> Tree:
+def space_specs(space: object, what: str = "the space") -> Tree:
     """The tree of `ArraySpec` of the elements of a Gymnasium space.
 
+    Args:
+        space: A space.
+        what: Name for messages, such as ``observation``; that of a part is ``observation['image']``.
+
     Raises:
-        ConfigError: The space has elements without a fixed shape (Text, Graph, Sequence, OneOf, custom spaces).
+        ConfigError: The space has elements without a fixed shape (Text, Graph, Sequence, OneOf, custom spaces), or of a
+            dtype that no tensor has.
     """
+    return _specs(space, what)
+
+
+@singledispatch
+def _specs(space: object, what: str) -> Tree:
     raise ConfigError(
-        f"the space {space!r} has no arrays of a fixed shape; use Box, Discrete, MultiDiscrete, MultiBinary, "
-        "or Dict and Tuple of them (wrap the environment to convert)"
+        f"{what}, of the space {space!r}, is no array of a fixed shape; use Box, Discrete, MultiDiscrete, MultiBinary, "
+        "or Dict and Tuple of them (wrap the environment to convert or to leave it out)"
     )
 
 
-@space_specs.register(spaces.Box)
-@space_specs.register(spaces.Discrete)
-@space_specs.register(spaces.MultiDiscrete)
-@space_specs.register(spaces.MultiBinary)
-def _(space: Any) -> Tree:
+@_specs.register(spaces.Box)
+@_specs.register(spaces.Discrete)
+@_specs.register(spaces.MultiDiscrete)
+@_specs.register(spaces.MultiBinary)
+def _(space: Any, what: str) -> Tree:
     if space.shape is None or space.dtype is None or space.dtype.kind not in "biuf" or space.dtype.itemsize > 8:
-        raise ConfigError(f"the space {space!r} has the dtype {space.dtype}, which no torch tensor has")
+        raise ConfigError(f"{what}, of the space {space!r}, has the dtype {space.dtype}, which no torch tensor has")
     return ArraySpec(tuple(space.shape), np.dtype(space.dtype))
 
 
-@space_specs.register
-def _(space: spaces.Dict) -> Tree:
+@_specs.register
+def _(space: spaces.Dict, what: str) -> Tree:
     if not space.spaces:
-        raise ConfigError("an empty Dict space has nothing to record")
-    return {key: space_specs(child) for key, child in space.spaces.items()}
+        raise ConfigError(f"{what}, of an empty Dict space, has nothing to record")
+    return {key: _specs(child, f"{what}[{key!r}]") for key, child in space.spaces.items()}
 
 
-@space_specs.register(spaces.Tuple)
-def _(space: Any) -> Tree:
+@_specs.register(spaces.Tuple)
+def _(space: Any, what: str) -> Tree:
     if not space.spaces:
-        raise ConfigError("an empty Tuple space has nothing to record")
-    return tuple(space_specs(child) for child in space.spaces)
+        raise ConfigError(f"{what}, of an empty Tuple space, has nothing to record")
+    return tuple(_specs(child, f"{what}[{i}]") for i, child in enumerate(space.spaces))

@@ -3,7 +3,9 @@
 import asyncio
 import threading
 
+import gymnasium as gym
 import pytest
+from gymnasium import spaces
 
 from aiosampler import ConfigError, EnvironmentFailed, SamplerError, WorkerTimeout
 from tests.support.processes import our_children
@@ -21,6 +23,32 @@ class _OldEnv(CountingEnv):
         return observation, reward, terminated or truncated, info
 
 
+class _SixEnv(CountingEnv):
+    """Gives a cost beside the reward."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward, 0.0, *rest
+
+
+class _AwaitedEnv(CountingEnv):
+    """Is to be awaited, which its plain methods hide."""
+
+    def reset(self, *, seed=None, options=None):
+        return self._reset(seed)
+
+    async def _reset(self, seed):
+        return super().reset(seed=seed)
+
+
+class _MissionEnv(CountingEnv):
+    """Observes a text."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Dict(counts=self.observation_space, mission=spaces.Text(9))
+
+
 @pytest.mark.parametrize(
     ("env_fn", "error", "words"),
     [
@@ -33,14 +61,22 @@ class _OldEnv(CountingEnv):
         ),
         (lambda: FaultyEnv("reset", 0, 0), EnvironmentFailed, "no way back"),
         (_OldEnv, EnvironmentFailed, r"step\(\) must return \(observation, .*; it returned \(array"),
+        (_SixEnv, EnvironmentFailed, r"step\(\) must return \(observation, .*, 6 items: put what is beyond"),
+        (_AwaitedEnv, EnvironmentFailed, r"reset\(\) of the environment is a coroutine function"),
+        (lambda: gym.make_vec("CartPole-v1", num_envs=2), EnvironmentFailed, "vector environment of 2"),
     ],
-    ids=["raises", "returns", "misfit", "reset", "old"],
+    ids=["raises", "returns", "misfit", "reset", "old", "six", "awaited", "vector"],
 )
 async def test_an_env_fn_that_does_not_work_is_found_at_the_start(kind, env_fn, error, words):
     with pytest.raises(error, match=words) as caught:
         await small(kind, env_fn).async_initialize()
     assert isinstance(caught.value, ConfigError)
     assert "Traceback" in "".join(caught.value.__notes__)
+
+
+async def test_the_part_of_a_space_that_cannot_be_recorded_is_named(kind):
+    with pytest.raises(ConfigError, match=r"observation\['mission'\], of the space Text"):
+        await small(kind, _MissionEnv).async_initialize()
 
 
 async def test_env_info_that_is_never_reported(kind):

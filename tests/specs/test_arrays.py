@@ -42,3 +42,18 @@ def test_specs_of_spaces(space, shape, dtype):
 def test_spaces_without_a_fixed_shape_are_refused_in_a_sentence(space):
     with pytest.raises(ConfigError, match="space"):
         space_specs(space)
+
+
+def test_the_part_of_a_space_that_is_refused_is_named():
+    space = spaces.Dict(image=spaces.Box(0, 1, (2,)), rest=spaces.Tuple((spaces.Discrete(2), spaces.Text(3))))
+    with pytest.raises(ConfigError, match=r"observation\['rest'\]\[1\], of the space Text.*leave it out"):
+        space_specs(space, "observation")
+    space = spaces.Dict(wide=spaces.Box(-1, 1, (2,), np.longdouble))
+    with pytest.raises(ConfigError, match=r"action\['wide'\], of the space Box.*which no torch tensor has"):
+        space_specs(space, "action")
+
+
+def test_specs_have_the_byte_order_of_the_machine():
+    for code in (">f4", ">i2", ">u8", "<f4"):
+        assert space_specs(spaces.Box(0, 9, (2,), np.dtype(code))).dtype is np.dtype(code[1:])
+    assert ArraySpec.of(np.zeros(2, ">f8")) == ArraySpec((2,), np.dtype("f8"))

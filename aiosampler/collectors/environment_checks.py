@@ -1,0 +1,196 @@
+"""One sentence for whatever `env_fn` made that is no environment of Gymnasium: what it is, and what to do."""
+
+import inspect
+import reprlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from aiosampler.specs.arrays import Spaces
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+METHODS = ("reset", "step", "close")
+STEP = "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium"
+RESET = "reset() must return (observation, info), as in Gymnasium"
+ABSENT = object()
+
+
+def check_environment(env: Any) -> "gym.Env[Any, Any]":
+    """Check what `env_fn` returned.
+
+    Raises:
+        TypeError: It is no single environment with Gymnasium's methods and spaces; says what it is.
+    """
+    if inspect.isawaitable(env):
+        _dispose(env)
+        raise TypeError("env_fn is a coroutine function; make it a plain function that returns an environment")
+    if isinstance(env, type):
+        raise TypeError(f"env_fn must return a Gymnasium environment, got the class {env!r}: call it")
+    if env is None:
+        raise TypeError("env_fn must return a Gymnasium environment, got None: does it lack a return?")
+    _refuse_several(env)
+    missing = [name for name in METHODS if not callable(getattr(env, name, None))]
+    deepmind = _has(env, "observation_spec") and not _has(env, "observation_space")
+    if deepmind or "reset" in missing or "step" in missing:
+        hint = ", of the API of dm_env: wrap it in shimmy.DmControlCompatibilityV0" if deepmind else ""
+        raise TypeError(f"env_fn must return a Gymnasium environment, got {_short(env)}{hint}")
+    if missing:
+        raise TypeError(f"the environment {_short(env)} has no method close(), as those of Gymnasium have")
+    for name in METHODS:
+        innermost = getattr(env, "unwrapped", env)
+        if any(inspect.iscoroutinefunction(getattr(layer, name, None)) for layer in (env, innermost)):
+            raise TypeError(_asynchronous(name))
+    _check_seed(env)
+    spaces_of(env)
+    checked: gym.Env[Any, Any] = env
+    return checked
+
+
+def spaces_of(env: Any) -> Spaces:
+    """The spaces of an environment.
+
+    Raises:
+        TypeError: One is missing, raises, or is no space of Gymnasium.
+    """
+    return Spaces(_space(env, "observation_space"), _space(env, "action_space"))
+
+
+def check_reset(result: Any) -> tuple[Any, Any]:
+    """Check what `reset` returned.
+
+    Raises:
+        TypeError: It is no pair of an observation and an info.
+    """
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        return result
+    if inspect.isawaitable(result):
+        _dispose(result)
+        raise TypeError(_asynchronous("reset"))
+    raise TypeError(
+        f"{RESET}; it returned {_short(result)}; an environment of the old API needs a wrapper, such as those of shimmy"
+    )
+
+
+def check_step(result: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Check what `step` returned.
+
+    Raises:
+        TypeError: It is no tuple of five with an info at its end.
+    """
+    if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping):
+        return result
+    if inspect.isawaitable(result):
+        _dispose(result)
+        raise TypeError(_asynchronous("step"))
+    raise TypeError(f"{STEP}; it returned {_short(result)}{_step_hint(result)}")
+
+
+def step_error(exc: Exception) -> Exception:
+    """What to say of `exc`, caught where the result of `step` is unpacked; itself if it is about something else."""
+    here = exc.__traceback__ is not None and exc.__traceback__.tb_next is None
+    if here and isinstance(exc, ValueError | TypeError) and "unpack" in str(exc):
+        return TypeError(f"{STEP}: {exc}")
+    return exc
+
+
+def _step_hint(result: Any) -> str:
+    match len(result) if isinstance(result, tuple) else None:
+        case None:
+            return ""
+        case 4:
+            return ", 4 items: an environment of the old API needs a wrapper, such as those of shimmy"
+        case 5:
+            return ", whose info is no dict"
+        case n:
+            return f", {n} items: put what is beyond the five into info, in a wrapper"
+
+
+def _refuse_several(env: Any) -> None:
+    """Refuse a vector environment, whoever made it, and one of several agents."""
+    n = getattr(env, "num_envs", None)
+    stepped_apart = ("single_observation_space",), ("step_async", "step_wait"), ("send", "recv", "async_reset")
+    if isinstance(env, gym.vector.VectorEnv) or any(_has(env, *names) for names in stepped_apart):
+        of = "" if n is None else f" of {n}"
+        raise TypeError(
+            f"env_fn returned a vector environment{of}, {_short(env)}; return a single one, the sampler makes as many "
+            "as batch_B says"
+        )
+    if _has(env, "possible_agents"):
+        raise TypeError(
+            f"env_fn returned an environment of several agents, {_short(env)}; wrap it in one of a single agent"
+        )
+
+
+def _has(env: Any, *names: str) -> bool:
+    """Whether it has all these attributes, be it that they raise."""
+    return all(_is_property(env, name) or hasattr(env, name) for name in names)
+
+
+def _is_property(env: Any, name: str) -> bool:
+    return inspect.getattr_static(env, name, ABSENT) is not ABSENT
+
+
+def _check_seed(env: Any) -> None:
+    try:
+        signature = inspect.signature(env.reset)
+    except (ValueError, TypeError):
+        return  # not written in Python
+    try:
+        signature.bind(seed=0)
+    except TypeError:
+        raise TypeError(
+            f"reset{signature} does not take seed as a keyword; write reset(self, *, seed=None, options=None), as in "
+            "Gymnasium"
+        ) from None
+
+
+def _space(env: Any, name: str) -> "gym.Space[Any]":
+    try:
+        space = getattr(env, name)
+    except Exception as exc:
+        if not _is_property(env, name):
+            raise TypeError(f"the environment {_short(env)} has no {name}; set it in __init__") from None
+        raise TypeError(f"{name} of {_short(env)} raised {type(exc).__name__}: {exc}") from exc
+    if _is_space(space):
+        return space
+    kind = type(space)
+    if kind.__module__.startswith("gym."):
+        raise TypeError(
+            f"{name} is {_short(space)} of {kind.__module__}: the old package gym; use gymnasium.spaces, or wrap the "
+            "environment in shimmy.GymV26CompatibilityV0"
+        )
+    raise TypeError(f"{name} must be a space of gymnasium.spaces, got {_short(space)} of {kind.__module__}")
+
+
+def _is_space(space: Any) -> "TypeGuard[gym.Space[Any]]":
+    return isinstance(space, gym.Space)
+
+
+def _asynchronous(name: str) -> str:
+    return (
+        f"{name}() of the environment is a coroutine function (async def); wrap it in plain methods that run it to its "
+        "end, for example by an asyncio.Runner"
+    )
+
+
+def _dispose(awaitable: Any) -> None:
+    """Close a coroutine, which would warn that nobody awaited it."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
+
+
+def _short(value: Any) -> str:
+    """Its representation, not longer than a line or two, also where it raises."""
+    return _representation.repr(value)
+
+
+class _Representation(reprlib.Repr):
+    def repr_instance(self, x: Any, level: int) -> str:
+        return " ".join(super().repr_instance(x, level).split())
+
+
+_representation = _Representation()
+_representation.maxother = _representation.maxstring = 200

@@ -1,0 +1,226 @@
+"""What env_fn made, where it is no environment of Gymnasium, is said in one sentence."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from aiosampler.collectors.environment_checks import check_environment, check_reset, check_step, step_error
+from tests.support.worlds import CountingEnv
+
+OBSERVATION = np.zeros(3, np.int64)
+
+
+class _Pool:
+    """Has what EnvPool's environments have."""
+
+    observation_space, action_space = CountingEnv().observation_space, CountingEnv().action_space
+
+    def reset(self, seed=None): ...
+    def step(self, action): ...
+    def close(self): ...
+    def send(self, action): ...
+    def recv(self): ...
+    def async_reset(self): ...
+
+
+class _Concatenated(CountingEnv):
+    """Has what SuperSuit's environments have."""
+
+    num_envs = 3
+    single_observation_space = spaces.Discrete(2)
+
+
+class _Stepwise(CountingEnv):
+    num_envs = 3
+
+    def step_async(self, actions): ...
+    def step_wait(self): ...
+
+
+class _Several(CountingEnv):
+    possible_agents = ("a", "b")
+
+
+class _AsyncReset(CountingEnv):
+    async def reset(self, *, seed=None, options=None): ...
+
+
+class _AsyncStep(CountingEnv):
+    async def step(self, action): ...
+
+
+class _AsyncClose(CountingEnv):
+    async def close(self): ...
+
+
+class _Unseeded(CountingEnv):
+    def reset(self):
+        return super().reset(seed=0)
+
+
+class _NoClose:
+    observation_space, action_space = CountingEnv().observation_space, CountingEnv().action_space
+
+    def reset(self, seed=None): ...
+    def step(self, action): ...
+
+
+class _DmEnv:
+    def reset(self): ...
+    def step(self, action): ...
+    def observation_spec(self): ...
+
+
+class _NoSpace(CountingEnv):
+    def __init__(self):
+        super().__init__()
+        del self.observation_space
+
+
+class _Raising(CountingEnv):
+    @property
+    def action_space(self):
+        raise RuntimeError("not before reset")
+
+    @action_space.setter
+    def action_space(self, space): ...
+
+
+class _RaisingAttributeError(CountingEnv):
+    @property
+    def action_space(self):
+        raise AttributeError("no limbs")
+
+    @action_space.setter
+    def action_space(self, space): ...
+
+
+class _SpaceIsMethod(CountingEnv):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = lambda agent: spaces.Discrete(2)
+
+
+class _OldSpace(CountingEnv):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = type("Box", (), {"__module__": "gym.spaces.box", "shape": (3,)})()
+
+
+class _Unprintable(CountingEnv):
+    num_envs = 2
+    single_observation_space = None
+
+    def __str__(self):
+        raise RuntimeError("no name")
+
+
+async def _coroutine_function():
+    return CountingEnv()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: None, "got None: does it lack a return"),
+        (lambda: CountingEnv, "got the class .*CountingEnv'>: call it"),
+        (lambda: "CartPole-v1", "must return a Gymnasium environment, got 'CartPole-v1'"),
+        (_DmEnv, "got .*_DmEnv.*shimmy.DmControlCompatibilityV0"),
+        (_coroutine_function, "env_fn is a coroutine function"),
+        (lambda: gym.make_vec("CartPole-v1", num_envs=2), "vector environment of 2, .*return a single one"),
+        (_Concatenated, "vector environment of 3"),
+        (_Stepwise, "vector environment of 3"),
+        (_Pool, "vector environment, "),
+        (_Unprintable, "vector environment of 2"),
+        (_Several, "environment of several agents"),
+        (_AsyncReset, r"reset\(\) of the environment is a coroutine function \(async def\); wrap"),
+        (_AsyncStep, r"step\(\) of the environment is a coroutine function"),
+        (_AsyncClose, r"close\(\) of the environment is a coroutine function"),
+        (lambda: gym.wrappers.TimeLimit(_AsyncStep(), 9), r"step\(\) of the environment is a coroutine function"),
+        (_Unseeded, r"reset\(\) does not take seed as a keyword"),
+        (_NoClose, r"no method close\(\)"),
+        (_NoSpace, "has no observation_space; set it"),
+        (_Raising, "action_space of .* raised RuntimeError: not before reset"),
+        (_RaisingAttributeError, "action_space of .* raised AttributeError: no limbs"),
+        (_SpaceIsMethod, "observation_space must be a space of gymnasium.spaces, got <function"),
+        (_OldSpace, r"observation_space is .* of gym\.spaces\.box: the old package gym; use gymnasium\.spaces"),
+    ],
+    ids=lambda value: getattr(value, "__name__", "") if callable(value) else "",
+)
+def test_what_is_no_environment_is_named(make, words):
+    with pytest.raises(TypeError, match=words) as caught:
+        check_environment(make())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+class _Plain:
+    """Not of Gymnasium's class."""
+
+    observation_space, action_space = CountingEnv().observation_space, CountingEnv().action_space
+    num_envs = 1  # as some robots' worlds have
+
+    def reset(self, seed=None, options=None): ...
+    def step(self, action): ...
+    def close(self): ...
+
+
+@pytest.mark.parametrize(
+    "make", [CountingEnv, _Plain, lambda: gym.make("CartPole-v1"), lambda: gym.wrappers.TimeLimit(CountingEnv(), 9)]
+)
+def test_what_is_one_passes(make):
+    env = make()
+    assert check_environment(env) is env
+    env.close()
+
+
+async def _later():
+    return OBSERVATION, {}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (OBSERVATION, r"reset\(\) must return \(observation, info\), .*; it returned array"),
+        (OBSERVATION[:2], r"it returned array\(\[0, 0\]\)"),
+        ((OBSERVATION, OBSERVATION), r"it returned \(array"),
+        ((OBSERVATION, {}, {}), r"it returned \(array"),
+        (None, "it returned None"),
+        (_later, "is a coroutine function"),
+    ],
+    ids=["old", "two numbers", "tuple space", "three", "none", "coroutine"],
+)
+def test_a_reset_that_gives_no_pair(result, words):
+    with pytest.raises(TypeError, match=words):
+        check_reset(result() if callable(result) else result)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ((OBSERVATION, 0.0, False, {}), "it returned .*, 4 items: an environment of the old API needs a wrapper"),
+        ((OBSERVATION, 0.0, 0.0, False, False, {}), "6 items: put what is beyond the five into info"),
+        ((OBSERVATION, 0.0, False, False, None), "whose info is no dict"),
+        (OBSERVATION, "it returned array"),
+        (np.zeros((200, 200, 3)), "it returned array"),
+        (_later, "is a coroutine function"),
+    ],
+    ids=["four", "six", "no info", "array", "large", "coroutine"],
+)
+def test_a_step_that_gives_no_five(result, words):
+    with pytest.raises(TypeError, match=words) as caught:
+        check_step(result() if callable(result) else result)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("result", [(1, 2, 3, 4), (1, 2, 3, 4, 5, 6), None, _later])
+def test_a_step_that_gives_no_five_only_later_is_told_from_other_errors(result):
+    result = result() if callable(result) else result
+    with pytest.raises((ValueError, TypeError)) as caught:
+        _, _, _, _, _ = result
+    assert str(step_error(caught.value)).startswith("step() must return (observation")
+    if hasattr(result, "close"):
+        result.close()
+    other = ValueError("cannot unpack the crate")
+    assert step_error(other) is other
