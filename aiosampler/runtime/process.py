@@ -38,12 +38,15 @@ from aiosampler.runtime.forking import forking
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A uvloop event loop, or asyncio's where there is no uvloop."""
+    """A uvloop event loop, or asyncio's where there is none; asyncio's debug mode is for the user's process alone."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    loop.set_debug(False)
+    return loop
 
 
 class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type hints

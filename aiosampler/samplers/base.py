@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import logging
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from aiosampler.affinity import Affinity
 from aiosampler.agents.base import Agent
 from aiosampler.collectors.traj_info import TrajInfo
-from aiosampler.errors import ConfigError, SamplerError
+from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
 from aiosampler.samplers.evaluation import Evaluation
 from aiosampler.samplers.session import Session, State
@@ -259,6 +260,11 @@ class AsyncSamplerMixin:
             if error is None:
                 raise
             error.add_note(f"closing the sampler failed as well: {exc}")
+        except asyncio.CancelledError:
+            # A sibling that waited for a batch fails when the sampler is closed, for which its task group cancels this
+            # task. What the body raised is why; it goes on, and ends the task as the cancellation would have.
+            if not isinstance(error, Exception):
+                raise
 
     # Batches
 
@@ -293,9 +299,12 @@ class AsyncSamplerMixin:
         return self
 
     async def __anext__(self) -> Samples:
-        if self._session.ended_as_asked:
-            raise StopAsyncIteration
-        return await self.obtain_samples()
+        try:
+            return await self.obtain_samples()
+        except SamplerClosed:
+            if self._session.ended_as_asked:  # before this call, or while it waited
+                raise StopAsyncIteration from None
+            raise
 
     async def evaluate_agent(
         self, itr: int | None = None, *, max_trajectories: int | None = None, max_steps: int | None = None
@@ -322,8 +331,6 @@ class AsyncSamplerMixin:
         """
         if self.options.eval_n_envs == 0:
             raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
-        if itr is not None:
-            itr = as_integer("itr", itr, 0)
         if max_trajectories is not None:
             max_trajectories = as_integer("max_trajectories", max_trajectories, 1)
         if max_steps is not None:

@@ -81,10 +81,13 @@ class Session:
             SamplerClosed: The session is closed, or was meanwhile.
             SamplerError: It is in another state than `before`; `rule` says what comes when.
         """
+        loop = _running_loop()
         if self.state not in (before, State.CLOSED):
             raise SamplerError(rule)
         self._require(before)
-        self._loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        self._check_loop()
         self._enter(during)
         try:
             yield
@@ -133,6 +136,8 @@ class Session:
             SamplerClosed: The session does not run, or was closed meanwhile.
             SamplerError: The process failed; the session is closed.
         """
+        itr, db_idx = _checked("itr", itr), _checked("db_idx", db_idx, most=1)
+        self._check_loop()
         async with self._order:
             self.require_running()
             assert self.memory is not None
@@ -164,6 +169,8 @@ class Session:
             SamplerClosed: The session does not run, or was closed meanwhile.
             SamplerError: The process failed; the session is closed.
         """
+        itr = _checked("itr", itr)
+        self._check_loop()
         async with self._order:
             self.require_running()
             if itr is None:
@@ -186,17 +193,11 @@ class Session:
         if self._overlap and self._next is not None:
             _match(default, itr, db_idx)
             return default
-        itr = as_integer("itr", default[0] if itr is None else itr, 0)
-        slot = default[1] if db_idx is None else db_idx
-        if slot not in (0, 1):
-            raise ConfigError(f"db_idx must be 0 or 1, got {slot!r}")
-        return itr, slot
+        return default[0] if itr is None else itr, default[1] if db_idx is None else db_idx
 
     async def _request(self, request: Any, answer: type) -> None:
         """Send a request, whose answer is to come; small, so it leaves at once and cannot be cancelled."""
         assert self.process is not None
-        if asyncio.get_running_loop() is not self._loop:
-            raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
         self._pending.append(answer)
         await self.process.send(request)
 
@@ -232,7 +233,7 @@ class Session:
         Raises:
             SamplerError: What the process had to report last, or the caller is in another loop than that of the start.
         """
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+        if _running_loop() is not self._loop and self._loop is not None:
             if not self._loop.is_closed():
                 raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
             self.state, process, self.process = State.CLOSED, self.process, None
@@ -279,6 +280,11 @@ class Session:
         self.state = state
         self.started = self.started or state is State.RUNNING
 
+    def _check_loop(self) -> None:
+        """Refuse a caller in another event loop than that of the start; where nothing runs, `_require` says so."""
+        if _running_loop() is not self._loop and self.state not in (State.NEW, State.CLOSED):
+            raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
+
     def _require(self, state: State) -> None:
         if self.state is State.CLOSED:
             closed = SamplerClosed(f"the sampler is closed{f' by: {self.failure}' if self.failure else ''}")
@@ -286,6 +292,26 @@ class Session:
             raise closed
         if self.state is not state:
             raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise SamplerError(
+            "a sampler is awaited from asyncio, and no asyncio event loop is running here; under trio or another "
+            "library, run what uses the sampler by asyncio.run(), in a thread of its own"
+        ) from None
+
+
+def _checked(name: str, value: Any, most: int | None = None) -> int | None:
+    """An argument that is an integer or left out, before anything is asked for; NumPy's integers become Python's."""
+    if value is None:
+        return None
+    integer = as_integer(name, value, 0)
+    if most is not None and integer > most:
+        raise ConfigError(f"{name} must be {' or '.join(map(str, range(most + 1)))}, got {value!r}")
+    return integer
 
 
 def _match(collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
