@@ -152,7 +152,7 @@ class Options:
             self._integer("eval_max_trajectories", 1)
 
 
-def user_objects(objects: Mapping[str, Any]) -> Payload:
+def user_objects(**objects: Any) -> Payload:
     """Check the objects that a user gave, and pickle them.
 
     Args:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
-import logging
 from collections import deque
 from collections.abc import Iterable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aiosampler.affinity import Affinity
@@ -17,7 +16,7 @@ from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
 from aiosampler.samplers.evaluation import Evaluation
 from aiosampler.samplers.session import Session, State
-from aiosampler.samplers.starting import ProcessPlan, open_session
+from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
     from aiosampler.workers import messages
 
 TRACED_BATCHES = 16
-
-
-log = logging.getLogger("aiosampler")
 
 
 class AsyncSamplerMixin:
@@ -139,18 +135,15 @@ class AsyncSamplerMixin:
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
-        objects = user_objects(
-            {
-                "env_fn": env_fn,
-                "env_kwargs": env_kwargs,
-                "eval_env_kwargs": eval_env_kwargs,
-                "agent": agent,
-                "traj_info_cls": traj_info_cls,
-                "traj_info_kwargs": traj_info_kwargs,
-            }
-        )
         options = Options(
-            payload=objects,
+            payload=user_objects(
+                env_fn=env_fn,
+                env_kwargs=env_kwargs,
+                eval_env_kwargs=eval_env_kwargs,
+                agent=agent,
+                traj_info_cls=traj_info_cls,
+                traj_info_kwargs=traj_info_kwargs,
+            ),
             batch_T=batch_T,
             batch_B=batch_B,
             n_workers=n_workers,
@@ -172,9 +165,7 @@ class AsyncSamplerMixin:
             debug=debug,
         )
         self.options = self._refined(options)
-        self._log: Callable[[str], None] = _ignore
-        if debug:  # refers to no sampler: who drops one in use is warned
-            self._log = functools.partial(log.info, "%s %x: %s", type(self).__name__, id(self))
+        self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log
         self.agent = agent
         self.seed = self.options.seed
         self._counters = Counters()
@@ -287,11 +278,12 @@ class AsyncSamplerMixin:
             SamplerClosed: The sampler does not run.
             SamplerError: An environment, the agent or a process failed; the sampler is closed.
         """
+        asked = perf_counter()
         batch = await self._session.collect(itr, db_idx)
         assert self._shared is not None
         samples = self._shared.hand_out(batch)
         self._timelines.append(samples.stats.timeline)
-        self._counters.batch(samples)
+        self._counters.batch(samples, perf_counter() - asked)
         self._counters.lost(batch.losses)
         return samples
 
@@ -335,11 +327,11 @@ class AsyncSamplerMixin:
             max_trajectories = as_integer("max_trajectories", max_trajectories, 1)
         if max_steps is not None:
             max_steps = as_integer("max_steps", max_steps, self.options.eval_n_envs)
+        asked = perf_counter()
         evaluated = await self._session.evaluate(itr, max_trajectories, max_steps)
         evaluation = Evaluation(unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"]))
-        wanted = max_trajectories or self.options.eval_max_trajectories
-        evaluation.warn_of_cuts(wanted, self.options.steps_each(max_steps))
-        self._counters.evaluation()
+        evaluation.warn_of_cuts(max_trajectories or self.options.eval_max_trajectories)
+        self._counters.evaluation(evaluation, perf_counter() - asked)
         return evaluation
 
     def publish(self, module: nn.Module | Mapping[str, torch.Tensor] | None = None) -> int:
@@ -376,7 +368,15 @@ class AsyncSamplerMixin:
     def statistics(self) -> SamplerStatistics:
         """What the sampler has done so far; at any time, also when it is closed, and at once."""
         version = self._shared.policy_version if self._shared is not None and self._session.started else None
-        return self._counters.statistics(version, self._session.state.name.lower(), self._session.failure)
+        return self._counters.statistics(version, self._session)
+
+    async def wait_closed(self) -> None:
+        """Suspend until the sampler has been closed: by somebody, or by a failure that a call has met.
+
+        Raises:
+            SamplerError: The failure that closed it.
+        """
+        await self._session.wait_closed()
 
     def trace(self, path: str | Path) -> None:
         """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
@@ -404,7 +404,3 @@ class AsyncSamplerMixin:
             WorkerError: An environment's `close` raised; everything else was closed all the same.
         """
         await self._session.aclose()
-
-
-def _ignore(what: str) -> None:
-    """Take the place of the log, where `debug` is False."""

@@ -38,21 +38,19 @@ class Evaluation(list[TrajInfo]):
         """How many episodes took a step."""
         return len(self)
 
-    def warn_of_cuts(self, wanted: int | None, steps_each: int) -> None:
+    def warn_of_cuts(self, wanted: int | None) -> None:
         """Log a warning where the steps did not suffice for the episodes that were asked for.
 
         Args:
             wanted: Episodes that were asked for; None for as many as the steps suffice for, where cuts are no surprise.
-            steps_each: Steps that each environment was given.
         """
-        if self.cut and wanted is not None:
+        if wanted is not None and len(self.complete) < wanted:
             log.warning(
-                "evaluation ran out of steps: of %d episodes that were asked for, %d ended, %d were cut after at most "
-                "%d steps and count with what they reached, %d were not started; raise eval_max_steps, or look at "
+                "evaluation is incomplete: of %d episodes that were asked for, %d ended, %d were cut and "
+                "count with what they reached, %d were not started or were lost with a worker; raise eval_max_steps, or look at "
                 "the `complete` and `cut` ones apart",
                 wanted,
                 len(self.complete),
                 len(self.cut),
-                steps_each,
                 max(0, wanted - len(self)),
             )

@@ -68,6 +68,7 @@ class Session:
         self._unclaimed: messages.Batch | None = None  # a batch that has arrived, whose caller was cancelled
         self._next: tuple[int, int] | None = None  # number and slot of the batch after the last that was asked for
         self._closing: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
 
     # Starting
 
@@ -237,6 +238,7 @@ class Session:
             if not self._loop.is_closed():
                 raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
             self.state, process, self.process = State.CLOSED, self.process, None
+            self._closed.set()
             if process is not None:
                 process.abandon()
             return
@@ -254,7 +256,19 @@ class Session:
             raise cancelled
         self._closing.result()
 
+    async def wait_closed(self) -> None:
+        """Suspend until the session is closed; raise what closed it, if nobody asked for that."""
+        await self._closed.wait()
+        if isinstance(self.failure, Exception):
+            raise self.failure
+
     async def _close(self) -> None:
+        try:
+            await self._end()
+        finally:
+            self._closed.set()
+
+    async def _end(self) -> None:
         running = self.state is State.RUNNING
         self._enter(State.CLOSED)
         process, self.process = self.process, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from aiosampler.specs.arrays import Spaces
 
 
+log = logging.getLogger("aiosampler")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessPlan:
     """The processes of one kind of sampler.
@@ -44,6 +49,15 @@ class ProcessPlan:
     counts: ProcessCounts
     groups: Sequence[range] = ()
     start_margin: float = 0.0
+
+
+def debug_log(name: str) -> Callable[[str], None]:
+    """A function that logs what a sampler does; it refers to no sampler, since who drops one in use is to be warned."""
+    return functools.partial(log.info, "%s: %s", name)
+
+
+def no_log(what: str) -> None:
+    """Take the place of `debug_log` where `debug` is False."""
 
 
 async def open_session(

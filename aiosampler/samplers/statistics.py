@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections import deque
+from dataclasses import dataclass, field, fields
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import ProcessFailure
 from aiosampler.runtime.restarts import replaceable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.errors import SamplerError
+    from aiosampler.samplers.evaluation import Evaluation
     from aiosampler.samplers.samples import Samples
+    from aiosampler.samplers.session import Session
     from aiosampler.workers.messages import Loss
+
+RECENT_BATCHES = 16
+RECENT_EPISODES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,19 @@ class SamplerStatistics:
         restarts: Workers that were replaced.
         failures: Why workers were lost, in order; the last of them may have ended the sampler.
         policy_version: Version of the parameters that was published last, None before the start.
+        error: What ended the sampler, None if nothing did or somebody closed it. Any failure, of the agent too.
+        steps_per_second: `env_steps` per second from one batch to the next, over the last batches that were obtained,
+            with the time that the user took between them; None before the second.
+        waited_for_sampler_s: Seconds that the user waited for batches.
+        waited_for_user_s: Seconds that the sampler had nothing to collect, since the user had not asked for more.
+        mean_return: Mean `Return` of the last 100 episodes of training, None before the first.
+        mean_length: Their mean `Length`, in steps.
+        eval_return: Mean `Return` of the last evaluation, None before the first.
+        eval_length: Its mean `Length`.
+        eval_episodes: How many episodes it started.
+        eval_cut: How many of them were cut.
+        policy_lag: How many versions the last batch was behind the published one, None before the first.
+        sampler_pid: Process id of the sampler process, which the others descend from; None while there is none.
         state: Of the sampler: ``"new"``, ``"probing"``, ``"probed"``, ``"starting"``, ``"running"`` or ``"closed"``.
     """
 
@@ -43,37 +65,77 @@ class SamplerStatistics:
     failures: tuple[SamplerError, ...]
     policy_version: int | None
     state: str
+    error: BaseException | None = field(default=None, compare=False)
+    steps_per_second: float | None = field(default=None, compare=False)
+    waited_for_sampler_s: float = field(default=0.0, compare=False)
+    waited_for_user_s: float = field(default=0.0, compare=False)
+    mean_return: float | None = field(default=None, compare=False)
+    mean_length: float | None = field(default=None, compare=False)
+    eval_return: float | None = field(default=None, compare=False)
+    eval_length: float | None = field(default=None, compare=False)
+    eval_episodes: int = field(default=0, compare=False)
+    eval_cut: int = field(default=0, compare=False)
+    policy_lag: int | None = field(default=None, compare=False)
+    sampler_pid: int | None = field(default=None, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for JSON: errors as ``{"type", "message"}``, and None for what is no finite number."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
 
 class Counters:
-    """Counts for `SamplerStatistics`."""
+    """What `SamplerStatistics` are made of: brought up to date as batches and evaluations arrive."""
 
     def __init__(self) -> None:
         self._batches = self._env_steps = self._episodes = self._evaluations = 0
         self._losses: list[Loss] = []
+        self._waited_for_sampler = self._waited_for_user = 0.0
+        self._handed_out: float | None = None  # when the last batch was
+        self._recent_batches: deque[tuple[int, float]] = deque(maxlen=RECENT_BATCHES)  # steps, seconds since the last
+        self._recent_episodes: deque[TrajInfo] = deque(maxlen=RECENT_EPISODES)
+        self._evaluation: Evaluation | None = None  # the last
+        self._batch_version: int | None = None  # of the last batch
 
-    def batch(self, samples: Samples) -> None:
-        """A batch is handed out."""
+    def batch(self, samples: Samples, waited: float) -> None:
+        """Count a batch that is handed out now.
+
+        Args:
+            samples: The batch.
+            waited: Seconds that its caller waited.
+        """
+        now = perf_counter()
         self._batches += 1
         self._env_steps += samples.stats.env_steps
         self._episodes += len(samples.traj_infos)
+        self._waited_for_sampler += waited
+        if self._handed_out is not None:
+            between = now - self._handed_out
+            self._recent_batches.append((samples.stats.env_steps, between))
+            self._waited_for_user += max(0.0, between - samples.stats.seconds)
+        self._handed_out, self._batch_version = now, samples.policy_version
+        self._recent_episodes += samples.traj_infos
 
-    def evaluation(self) -> None:
-        """An evaluation has ended."""
+    def evaluation(self, evaluation: Evaluation, waited: float) -> None:
+        """Count an evaluation that has ended, for which its caller waited some seconds."""
         self._evaluations += 1
+        self._evaluation = evaluation
+        self._waited_for_sampler += waited
 
     def lost(self, losses: Sequence[Loss]) -> None:
-        """Workers were lost."""
+        """Count the workers that were lost."""
         self._losses += losses
 
-    def statistics(self, policy_version: int | None, state: str, failure: BaseException | None) -> SamplerStatistics:
+    def statistics(self, policy_version: int | None, session: Session) -> SamplerStatistics:
         """What was counted.
 
         Args:
-            policy_version: Of the sampler.
-            state: Of the sampler.
-            failure: What ended it; it knows of losses that no batch told any more.
+            policy_version: That was published last.
+            session: Of the sampler; what ended it knows of losses that no batch told any more.
         """
+        failure = session.failure
+        seconds = sum(between for _, between in self._recent_batches)
+        evaluation = self._evaluation or ()
+        behind = policy_version is not None and self._batch_version is not None
         failures: tuple[SamplerError, ...] = tuple(loss.error for loss in self._losses)
         if isinstance(failure, ProcessFailure) and failure.rank is not None and replaceable(failure):
             failures = (*failure.earlier, failure)
@@ -87,5 +149,31 @@ class Counters:
             restarts=len(self._losses),
             failures=failures,
             policy_version=policy_version,
-            state=state,
+            state=session.state.name.lower(),
+            error=failure,
+            steps_per_second=sum(steps for steps, _ in self._recent_batches) / seconds if seconds else None,
+            waited_for_sampler_s=self._waited_for_sampler,
+            waited_for_user_s=self._waited_for_user,
+            mean_return=_mean(self._recent_episodes, "Return"),
+            mean_length=_mean(self._recent_episodes, "Length"),
+            eval_return=_mean(evaluation, "Return"),
+            eval_length=_mean(evaluation, "Length"),
+            eval_episodes=len(evaluation),
+            eval_cut=0 if self._evaluation is None else len(self._evaluation.cut),
+            policy_lag=policy_version - self._batch_version if behind else None,  # type: ignore[operator] # both are there
+            sampler_pid=None if session.process is None else session.process.pid,
         )
+
+
+def _mean(infos: Collection[Any], name: str) -> float | None:
+    """The mean of an attribute over the infos that have it; `terminate` may return whatever it likes."""
+    values = [float(getattr(info, name)) for info in infos if hasattr(info, name)]
+    return sum(values) / len(values) if values else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, BaseException):
+        return {"type": type(value).__name__, "message": str(value)}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,12 +1,16 @@
 """What a sampler counts."""
 
+import asyncio
 import functools
+import json
 
 import pytest
 
-from aiosampler import SamplerStatistics
+from aiosampler import AgentError, AsyncSerialSampler, RandomAgent, SamplerError, SamplerStatistics, WorkerError
 from tests.support.losses import B, four_workers
-from tests.support.samplers import PARALLEL
+from tests.support.processes import our_children
+from tests.support.samplers import PARALLEL, small
+from tests.support.worlds import FaultyEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
@@ -29,3 +33,56 @@ async def test_statistics_at_any_time(parallel):
         episodes = len(samples.traj_infos)
         assert sampler.statistics() == SamplerStatistics(1, 5 * B, episodes, 0, 0, 0, 0, (), 0, "running")
     assert sampler.statistics() == SamplerStatistics(1, 5 * B, episodes, 0, 0, 0, 0, (), 0, "closed")
+
+
+class Failing(RandomAgent):
+    def sample_mode(self, itr):
+        if itr == 2:
+            raise ArithmeticError("no more")
+
+
+@pytest.mark.parametrize("what", ["environment", "agent"])
+async def test_what_ended_a_sampler_is_told_whatever_failed(parallel, what):
+    for kind in (parallel, functools.partial(small, AsyncSerialSampler)):
+        arguments = {"agent": Failing()} if what == "agent" else {}
+        world = {"env_fn": lambda: FaultyEnv("raise", at_step=5, at_episode=0)} if what == "environment" else {}
+        sampler = kind(**world, **arguments)
+        watching = asyncio.create_task(sampler.wait_closed())
+        with pytest.raises(SamplerError) as caught:
+            async with sampler:
+                while True:
+                    await sampler.obtain_samples()
+        assert sampler.statistics().error is caught.value
+        plain = json.loads(json.dumps(sampler.statistics().as_dict(), allow_nan=False))
+        assert plain["state"] == "closed"
+        assert plain["error"]["type"] == (AgentError if what == "agent" else WorkerError).__name__
+        assert ("no more" if what == "agent" else "the sky fell") in plain["error"]["message"]
+        with pytest.raises(SamplerError) as told:
+            await watching
+        assert told.value is caught.value
+
+
+async def test_what_a_dashboard_shows():
+    sampler = small(AsyncSerialSampler, eval_n_envs=2, eval_max_steps=40)
+    assert sampler.statistics().as_dict()["steps_per_second"] is None
+    async with sampler:
+        watching = asyncio.create_task(sampler.wait_closed())
+        infos = [info for _ in range(8) for info in (await sampler.obtain_samples()).traj_infos]
+        evaluation = await sampler.evaluate_agent()
+        sampler.publish()
+        statistics = sampler.statistics()
+        assert statistics.steps_per_second > 0
+        assert statistics.waited_for_sampler_s > 0
+        assert statistics.waited_for_user_s >= 0
+        assert statistics.mean_return == pytest.approx(sum(info.Return for info in infos) / len(infos))
+        assert statistics.mean_length == pytest.approx(sum(info.Length for info in infos) / len(infos))
+        assert statistics.eval_episodes == len(evaluation)
+        assert statistics.eval_cut == len(evaluation.cut)
+        assert statistics.eval_length == pytest.approx(sum(info.Length for info in evaluation) / len(evaluation))
+        assert statistics.policy_lag == 1
+        assert statistics.sampler_pid in [process.pid for process in our_children()]
+        json.dumps(statistics.as_dict(), allow_nan=False)
+        assert not watching.done()
+    await watching
+    assert sampler.statistics().error is None
+    assert sampler.statistics().sampler_pid is None
