@@ -47,8 +47,8 @@ class Evaluation(list[TrajInfo]):
         if wanted is not None and len(self.complete) < wanted:
             log.warning(
                 "evaluation is incomplete: of %d episodes that were asked for, %d ended, %d were cut and "
-                "count with what they reached, %d were not started or were lost with a worker; raise eval_max_steps, or look at "
-                "the `complete` and `cut` ones apart",
+                "count with what they reached, %d were not started or were lost with a worker; "
+                "raise eval_max_steps, or look at the `complete` and `cut` ones apart",
                 wanted,
                 len(self.complete),
                 len(self.cut),
