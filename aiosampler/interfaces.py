@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class SamplerProcess(Protocol):
-    """The sampler process as a session holds it: `ChildHandle`, and one in memory in the tests."""
+    """The sampler process as a session holds it: `ChildHandle`; `InProcess`, where there is none; one in the tests."""
 
     phase: str
     """What it was last seen doing."""

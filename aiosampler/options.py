@@ -58,6 +58,7 @@ class Options:
     max_worker_restarts: int
     start_timeout: float | None
     debug: bool
+    in_process: bool = False
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)
@@ -68,7 +69,7 @@ class Options:
             raise TypeError(f"affinity must be an Affinity, got {self.affinity!r}")
         if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
-        for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug"):
+        for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug", "in_process"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._integer("max_decorrelation_steps", 0)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from aiosampler.runtime.breakpoints import refuse_breakpoints
 from aiosampler.runtime.crash_report import prepare_crash_report
 from aiosampler.runtime.deadlines import ORPHAN_S
 
@@ -56,6 +57,7 @@ def isolate(crash_report: socket.socket) -> None:
     for descriptor in _own_ends:  # a forked process has got them, too, and would pass for their owner
         os.close(descriptor)
     _own_ends.clear()
+    refuse_breakpoints()
     prepare_crash_report(crash_report)
     signal.signal(PARENT_ENDED, signal.SIG_DFL)  # a fork server handles it
     signal_when_parent_ends(signal.SIGCONT)  # or this process, if it is stopped by then, would not notice

@@ -5,10 +5,22 @@ interfaces of asynchronous libraries). They need the main thread all the same, f
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def no_running_loop() -> Iterator[None]:
+    """Have the running event loop of this thread pass for not running; not within a task that others are to see."""
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - there is no other way to ask without an error
+    asyncio._set_running_loop(None)  # noqa: SLF001 - there is no other way to say it
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)  # noqa: SLF001 - as above
 
 
 async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
@@ -20,14 +32,12 @@ async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
     called: asyncio.Future[Callable[[], Result]] = loop.create_future()
 
     def call() -> None:
-        asyncio._set_running_loop(None)  # noqa: SLF001 - there is no other way to say it
         try:
-            result = function(*args)
+            with no_running_loop():
+                result = function(*args)
             outcome = lambda: result  # noqa: E731 - the counterpart of the other one
         except BaseException as exc:
             outcome = _Raise(exc)
-        finally:
-            asyncio._set_running_loop(loop)  # noqa: SLF001 - as above
         if not called.done():
             called.set_result(outcome)
 

@@ -91,6 +91,11 @@ class AsyncSamplerMixin:
         debug: Fill a batch with NaN, or with the lowest or highest integers, when it goes back to the sampler, so that
             it shows where it was kept for too long; and log what the sampler and its processes do, at level INFO of the
             logger ``aiosampler``.
+        in_process: For `AsyncSerialSampler`, to look for a fault: there is no sampler process. The same data, bit for
+            bit, is collected in your own process and thread, so that ``breakpoint()`` in an environment, coverage and
+            profilers work. Your event loop stands still while a batch is collected, which is when it is asked for, with
+            `overlap` too. What concerns processes is without effect: `start_method`, `step_timeout`, `start_timeout`,
+            ``affinity.cpus``. What the example environment leaves behind in your process stays there.
 
     Attributes:
         seed: The seed in use.
@@ -132,6 +137,7 @@ class AsyncSamplerMixin:
         max_worker_restarts: int = 0,
         start_timeout: float | None = 120.0,
         debug: bool = False,
+        in_process: bool = False,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -163,6 +169,7 @@ class AsyncSamplerMixin:
             max_worker_restarts=max_worker_restarts,
             start_timeout=start_timeout,
             debug=debug,
+            in_process=in_process,
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

@@ -22,6 +22,11 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
     """
 
     def _refined(self, options: Options) -> Options:
+        if options.in_process:
+            raise ConfigError(
+                f"in_process=True would be ignored by {type(self).__name__}, whose environments are in worker "
+                "processes; use AsyncSerialSampler, which collects the same"
+            )
         n_workers, B, placed = options.n_workers, options.batch_B, options.affinity.workers
         if n_workers is None:
             n_workers = len(placed) if placed else self._default_workers(options)

@@ -18,7 +18,8 @@ class AsyncSerialSampler(AsyncSamplerMixin):
     """Steps all environments in the sampler process, with the agent on the CPU beside them.
 
     The right choice for cheap environments on few cores, and for finding faults: it is what the other samplers are
-    measured against. The arguments are those of `AsyncSamplerMixin`.
+    measured against. The arguments are those of `AsyncSamplerMixin`. With ``in_process=True``
+    there is no sampler process either, and a debugger stops in your environment.
     """
 
     def _refined(self, options: Options) -> Options:
@@ -39,4 +40,6 @@ class AsyncSerialSampler(AsyncSamplerMixin):
         return options
 
     def _processes(self) -> ProcessPlan:
-        return ProcessPlan(engine=EngineKind.SERIAL, counts=ProcessCounts(workers=1, alone=True))
+        return ProcessPlan(
+            engine=EngineKind.SERIAL, counts=ProcessCounts(workers=1, alone=True), in_process=self.options.in_process
+        )

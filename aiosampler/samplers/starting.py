@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aiosampler.agents.base import Agent
+    from aiosampler.engines.in_process import InProcess
     from aiosampler.engines.registry import EngineKind
     from aiosampler.memory.arena_map import ProcessCounts
     from aiosampler.options import Options
@@ -43,12 +44,14 @@ class ProcessPlan:
         counts: How many workers, servers and groups there are.
         groups: Ranks of the workers of each group that an action server serves.
         start_margin: Seconds beyond `start_timeout` in which the sampler process reports which of its own is late.
+        in_process: Whether there is no sampler process, and the user's does its work.
     """
 
     engine: EngineKind
     counts: ProcessCounts
     groups: Sequence[range] = ()
     start_margin: float = 0.0
+    in_process: bool = False
 
 
 def debug_log(name: str) -> Callable[[str], None]:
@@ -78,10 +81,8 @@ async def open_session(
     with denied("the shared memory cannot be made"):
         arena = Arena()
     try:
-        process = ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
-        session.process = process
-        if options.debug:
-            process.notify_of_phases()
+        guest = _guest(log) if plan.in_process else None
+        session.process = guest or _start_process(arena, options, log)
         limit = options.start_timeout and options.start_timeout + deadlines.START_MARGIN_S
         probed: messages.Probed = await session.ask_start(messages.Probe(options, plan.engine), limit)
         initialize_agent(agent, probed.spaces, options.seed)
@@ -95,6 +96,8 @@ async def open_session(
         )
         arena.grow(layout.total_bytes, layout.dense_bytes)
         views = arena_views(layout, arena.map(layout.total_bytes))
+        if guest is not None:
+            guest.views = views
     finally:
         arena.close()
     shared = SharedBuffers(
@@ -107,6 +110,19 @@ async def open_session(
     )
     session.memory = shared
     return shared, probed, messages.Start(layout, probed.specs, parameters, options.affinity)
+
+
+def _guest(log: Callable[[str], None]) -> InProcess:
+    from aiosampler.engines.in_process import InProcess  # and all that steps, which is mostly not wanted here
+
+    return InProcess(log)
+
+
+def _start_process(arena: Arena, options: Options, log: Callable[[str], None]) -> ChildHandle:
+    process = ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
+    if options.debug:
+        process.notify_of_phases()
+    return process
 
 
 def initialize_agent(agent: Agent, spaces: Spaces, seed: int) -> None:

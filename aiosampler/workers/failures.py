@@ -5,6 +5,7 @@ import traceback
 from aiosampler.collectors.environments import AgentFault, EnvironmentFault
 from aiosampler.collectors.recording import Mismatch
 from aiosampler.errors import AgentError, EnvironmentFailed, SamplerError, WorkerError
+from aiosampler.runtime.breakpoints import NO_TERMINAL, debugger_quit
 
 
 def describe(exc: Exception, process: str, rank: int | None = None, *, starting: bool = False) -> SamplerError:
@@ -40,6 +41,8 @@ def describe(exc: Exception, process: str, rank: int | None = None, *, starting:
             error = WorkerError(
                 f"the {process} process failed: {type(exc).__name__}: {exc}", process=process, rank=rank
             )
+    if debugger_quit(cause):  # a debugger that is not `breakpoint()`, and has read the end of its input
+        error.add_note(NO_TERMINAL)
     text = "".join(traceback.format_exception(cause))
     error.add_note(f"Traceback in the {process} process:\n{text}")
     return error

@@ -118,6 +118,27 @@ def _and_next(generator: Any) -> tuple[Any, int]:
     return generator.getstate(), generator.getrandbits(32)
 
 
+class SeparateGenerators:
+    """States of the global generators for code of ours in the user's process, whose own are put back each time."""
+
+    def __init__(self) -> None:
+        self._ours: tuple[Any, ...] | None = None  # the first time, the user's are as good as any
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Put our states in force for the block, and keep how far they got for the next time."""
+        with forking:  # torch takes locks of its own
+            before = _state()
+            if self._ours is not None:
+                _set_state(self._ours)
+        try:
+            yield
+        finally:
+            with forking:
+                self._ours = _state()
+                _set_state(before)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators for the block, and put them back: for the user's process, by one thread at a time."""

@@ -4,7 +4,13 @@ import functools
 
 import pytest
 
-from aiosampler import AsyncAlternatingSampler, AsyncCpuSampler, AsyncGpuSampler, AsyncNoOverlapAlternatingSampler
+from aiosampler import (
+    AsyncAlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncNoOverlapAlternatingSampler,
+    AsyncSerialSampler,
+)
 from tests.support.agents import AgeAgent, LookingAgent
 from tests.support.in_process import InProcess
 from tests.support.samplers import assert_same
@@ -26,7 +32,7 @@ ARRANGEMENTS = [
         ("no-overlap-devices", AsyncNoOverlapAlternatingSampler, two_devices, (4,)),
     )
     for n_workers in counts
-]
+] + [pytest.param(functools.partial(AsyncSerialSampler, in_process=True), id="in-process")]
 
 
 @pytest.mark.parametrize("kind", ARRANGEMENTS)
