@@ -34,7 +34,7 @@ class _Breaking(CountingEnv):
     def step(self, action):
         self._taken += 1
         if self._taken == 4:
-            breakpoint() if self._debugger == "breakpoint" else pdb.set_trace()
+            breakpoint() if self._debugger == "breakpoint" else pdb.Pdb().set_trace()
         return super().step(action)
 
 
