@@ -93,10 +93,33 @@ class AgentError(ProcessFailure):
 
 def exit_reason(exitcode: int | None) -> str:
     """Say how a process ended: ``"exit code 3"``, ``"SIGKILL (out of memory?)"``."""
-    if exitcode is None or exitcode >= 0:
+    if exitcode is None:
+        return "an exit code that is not known"
+    if exitcode >= 0:
         return f"exit code {exitcode}"
     try:
         name = signal.Signals(-exitcode).name
     except ValueError:
         name = f"signal {-exitcode}"
     return f"{name} (out of memory?)" if name == "SIGKILL" else name
+
+
+LONGEST_TEXT = 10_000
+
+
+def text_of(exc: BaseException) -> str:
+    """What an exception says, whatever its `__str__` does, and not more than can be read."""
+    try:
+        return shortened(str(exc), LONGEST_TEXT)
+    except BaseException:
+        try:
+            return shortened(repr(exc.args), LONGEST_TEXT)
+        except BaseException:
+            return "(it cannot be shown)"
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text without its middle, if it is longer than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]}\n... ({len(text):,} characters) ...\n{text[-longest // 2 :]}"

@@ -92,7 +92,7 @@ class Service(Protocol):
     def abort(self) -> None:
         """End what is under way as soon as possible; called from any thread."""
 
-    def describe(self, error: Exception) -> SamplerError:
+    def describe(self, error: BaseException) -> SamplerError:
         """Make the error that the user sees of one that ends this process."""
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
-from aiosampler.errors import ConfigError
+from aiosampler.errors import ConfigError, text_of
+from aiosampler.pickling import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +42,7 @@ class Payload:
         """
         try:
             return pickle.loads(self._packed[name])
-        except Exception as exc:
+        except BaseException as exc:  # its module may call `exit()`
             exc.add_note(f"while unpickling {name} in a process of the sampler")
             raise
 
@@ -77,7 +76,7 @@ class Payload:
 
 def _pickle(name: str, value: Any) -> bytes:
     try:
-        packed: bytes = cloudpickle.dumps(value)
+        packed: bytes = dumps(value)
     except Exception as exc:
-        raise ConfigError(f"{name}={value!r} cannot be pickled for the sampler's processes: {exc}") from exc
+        raise ConfigError(f"{name}={value!r} cannot be pickled for the sampler's processes: {text_of(exc)}") from exc
     return packed

@@ -256,7 +256,7 @@ class Collector:
                         ended.append(i)
             except EnvironmentFault:
                 raise
-            except Exception as exc:
+            except BaseException as exc:
                 doing = f"taking step {t} of the batch"
                 raise EnvironmentFault(doing, self._first + i, self._evaluation) from step_error(exc)
             slot.write_rewards(t, rewards_array)
@@ -270,7 +270,7 @@ class Collector:
     def _finish_episode(self, slot: SlotRows, t: int, i: int) -> None:
         try:
             info = self._episodes.terminate(i, t + 1, slot.final_observation)
-        except Exception as exc:
+        except BaseException as exc:
             raise EnvironmentFault("finishing a TrajInfo", self._first + i, self._evaluation) from exc
         self._finished.append(FinishedEpisode(t, self._first + i, info))
 
@@ -310,7 +310,7 @@ class Collector:
         try:
             for i, *_ in self._active:
                 self._episodes.count(i, T)
-        except Exception as exc:
+        except BaseException as exc:
             raise EnvironmentFault("counting in a TrajInfo", self._first + i, self._evaluation) from exc
         slot.keep(T, self._kept)
 
@@ -320,7 +320,7 @@ class Collector:
         try:
             observation, _ = check_reset(self._environments[i].reset(seed=seed))
             self._writer.write(row, i, observation)
-        except Exception as exc:
+        except BaseException as exc:
             raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc
 
     def _count_step(

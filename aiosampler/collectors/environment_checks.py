@@ -88,7 +88,7 @@ def check_step(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     raise TypeError(f"{STEP}; it returned {_short(result)}{_step_hint(result)}")
 
 
-def step_error(exc: Exception) -> Exception:
+def step_error(exc: BaseException) -> BaseException:
     """What to say of `exc`, caught where the result of `step` is unpacked; itself if it is about something else."""
     here = exc.__traceback__ is not None and exc.__traceback__.tb_next is None
     if here and isinstance(exc, ValueError | TypeError) and "unpack" in str(exc):

@@ -27,12 +27,12 @@ class AgentFault(Exception):
 
 @contextlib.contextmanager
 def fault_of(doing: str, env_index: int | None, evaluation: bool = False) -> Iterator[None]:
-    """Turn any exception of the block into an `EnvironmentFault`."""
+    """Turn any exception of the block into an `EnvironmentFault`; nothing in it may be awaited."""
     try:
         yield
     except (EnvironmentFault, AgentFault, ProcessFailure):
         raise
-    except Exception as exc:
+    except BaseException as exc:  # `exit()` in an environment, say, is a fault of it like any other
         raise EnvironmentFault(doing, env_index, evaluation) from exc
 
 

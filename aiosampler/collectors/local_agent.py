@@ -13,7 +13,7 @@ from aiosampler.agents.base import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.recording import ALL, exact_rows
-from aiosampler.errors import ConfigError
+from aiosampler.errors import ConfigError, text_of
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_rows, tree_structure
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def call_agent(doing: str, function: Any, *args: Any) -> Any:
     """
     try:
         return function(*args)
-    except Exception as exc:
-        raise AgentFault(f"the agent raised {type(exc).__name__} in {doing}: {exc}") from exc
+    except BaseException as exc:  # as in `fault_of`
+        raise AgentFault(f"the agent raised {type(exc).__name__} in {doing}: {text_of(exc)}") from exc
 
 
 def bind_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, *, copy: bool = False) -> None:
@@ -183,8 +183,8 @@ class AgentStepper:
         """
         try:
             action, agent_info, self._state = self._agent.step(self._inputs[self._slot][t], self._state)
-        except Exception as exc:
-            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
+        except BaseException as exc:  # as in `fault_of`
+            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {text_of(exc)}") from exc
         return action, agent_info
 
     def record(self, t: int, action: Tree) -> list[np.ndarray[Any, Any]]:

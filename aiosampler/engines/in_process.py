@@ -132,7 +132,7 @@ class InProcess:
                 self._answers.append(self._answer(request))
         except Exception as exc:
             cause = exc.__cause__ or exc
-            if debugger_quit(cause):
+            if debugger_quit(cause) or isinstance(cause, KeyboardInterrupt | SystemExit):
                 self._interrupted = cause
                 raise cause from None
             self._answers.append(self._described(exc))

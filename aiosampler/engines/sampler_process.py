@@ -60,7 +60,7 @@ class _Sampler:
             async with asyncio.TaskGroup() as tasks:
                 await self._serve(parent, engine, tasks)
 
-    def describe(self, error: Exception) -> SamplerError:
+    def describe(self, error: BaseException) -> SamplerError:
         from aiosampler.workers.failures import describe
 
         return describe(error, "sampler", starting=self._trying_out)

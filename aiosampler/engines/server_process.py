@@ -49,7 +49,7 @@ class _Server:
     def abort(self) -> None:
         """The workers see their own channels end."""
 
-    def describe(self, error: Exception) -> SamplerError:
+    def describe(self, error: BaseException) -> SamplerError:
         from aiosampler.workers.failures import describe
 
         return describe(error, self._name)

@@ -74,7 +74,7 @@ class _Trial:
     def abort(self) -> None:
         """Trying out takes no steps to end at."""
 
-    def describe(self, error: Exception) -> SamplerError:
+    def describe(self, error: BaseException) -> SamplerError:
         return describe(error, NAME, starting=True)
 
     async def aclose(self) -> None:

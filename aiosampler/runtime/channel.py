@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
+from aiosampler.pickling import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +145,11 @@ class Channel:
         """Whether `close` was called."""
         return self._sock.fileno() < 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether no more data will come."""
+        return self._ended
+
     def send_no_more(self) -> None:
         """Let the other end find the end of data, and go on receiving."""
         with contextlib.suppress(OSError):  # it is gone already
@@ -164,5 +169,5 @@ class Channel:
 
 def _frame(message: Any) -> bytes:
     plain = isinstance(message, tuple)  # see `messages`; cloudpickle is several times slower
-    body: bytes = pickle.dumps(message) if plain else cloudpickle.dumps(message)
+    body: bytes = pickle.dumps(message) if plain else dumps(message)
     return len(body).to_bytes(_HEADER, "little") + body

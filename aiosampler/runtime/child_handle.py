@@ -8,22 +8,35 @@ import os
 import socket
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.runtime.channel import Channel, ChannelClosed
 from aiosampler.runtime.crash_report import UNCAUGHT, CrashReport
-from aiosampler.runtime.deadlines import EXIT_S
+from aiosampler.runtime.deadlines import EXIT_S, ORPHAN_S
+from aiosampler.runtime.descendants import kill_marked, kill_marked_programs, new_mark
 from aiosampler.runtime.isolation import enter, forget, isolate, keep_from_forks
 from aiosampler.runtime.process import Process
 from aiosampler.runtime.report import Failure, Phase
 from aiosampler.runtime.resources import denied
+from aiosampler.runtime.source_lines import complete_notes
 from aiosampler.runtime.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from aiosampler.interfaces import Reading
+
+
+class _Phases(NamedTuple):
+    """How far a start is."""
+
+    n: int
+    waiting: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
 
 
 class ChildHandle:
@@ -36,6 +49,7 @@ class ChildHandle:
         name: Of the process.
         start_method: See `Process`.
         rank: Of the worker.
+        has_children: Whether it starts processes of ours, which end by themselves soon after it was killed.
         on_phase: Told the phases of its start.
 
     Raises:
@@ -50,11 +64,13 @@ class ChildHandle:
         name: str,
         start_method: str,
         rank: int | None = None,
+        has_children: bool = True,
         on_phase: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
-        self._on_phase, self._phase_began = on_phase, 0.0
+        self._on_phase, self._n_phases = on_phase, 0
         self._stopping = self._given_up = False
+        self._mark, self._orphan_grace = new_mark(), ORPHAN_S + 0.5 if has_children else 0.0
         with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
             self._crash_report = CrashReport()
@@ -67,8 +83,9 @@ class ChildHandle:
                 args=(f"{target.__module__}:{target.__qualname__}", child_end, *args),
                 name=f"aiosampler-{name}",
                 start_method=start_method,
+                mark=self._mark,
                 prepare=isolate,
-                prepare_args=(self._crash_report.child_end,),
+                prepare_args=(self._crash_report.child_end, self._mark, name),
             )
             self._channel = Channel(self._socket)
             opened.callback(self._channel.close)
@@ -79,7 +96,9 @@ class ChildHandle:
             opened.pop_all()
             child_end.close()
         # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
-        self._abandoned = weakref.finalize(self, _abandon, os.getpid(), self._process, self._crash_report, name)
+        self._abandoned = weakref.finalize(
+            self, _abandon, os.getpid(), self._process, self._crash_report, name, self._mark
+        )
         # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
         self._watching = asyncio.create_task(
             _watch(self._process, self._channel, self._descriptor), name=f"watch-{name}"
@@ -107,28 +126,25 @@ class ChildHandle:
             WorkerTimeout: It is too late.
             SamplerError: What the child reports.
         """
-        watch = None if timeout is None or read is None else Watch(timeout, {0: read})
-        now = asyncio.get_running_loop().time
-        began = now()
+        watch = None if timeout is None else Watch(timeout, {0: read or self._read_phase})
         while True:
-            phase_began = max(began, self._phase_began)
-            limit = None if timeout is None else phase_began + timeout if watch is None else now() + watch.interval
             try:
-                async with asyncio.timeout_at(limit):
+                async with asyncio.timeout(None if watch is None else watch.interval):
                     message = self._for_caller(await self._channel.receive())
                     if message is not None:
                         return message
             except TimeoutError:
-                if watch is None:
-                    if self._phase_began > phase_began:
-                        continue  # `take_phases` has come to it first
-                    raise await self.too_late(
-                        f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
-                    ) from None
+                assert watch is not None
                 for _, reading in watch.stuck():
+                    if read is None:
+                        what = f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
+                        raise await self.too_late(what) from None
                     raise await self.stuck(reading, watch.limit) from None
             except ChannelClosed:
                 raise await self.gone(read and read()) from None
+
+    def _read_phase(self) -> Reading:
+        return _Phases(self._n_phases)
 
     def receive_nowait(self) -> Any:
         """The next message that has arrived, None if there is none.
@@ -165,11 +181,13 @@ class ChildHandle:
         """Return a message that is for the caller; deal with a phase, and return None; raise the error of a failure."""
         match message:
             case Phase(name):
-                self.phase, self._phase_began = name, asyncio.get_running_loop().time()
+                self.phase = name
+                self._n_phases += 1
                 if self._on_phase is not None:
                     self._on_phase(f"{self.name}: {name}")
                 return None
             case Failure():
+                complete_notes(message.error)
                 raise message.error
             case _:
                 return message
@@ -201,6 +219,8 @@ class ChildHandle:
         self._abandoned.detach()
         self._crash_report.close()
         self._close_socket()
+        if self._process.exitcode != 0:  # it has not seen to that itself
+            await asyncio.to_thread(kill_marked, self._mark, self._orphan_grace)
         self._process.release()
         return last
 
@@ -273,9 +293,10 @@ def _close_channel(channel: Channel, descriptor: int) -> None:
     channel.close()
 
 
-def _abandon(owner: int, process: Process, crash_report: CrashReport, name: str) -> None:
+def _abandon(owner: int, process: Process, crash_report: CrashReport, name: str, mark: str) -> None:
     if os.getpid() != owner:  # a process that the user forked is ending
         return
     process.kill()
+    kill_marked_programs(mark)
     crash_report.close()
     warnings.warn(f"a sampler was not closed: its {name} process was killed", ResourceWarning, stacklevel=2)

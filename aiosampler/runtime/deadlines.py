@@ -2,7 +2,7 @@
 
 A process that is asked to end closes its own processes first. So whoever is nearer to the user grants more: a worker
 has less than a server, which waits for its workers, and that less than the sampler process, which waits for its
-servers. After its grace a process is terminated, and killed after `TERMINATION_S` more; the differences leave room for
+servers. After its grace a process is killed; the differences leave room for
 that. One whose parent is gone is asked by nobody and waits for nobody: it has `ORPHAN_S`.
 """
 
@@ -12,7 +12,7 @@ WORKER_CLOSE_S = 4.0  # a worker: its environments
 TRIAL_CLOSE_S = 2.0  # the process that has tried out: its own end, its environment is closed by then
 PROBE_CLOSE_S = 0.5  # the sampler process that still tries out: a constructor may never return, and has no say
 ORPHAN_S = 2.0  # any process whose parent is gone
-TERMINATION_S = 0.5  # after SIGTERM, before SIGKILL
+KILL_S = 2.0  # any process that was killed: it may be in the kernel, waiting for a device, and is left there
 EXIT_S = 5.0  # a process whose socket has closed: its exit code follows a moment later
 
 #: What a parent waits beyond `start_timeout`, so that the process below it has time to report which of its own is late.

@@ -9,6 +9,7 @@ import signal
 from typing import Any
 
 from aiosampler.runtime.isolation import PARENT_ENDED, signal_when_parent_ends
+from aiosampler.runtime.job_signals import JOB_SIGNALS
 
 _parent = os.getppid()
 
@@ -18,5 +19,7 @@ def _end_without_parent(number: int, frame: Any) -> None:
         os._exit(0)
 
 
+# What it forks begins with these held back, like what is spawned, until it is ready for them.
+signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
 signal.signal(PARENT_ENDED, _end_without_parent)
 signal_when_parent_ends(PARENT_ENDED)

@@ -17,6 +17,9 @@ from typing import Any
 from aiosampler.runtime.breakpoints import refuse_breakpoints
 from aiosampler.runtime.crash_report import prepare_crash_report
 from aiosampler.runtime.deadlines import ORPHAN_S
+from aiosampler.runtime.descendants import carry_mark, kill_descendants, kill_leftovers, own_processes
+from aiosampler.runtime.job_signals import outlive_job_signals
+from aiosampler.runtime.segments import track_own_segments_only
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -25,7 +28,7 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-PARENT_ENDED = signal.SIGUSR1  # in a fork server
+PARENT_ENDED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR1  # in a fork server
 _PR_SET_PDEATHSIG = 1  # see prctl(2)
 
 #: Descriptors of this process's ends of control channels. A forked child gets copies of them and must close them: as
@@ -43,23 +46,27 @@ def forget(descriptor: int) -> None:
     _own_ends.discard(descriptor)
 
 
-def isolate(crash_report: socket.socket) -> None:
+def isolate(crash_report: socket.socket, mark: str, name: str) -> None:
     """Set up this process before its event loop is made; numerical libraries may start one thread in it.
 
     Args:
         crash_report: See `aiosampler.runtime.crash_report`.
+        mark: See `aiosampler.runtime.descendants`.
+        name: Of this process.
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
+    carry_mark(mark, name)
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the user's process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for descriptor in _own_ends:  # a forked process has got them, too, and would pass for their owner
         os.close(descriptor)
     _own_ends.clear()
     refuse_breakpoints()
     prepare_crash_report(crash_report)
     signal.signal(PARENT_ENDED, signal.SIG_DFL)  # a fork server handles it
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what this process starts is its own business
+    outlive_job_signals()
+    track_own_segments_only()
     signal_when_parent_ends(signal.SIGCONT)  # or this process, if it is stopped by then, would not notice
 
 
@@ -95,6 +102,10 @@ def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
             pass
         warn()
         threading.Event().wait(ORPHAN_S)
+        if own_processes:
+            kill_descendants(spare=own_processes)  # those end by themselves, and have as much time for that
+        else:
+            kill_leftovers()
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

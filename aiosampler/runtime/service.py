@@ -63,25 +63,28 @@ async def run_service(sock: socket.socket, service: Service) -> None:
     channel = Channel(sock)
     end_with_parent(sock, service.abort)
 
-    def report(error: Exception, *, closing: bool = False) -> bool:
+    def report(error: BaseException, *, closing: bool = False) -> bool:
         with contextlib.suppress(ChannelClosed):
             channel.send_now(Failure(service.describe(error), closing))
         return True
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         running = asyncio.ensure_future(service.run(ServiceChannel(channel)))  # owned: awaited here
         channel.on_end = running.cancel
         await running
-    except (ChannelClosed, asyncio.CancelledError):
+    except ChannelClosed:
         pass  # told to end, or the parent is gone
-    except Exception as exc:
+    except asyncio.CancelledError as exc:
+        if not channel.ended:  # else as above
+            failure = exc
+    except BaseException as exc:
         failure = exc
     # What failed is told before anything is closed, which may well hang after a failure.
     reported = failure is not None and report(failure)
     try:
         await service.aclose()
-    except Exception as exc:
+    except BaseException as exc:
         if not reported:
             report(exc, closing=True)
     channel.close()

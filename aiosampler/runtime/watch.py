@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
+
+from aiosampler.runtime.running_time import RunningTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,9 @@ class Watch:
 
     def __init__(self, limit: float, readings: Mapping[int, Callable[[], Reading]]) -> None:
         self.limit, self._readings = limit, dict(readings)
-        self.interval = limit / 4
-        now = time.monotonic()
-        self._seen = {rank: (read(), now) for rank, read in readings.items()}
+        self._clock = RunningTime(limit)
+        self.interval = self._clock.interval  # seconds between two looks
+        self._seen = {rank: (read(), 0.0) for rank, read in readings.items()}
 
     def forget(self, rank: int) -> None:
         """Stop watching a process: it has answered."""
@@ -31,7 +32,7 @@ class Watch:
 
     def stuck(self) -> Iterator[tuple[int, Reading]]:
         """Look again; yield rank and reading of the processes that have not moved for `limit` seconds."""
-        now = time.monotonic()
+        now = self._clock.seconds()
         for rank, read in self._readings.items():
             reading, (seen, since) = read(), self._seen[rank]
             if reading != seen or reading.waiting:

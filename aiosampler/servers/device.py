@@ -34,6 +34,7 @@ import torch
 
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
+from aiosampler.errors import text_of
 from aiosampler.memory.progress import AGENT, AT, NOWHERE, TICK
 from aiosampler.servers.inference import InPlaceInference
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
@@ -165,8 +166,8 @@ class DeviceStepper(AgentStepper):
             action, agent_info, state = self._agent.step(self._there, self._state)
             self._answer = tree_map(_as_tensor, (action, agent_info))
             self._state = tree_map(self._kept, state)
-        except Exception as exc:
-            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {exc}") from exc
+        except BaseException as exc:  # as in `fault_of`
+            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {text_of(exc)}") from exc
 
     def _kept(self, leaf: torch.Tensor) -> torch.Tensor:
         """A part of the state, copied if it is the memory of the inputs, which the next step overwrites."""

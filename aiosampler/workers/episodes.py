@@ -9,10 +9,9 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import cloudpickle
-
 from aiosampler.collectors.collector import FinishedEpisode
 from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.pickling import dumps
 
 #: What stands for a batch or an evaluation that was aborted.
 NO_EPISODES = pickle.dumps([])
@@ -26,7 +25,7 @@ def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> byte
     try:
         return pickle.dumps(facts)
     except Exception:  # objects of classes that are defined in the user's main module travel by value
-        packed: bytes = cloudpickle.dumps(facts)
+        packed: bytes = dumps(facts)
         return packed
 
 

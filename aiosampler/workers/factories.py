@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.environments import AgentFault, fault_of, make_environment
-from aiosampler.errors import ConfigError
+from aiosampler.errors import ConfigError, text_of
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers.random_streams import seed_generators
 
@@ -51,8 +51,8 @@ def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:
         agent.initialize(spaces)
     except ConfigError:
         raise
-    except Exception as exc:
-        raise AgentFault(f"the agent raised {type(exc).__name__} in initialize(): {exc}") from exc
+    except BaseException as exc:  # as in `fault_of`
+        raise AgentFault(f"the agent raised {type(exc).__name__} in initialize(): {text_of(exc)}") from exc
     return agent
 
 

@@ -1,14 +1,18 @@
 """Turning what went wrong in a process into the one exception that the user sees."""
 
+import pickle
 import traceback
 
 from aiosampler.collectors.environments import AgentFault, EnvironmentFault
 from aiosampler.collectors.recording import Mismatch
-from aiosampler.errors import AgentError, EnvironmentFailed, SamplerError, WorkerError
+from aiosampler.errors import AgentError, EnvironmentFailed, SamplerError, WorkerError, shortened, text_of
+from aiosampler.pickling import dumps
 from aiosampler.runtime.breakpoints import NO_TERMINAL, debugger_quit
 
+LONGEST_TRACEBACK = 100_000  # characters
 
-def describe(exc: Exception, process: str, rank: int | None = None, *, starting: bool = False) -> SamplerError:
+
+def describe(exc: BaseException, process: str, rank: int | None = None, *, starting: bool = False) -> SamplerError:
     """Make the error that goes to the user's process, with the traceback as a note.
 
     Args:
@@ -18,14 +22,14 @@ def describe(exc: Exception, process: str, rank: int | None = None, *, starting:
         starting: Whether `env_fn` was being tried out.
     """
     match exc:
-        case SamplerError():
+        case SamplerError() if _travels(exc):
             return exc
         case EnvironmentFault():
             cause = exc.__cause__ or exc
             which = "evaluation environment" if exc.evaluation else "environment"
             who = which if exc.env_index is None else f"{which} {exc.env_index}"
             kind = EnvironmentFailed if starting else WorkerError
-            what = str(cause) if isinstance(cause, Mismatch) else f"{type(cause).__name__}: {cause}"
+            what = text_of(cause) if isinstance(cause, Mismatch) else f"{type(cause).__name__}: {text_of(cause)}"
             error: SamplerError = kind(
                 f"{who} failed in the {process} process while {exc.doing}: {what}",
                 process=process,
@@ -39,10 +43,26 @@ def describe(exc: Exception, process: str, rank: int | None = None, *, starting:
         case _:
             cause = exc
             error = WorkerError(
-                f"the {process} process failed: {type(exc).__name__}: {exc}", process=process, rank=rank
+                f"the {process} process failed: {type(exc).__name__}: {text_of(exc)}", process=process, rank=rank
             )
     if debugger_quit(cause):  # a debugger that is not `breakpoint()`, and has read the end of its input
         error.add_note(NO_TERMINAL)
-    text = "".join(traceback.format_exception(cause))
-    error.add_note(f"Traceback in the {process} process:\n{text}")
+    error.add_note(f"Traceback in the {process} process:\n{_traceback(cause)}")
     return error
+
+
+def _traceback(exc: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(exc))
+    except BaseException:  # an exception may do anything when it is looked at
+        text = f"{''.join(traceback.format_tb(exc.__traceback__))}{type(exc).__name__}: {text_of(exc)}"
+    return shortened(text, LONGEST_TRACEBACK)
+
+
+def _travels(exc: SamplerError) -> bool:
+    """Whether an error can be sent as it is, which may be of a class of the user's."""
+    try:
+        pickle.loads(dumps(exc))
+    except BaseException:
+        return False
+    return True

@@ -83,7 +83,7 @@ class _Worker:
         if self._runner is not None:
             self._runner.abort()
 
-    def describe(self, error: Exception) -> SamplerError:
+    def describe(self, error: BaseException) -> SamplerError:
         from aiosampler.workers.failures import describe
 
         return describe(error, f"worker-{self._rank}", self._rank)
