@@ -2,7 +2,9 @@
 
 import functools
 import gc
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ import torch
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
 from tests.support.samplers import PARALLEL, small
 
+ROOT = Path(__file__).parent.parent
+#: Programs that tests start use this checkout, whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 torch.set_num_threads(1)  # as in a sampler; tests run beside each other, and threads that wait for a CPU hold up others
 
 

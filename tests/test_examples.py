@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -17,7 +15,6 @@ def run(*command, cwd):
     return done.stdout
 
 
-@pytest.mark.timeout(120)
 def test_training_on_cartpole_ends_with_an_evaluation_and_a_picture(tmp_path):
     printed = run(str(ROOT / "examples/train_cartpole.py"), "--steps", "6000", cwd=tmp_path)
     match = re.search(r"evaluation: mean return (\d+\.\d) over 100 episodes", printed)
@@ -26,7 +23,6 @@ def test_training_on_cartpole_ends_with_an_evaluation_and_a_picture(tmp_path):
     assert (tmp_path / "train_cartpole.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.timeout(120)
 def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
     command = ("--T", "10", "--batches", "2", "--picture", "overlap.png")
     printed = run(str(ROOT / "examples/overlap.py"), *command, cwd=tmp_path)
@@ -36,7 +32,6 @@ def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
         assert json.loads((tmp_path / f"overlap_{name}.json").read_text())["traceEvents"]
 
 
-@pytest.mark.timeout(120)
 def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
     samplers = "--samplers=serial,cpu,gpu,alternating,no-overlap"
     command = ("--windows=1", "--seconds=0.1", "--T=8", "--busy", "--start-method=fork", samplers)

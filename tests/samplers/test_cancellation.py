@@ -20,7 +20,7 @@ from tests.support.processes import our_children
 from tests.support.samplers import assert_same, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = [pytest.mark.usefixtures("no_leaks", "same_generators"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
 CANCELLED = ("serial", "cpu", "devices", "alternating")
 

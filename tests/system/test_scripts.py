@@ -143,6 +143,7 @@ def assert_gone(processes, before):
     assert_no_shared_files_left(before)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("name", "doing"),
     [
@@ -170,6 +171,7 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
         assert_gone(family, before)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "code",
     [
