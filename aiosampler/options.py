@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any, Self
 
-import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from aiosampler.affinity import Affinity
 from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
 from aiosampler.specs.batch import BatchSpec, as_integer
+from aiosampler.specs.registry import by_value, find_spec, pack_registry
 
 START_METHODS = ("spawn", "forkserver", "fork")
 SEED_LIMIT = 2**128
@@ -154,7 +154,7 @@ class Options:
 
 
 def user_objects(**objects: Any) -> Payload:
-    """Check the objects that a user gave, and pickle them.
+    """Check the objects that a user gave, and pickle them, with what is registered in Gymnasium if they may need it.
 
     Args:
         objects: ``env_fn``, ``env_kwargs``, ``eval_env_kwargs``, ``agent``, ``traj_info_cls``, ``traj_info_kwargs``.
@@ -165,25 +165,16 @@ def user_objects(**objects: Any) -> Payload:
     """
     env_fn = objects["env_fn"]
     if isinstance(env_fn, str):
-        env_fn = registered(env_fn)
+        env_fn = find_spec(env_fn)
+    if isinstance(env_fn, EnvSpec):
+        env_fn = by_value(env_fn)
     if not isinstance(env_fn, EnvSpec) and not callable(env_fn):
         raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {env_fn!r}")
     for name in ("env_kwargs", "eval_env_kwargs", "traj_info_kwargs"):
         _mapping(name, objects[name])
     _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
-    return Payload({**objects, "env_fn": env_fn})
-
-
-def registered(env_id: str) -> EnvSpec:
-    """What an id is registered as in this process; others may not know it.
-
-    Raises:
-        ConfigError: It is not registered.
-    """
-    try:
-        return gym.spec(env_id)
-    except Exception as exc:
-        raise ConfigError(f"env_fn={env_id!r} is no registered environment: {exc}") from exc
+    is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # and needs no id but its own
+    return Payload({**objects, "env_fn": env_fn, "registry": None if is_named else pack_registry()})
 
 
 def _seconds(name: str, value: Any) -> None:

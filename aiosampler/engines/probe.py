@@ -15,7 +15,7 @@ from aiosampler.specs.arrays import ArraySpec, space_specs
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_items, tree_map
-from aiosampler.workers.factories import build_agent, build_environment
+from aiosampler.workers.factories import build_agent, build_environment, share_registry
 from aiosampler.workers.messages import Probed
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         ConfigError: A space that is not supported, or `env_info_keys` that are never reported.
     """
     phase("building the example environment")
+    share_registry(options.payload)
     env = build_environment(options.payload, None)
     try:
         phase("trying out the example environment")

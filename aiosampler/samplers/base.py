@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import gymnasium as gym
     import torch
+    from gymnasium.envs.registration import EnvSpec
     from torch import nn
 
     from aiosampler.interfaces import SamplerProcess
@@ -55,8 +56,9 @@ class AsyncSamplerMixin:
     Construction checks the arguments and starts nothing.
 
     Args:
-        env_fn: Gymnasium id as it is registered in this process, or a callable that makes an environment. It travels by
-            cloudpickle, so a lambda or a function of a notebook will do.
+        env_fn: Gymnasium id as `gymnasium.make` takes it (``"package:id"`` imports a package, no version is the
+            newest), an `EnvSpec`, or a callable that makes an environment. It travels by cloudpickle, so a lambda or a
+            function of a notebook will do, and with it what is registered in this process now.
         agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
         batch_T: Time steps of a batch.
         batch_B: Environments.
@@ -111,7 +113,7 @@ class AsyncSamplerMixin:
 
     def __init__(  # noqa: PLR0913 - the public signature of all samplers
         self,
-        env_fn: str | Callable[..., gym.Env[Any, Any]],
+        env_fn: str | EnvSpec | Callable[..., gym.Env[Any, Any]],
         *,
         agent: Agent,
         batch_T: int,

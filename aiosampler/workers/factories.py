@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.environments import AgentFault, fault_of, make_environment
 from aiosampler.errors import ConfigError, text_of
+from aiosampler.specs.registry import unpack_registry
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers.random_streams import seed_generators
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.payload import Payload
     from aiosampler.specs.arrays import Spaces
+
+
+def share_registry(payload: Payload) -> None:
+    """Register in this process what Gymnasium knows in the user's; before the first environment is built here."""
+    packed = None if payload.live else payload.load("registry")  # in the user's process itself nothing is to do
+    if packed is not None:
+        unpack_registry(packed)
 
 
 def build_environment(payload: Payload, index: int | None, *, evaluation: bool = False) -> gym.Env[Any, Any]:

@@ -11,7 +11,7 @@ from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_e
 from aiosampler.memory.slot import columns
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.episodes import pack_episodes
-from aiosampler.workers.factories import build_environment, traj_info_factory
+from aiosampler.workers.factories import build_environment, share_registry, traj_info_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,6 +74,7 @@ class Runner:
 
     def _build(self) -> None:
         options, share = self._options, self._share
+        share_registry(options.payload)
         rule = MidBatchReset() if options.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
         if share.evaluation:
