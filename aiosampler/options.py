@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any, Self
@@ -14,6 +14,7 @@ from aiosampler.affinity import Affinity
 from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
 from aiosampler.specs.batch import BatchSpec, as_integer
+from aiosampler.specs.env_infos import EnvInfoKeys
 from aiosampler.specs.registry import by_value, find_spec, pack_registry
 
 START_METHODS = ("spawn", "forkserver", "fork")
@@ -48,7 +49,7 @@ class Options:
     mid_batch_reset: bool
     max_decorrelation_steps: int
     bootstrap_value: bool
-    env_info_keys: Sequence[str]
+    env_info_keys: EnvInfoKeys
     eval_n_envs: int
     eval_max_steps: int | None
     eval_max_trajectories: int | None
@@ -73,7 +74,6 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._integer("max_decorrelation_steps", 0)
-        self._check_info_keys()
         self._check_evaluation()
         if self.start_method not in START_METHODS:
             raise ConfigError(f"start_method must be one of {', '.join(START_METHODS)}, got {self.start_method!r}")
@@ -124,14 +124,6 @@ class Options:
         integer = as_integer(name, getattr(self, name), minimum)
         object.__setattr__(self, name, integer)
         return integer
-
-    def _check_info_keys(self) -> None:
-        keys = self.env_info_keys
-        if not isinstance(keys, str | Mapping) and isinstance(keys, Iterable):
-            keys = tuple(keys)  # a generator, too, is read once
-        if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
-            raise TypeError(f"env_info_keys must be a sequence of strings, got {self.env_info_keys!r}")
-        object.__setattr__(self, "env_info_keys", keys)
 
     def _check_evaluation(self) -> None:
         self._integer("eval_n_envs", 0)

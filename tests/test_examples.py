@@ -41,6 +41,11 @@ def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
     assert "ratio" in run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
 
 
+def test_an_agent_with_masks_takes_no_illegal_action(tmp_path):
+    printed = run(str(ROOT / "examples/legal_actions.py"), cwd=tmp_path)
+    assert printed == "0 of 10240 actions were illegal\n"
+
+
 def test_the_first_program_of_the_readme(tmp_path):
     program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert program

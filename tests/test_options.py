@@ -170,4 +170,4 @@ def test_each_kind_settles_what_depends_on_it():
 
 def test_a_generator_of_keys_is_read_once_and_not_lost():
     keys = (key for key in ("age", "id"))
-    assert AsyncSerialSampler(CountingEnv, **GOOD, env_info_keys=keys).options.env_info_keys == ("age", "id")
+    assert tuple(AsyncSerialSampler(CountingEnv, **GOOD, env_info_keys=keys).options.env_info_keys) == ("age", "id")

@@ -27,6 +27,7 @@ class AgentInputs(NamedTuple):
     observation: Tree
     prev_action: Tree  # zeros where an episode starts
     prev_reward: torch.Tensor  # [B] float32, zero where an episode starts
+    env_info: Tree = None  # dict of the `env_info_keys` that came with the observation, zero where absent
 
 
 class AgentStep(NamedTuple):

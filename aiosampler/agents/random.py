@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class RandomAgent(Agent):
     """Draws from the action space, whatever its kind; for baselines, and to fill a replay buffer.
 
-    It takes no module and has no `agent_info`. Its values are zeros.
+    It takes no module and has no `agent_info`. Its values are zeros. Of environments that tell which actions are legal,
+    by an ``"action_mask"`` among the `env_info_keys` or in their observations, it takes legal ones.
 
     Example:
         >>> import torch
@@ -46,14 +47,34 @@ class RandomAgent(Agent):
         n = inputs.prev_reward.shape[0]
         if n not in self._batched:
             self._batched[n] = batch_space(self._space, n)
-        space = self._batched[n]
-        space.seed(int(torch.randint(2**31, ()).item()))
-        return AgentStep(tree_map(_tensor, space.sample()), None, None)
+        seed = int(torch.randint(2**31, ()).item())
+        masks = action_masks(inputs)
+        if masks is None:
+            self._batched[n].seed(seed)
+            return AgentStep(_tensors(self._batched[n].sample()))
+        self._space.seed(seed)
+        drawn = [
+            self._space.sample(tree_map(lambda leaf, i=i: leaf[i].numpy().astype(np.int8), masks)) for i in range(n)
+        ]
+        return AgentStep(_tensors(tree_map(lambda *leaves: np.stack(leaves), *drawn)))
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
         """Zeros: a random agent expects nothing."""
         return torch.zeros_like(inputs.prev_reward)
 
 
-def _tensor(drawn: Any) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(drawn, ArraySpec.of(drawn).dtype))  # a space may have another byte order
+def action_masks(inputs: AgentInputs) -> Tree:
+    """The masks of legal actions ``[B, ...]`` under the key ``"action_mask"``; None without.
+
+    Args:
+        inputs: Of the agent; a mask in the observation counts if there is none in `env_info`.
+    """
+    for given in (inputs.env_info, inputs.observation):
+        if isinstance(given, dict) and "action_mask" in given:
+            return given["action_mask"]
+    return None
+
+
+def _tensors(tree: Tree) -> Tree:
+    # A space may have another byte order
+    return tree_map(lambda leaf: torch.from_numpy(np.asarray(leaf, ArraySpec.of(leaf).dtype)), tree)

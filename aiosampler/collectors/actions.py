@@ -1,6 +1,7 @@
 """Actions on their way from a tree of arrays to the environments."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,26 @@ def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return _split_tree
     return list
+
+
+def action_mask(observation: Any, info: Any) -> Tree:
+    """A copy of the mask of legal actions under the key ``"action_mask"``, as many environments give it; None without.
+
+    Args:
+        observation: Of an environment; a mask in it counts if there is none in `info`.
+        info: That came with it.
+    """
+    for given in (info, observation):
+        if isinstance(given, Mapping) and given.get("action_mask") is not None:
+            return copy.deepcopy(given["action_mask"])
+    return None
+
+
+def sample_action(space: gym.Space[Any], mask: Tree) -> Any:
+    """Draw an action, a legal one if there is a mask."""
+    if mask is None:
+        return space.sample()
+    return space.sample(tree_map(lambda leaf: np.asarray(leaf, np.int8), mask))
 
 
 def _split_tree(action: Tree) -> list[Any]:

@@ -10,9 +10,9 @@ begin                                                       row 0 from the last 
 step t, before the environments                             action, agent info, previous action of t + 1 (source)
 step t, after each environment                              observation of t + 1; where an episode ends, terminated
                                                             or truncated and the final observation
-step t, after all environments                              reward of t and, as previous reward, of t + 1; where an
-                                                            episode ended, the observation after its reset, and nulls
-                                                            as previous action and reward of t + 1
+step t, after all environments                              reward and info of t and, as previous ones, of t + 1;
+                                                            where an episode ended, what its reset gave, and nulls as
+                                                            previous action and reward of t + 1
 finish                                                      done; blanks of environments that wait
 ==========================================================  ====================================================
 
@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from aiosampler.collectors.actions import action_mask, sample_action
+from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.environment_checks import check_reset, step_error
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import OpenEpisodes
@@ -95,7 +97,7 @@ class Collector:
         self._actions, self._rule = actions, rule
         self._cells, self._abort, self._evaluation = memoryview(cells), memoryview(abort), evaluation
         self._writer = writer = make_writer(specs.observation, "observation")
-        self._info_writer = make_writer(specs.env_info, "info", partial=True) if specs.env_info else None
+        self._info_writer = EnvInfoWriter(specs.env_info) if specs.env_info else None
         self._slots = [SlotRows(slot, writer, self._info_writer, clocks and clocks[i]) for i, slot in enumerate(slots)]
         # Of our own, since a collector that replaces another starts while the user has the slots
         self._staging = SlotRows(with_private_row(slots[0]), writer, self._info_writer)
@@ -105,6 +107,7 @@ class Collector:
         self._episodes = OpenEpisodes(traj_info, T, self._n)
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
         self._active: list[tuple[int, int, Callable[[Any], Any]]] = []  # column, global index, step
+        self._masks: list[Any] = [None] * self._n  # of the actions that are legal after the first reset
         self._started = False
         self._finished: list[FinishedEpisode] = []
 
@@ -135,7 +138,9 @@ class Collector:
             if starts is None or starts(i):
                 if phase is not None:
                     phase(f"resetting environment {self._first + i}")
-                self._reset(i, slot.observation[0], None if self._started else self._seeds[i])
+                given = self._reset(slot, 0, i, None if self._started else self._seeds[i])
+                if not self._started:
+                    self._masks[i] = action_mask(*given)
             else:
                 self._waits_from[i] = 0
         self._started = True
@@ -147,8 +152,9 @@ class Collector:
     def _decorrelate(self, slot: SlotRows, i: int, most: int, rng: np.random.Generator) -> None:
         env = self._environments[i]
         env.action_space.seed(int(rng.integers(2**31)))
+        mask = self._masks[i]
         for _ in range(rng.integers(most)):
-            action = env.action_space.sample()
+            action = sample_action(env.action_space, mask)
             before = tree_map(lambda array: array[0, i].copy(), slot.slot["observation"])
             with self._fault_of("taking a random step", i):
                 observation, given, terminated, truncated, info = env.step(action)
@@ -158,11 +164,13 @@ class Collector:
                 self._episodes.infos[i].step(before, action, reward, terminated, truncated, None, info)
             if terminated or truncated:
                 self._episodes.renew(i)
-                self._reset(i, slot.observation[0])
+                mask = action_mask(*self._reset(slot, 0, i))
                 slot.null_previous(0, i)
             else:
                 with self._fault_of("recording", i):
                     self._writer.write(slot.observation[0], i, observation)
+                    slot.write_prev_info(0, i, info)
+                    mask = action_mask(observation, info)
                     slot.write_previous(0, i, action, reward)
 
     def collect(self, index: int, T: int) -> list[FinishedEpisode]:
@@ -260,6 +268,8 @@ class Collector:
                 doing = f"taking step {t} of the batch"
                 raise EnvironmentFault(doing, self._first + i, self._evaluation) from step_error(exc)
             slot.write_rewards(t, rewards_array)
+            if write_info is not None:
+                slot.write_infos(t)
             if ended:
                 self._follow(slot, t, ended)
             if clock is not None:
@@ -279,7 +289,7 @@ class Collector:
         for i in ended:
             slot.null_previous(t + 1, i)
             if self._rule.reset_now(i):
-                self._reset(i, slot.observation[t + 1])
+                self._reset(slot, t + 1, i)
             else:
                 self._wait(slot, i, t + 1)
         if self._waits_from:
@@ -293,7 +303,7 @@ class Collector:
             waiting = sorted(self._waits_from)
             self._waits_from.clear()
             for i in waiting:
-                self._reset(i, slot.observation[0])
+                self._reset(slot, 0, i)
             self._actions.ended(waiting)
             self._activate()
         for i in self._waits_from:
@@ -314,14 +324,17 @@ class Collector:
             raise EnvironmentFault("counting in a TrajInfo", self._first + i, self._evaluation) from exc
         slot.keep(T, self._kept)
 
-    def _reset(self, i: int, row: Any, seed: int | None = None) -> None:
+    def _reset(self, slot: SlotRows, t: int, i: int, seed: int | None = None) -> tuple[Any, Any]:
+        """Reset environment i, record in row t what it gives, and return that."""
         self._cells[TICK] += 1
         self._cells[AT] = self._first + i
         try:
-            observation, _ = check_reset(self._environments[i].reset(seed=seed))
-            self._writer.write(row, i, observation)
+            observation, info = check_reset(self._environments[i].reset(seed=seed))
+            self._writer.write(slot.observation[t], i, observation)
+            slot.write_prev_info(t, i, info)
         except BaseException as exc:
             raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc
+        return observation, info
 
     def _count_step(
         self, slot: SlotRows, t: int, i: int, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]

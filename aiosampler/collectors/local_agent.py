@@ -304,5 +304,6 @@ def _with_keys(tree: Tree, T: int) -> list[tuple[tuple[str, Any], ...]]:
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:
     """The agent's inputs at each of the T + 1 rows of a slot, as views made once."""
-    trees = (slot["observation"], slot["prev_action"], slot["prev_reward"])
-    return [AgentInputs(*row) for row in zip(*(tree_rows(as_tensors(tree)) for tree in trees), strict=True)]
+    names = ("observation", "prev_action", "prev_reward", *(["prev_env_info"] if slot["prev_env_info"] else []))
+    rows = (tree_rows(as_tensors(slot[name])) for name in names)
+    return [AgentInputs(*row) for row in zip(*rows, strict=True)]

@@ -120,7 +120,7 @@ class LeafWriter:
             except ValueError as exc:
                 raise Mismatch(f"{self.what} is no array: {exc}") from exc
         if value.shape != self.shape or (value.dtype != self.dtype and not self._castable(value)):
-            raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {ArraySpec.of(value)}")
+            raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {_what_it_is(value)}")
         row[i] = value
 
     def _castable(self, value: np.ndarray[Any, Any]) -> bool:
@@ -130,11 +130,18 @@ class LeafWriter:
         )
 
 
-class DictWriter:
-    """Writes dicts of trees; `partial` ones may lack keys."""
+def _what_it_is(array: np.ndarray[Any, Any]) -> str:
+    """The spec of an array; of what NumPy makes no numbers of, how it looks."""
+    return (
+        str(ArraySpec.of(array)) if array.dtype.kind in "biufc" else _shown(array.item() if array.size == 1 else array)
+    )
 
-    def __init__(self, children: "dict[str, Writer]", what: str, partial: bool = False) -> None:
-        self.children, self.what, self.partial = children, what, partial
+
+class DictWriter:
+    """Writes dicts of trees."""
+
+    def __init__(self, children: "dict[str, Writer]", what: str) -> None:
+        self.children, self.what = children, what
 
     def rows(self, array: Any) -> list[Any]:
         """Rows of each child, by row."""
@@ -145,8 +152,7 @@ class DictWriter:
         """Write each key of `value`."""
         try:
             for key, child in self.children.items():
-                if not self.partial or key in value:
-                    child.write(row[key], i, value[key])
+                child.write(row[key], i, value[key])
         except (KeyError, TypeError, IndexError) as exc:
             raise Mismatch(f"{self.what} does not fit: expected the keys {list(self.children)}, got {value!r}") from exc
 
@@ -172,13 +178,13 @@ class TupleWriter:
 Writer = LeafWriter | DictWriter | TupleWriter
 
 
-def make_writer(specs: Tree, what: str, partial: bool = False) -> Writer:
-    """A writer for a tree of specs; with `partial`, the keys of its dicts may be missing."""
+def make_writer(specs: Tree, what: str) -> Writer:
+    """A writer for a tree of specs."""
     match specs:
         case dict():
-            children = {key: make_writer(spec, f"{what}[{key!r}]", partial) for key, spec in specs.items()}
-            return DictWriter(children, what, partial)
+            children = {key: make_writer(spec, f"{what}[{key!r}]") for key, spec in specs.items()}
+            return DictWriter(children, what)
         case tuple():
-            return TupleWriter([make_writer(spec, f"{what}[{i}]", partial) for i, spec in enumerate(specs)], what)
+            return TupleWriter([make_writer(spec, f"{what}[{i}]") for i, spec in enumerate(specs)], what)
         case _:
             return LeafWriter(specs, what)

@@ -5,6 +5,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.recording import ALL, LeafWriter, Writer, exact_rows, flat_rows
 from aiosampler.memory.slot import Blanks, Slot, carried, clear
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
@@ -26,13 +27,20 @@ class SlotRows:
         clock: As a memoryview.
     """
 
-    def __init__(self, slot: Slot, writer: Writer, info_writer: Writer | None, clock: Any = None) -> None:
+    def __init__(self, slot: Slot, writer: Writer, info_writer: EnvInfoWriter | None, clock: Any = None) -> None:
         self.slot, self._writer = slot, writer
         self.clock = None if clock is None else memoryview(clock)
         self.observation = writer.rows(slot["observation"])
         vectors = isinstance(writer, LeafWriter) and len(writer.shape) == 1
         self.vectors = flat_rows(slot["observation"]) if vectors else None
-        self.env_info = info_writer.rows(slot["env_info"]) if info_writer else None
+        self._info_writer = info_writer
+        self.env_info = info_writer.rows(slot["env_info"], slot["env_info_present"]) if info_writer else None
+        self._prev_env_info = (
+            info_writer.rows(slot["prev_env_info"], slot["prev_env_info_present"]) if info_writer else None
+        )
+        self._infos, self._prev_infos = (
+            [*tree_leaves(slot[name]), *tree_leaves(slot[f"{name}_present"])] for name in ("env_info", "prev_env_info")
+        )
         self._reward = list(slot["reward"])
         self._exact_reward, self._prev_reward = exact_rows(slot["reward"]), exact_rows(slot["prev_reward"])
         self._prev_action = tree_leaves(slot["prev_action"])
@@ -66,6 +74,18 @@ class SlotRows:
         """Record the rewards ``[n]`` of step t, as the reward of row t and the previous one of row t + 1."""
         self._reward[t][:] = rewards
         self._prev_reward[t + 1][ALL] = self._exact_reward[t]
+
+    def write_infos(self, t: int) -> None:
+        """Record the infos of step t, which are written to `env_info`, as the previous ones of row t + 1, too."""
+        for info, previous in zip(self._infos, self._prev_infos, strict=True):
+            previous[t + 1] = info[t]
+
+    def write_prev_info(self, t: int, i: int, info: Any) -> None:
+        """Record the info that came with the observation of row t, in place of what is there."""
+        if self._prev_env_info is not None and self._info_writer is not None:
+            for previous in self._prev_infos:
+                previous[t, i] = 0
+            self._info_writer.write(self._prev_env_info[t], i, info)
 
     def write_end(self, t: int, i: int, observation: Any, terminated: bool, truncated: bool) -> None:
         """Record that an episode of environment i ended at step t."""

@@ -24,18 +24,27 @@ if TYPE_CHECKING:
 class Tried(NamedTuple):
     """What an agent answered for one environment: trees of arrays."""
 
+    action: Tree
     agent_info: Tree
     state: Tree  # the initial one
     value: Tree  # None if it was not asked for
 
 
-def try_agent(agent: Agent, B: int, observation: Tree, action_specs: Tree, *, with_value: bool) -> Tried:
-    """Step the agent on B copies of an observation, and on B + 1, to tell B from other sizes that equal it by chance.
+class Example(NamedTuple):
+    """What an agent is tried out on: of one environment, trees of arrays."""
+
+    observation: Tree
+    prev_action: Tree
+    env_info: dict[str, Tree]
+
+
+def try_agent(agent: Agent, B: int, example: Example, action_specs: Tree, *, with_value: bool) -> Tried:
+    """Step the agent on B copies of an example, and on B + 1, to tell B from other sizes that equal it by chance.
 
     Args:
         agent: Initialised; not used again.
         B: Environments of a batch.
-        observation: Of one environment, a tree of arrays.
+        example: What it is shown.
         action_specs: Of one environment, a tree of `ArraySpec`.
         with_value: Whether the agent is asked for values.
 
@@ -44,12 +53,12 @@ def try_agent(agent: Agent, B: int, observation: Tree, action_specs: Tree, *, wi
     """
     watch = None if agent.model is None else TrialWatch(agent.model)
     with torch.inference_mode():
-        tried, answers = _try(agent, B, observation, action_specs, with_value=with_value)
+        tried, answers = _try(agent, B, example, action_specs, with_value=with_value)
     with about_the_model():
         if watch is not None:
             watch.verify(agent.model)
     with torch.inference_mode(), contextlib.suppress(_Unable):
-        _try_another_size(agent, answers, B + 1, observation, action_specs)
+        _try_another_size(agent, answers, B + 1, example)
     return tried
 
 
@@ -58,10 +67,10 @@ class _Unable(Exception):
 
 
 def _try(
-    agent: Agent, B: int, observation: Tree, action_specs: Tree, *, with_value: bool
+    agent: Agent, B: int, example: Example, action_specs: Tree, *, with_value: bool
 ) -> tuple[Tried, dict[str, Tree]]:
     """Have the agent answer once; return what it said of one environment, and its answers ``[B, ...]``."""
-    inputs = _copies(observation, action_specs, B)
+    inputs = _copies(example, B)
     call_agent("collector_initialize()", agent.collector_initialize, B, range(B))
     call_agent("sample_mode()", agent.sample_mode, 0)
     initial = call_agent("initial_state()", agent.initial_state, B)
@@ -84,17 +93,17 @@ def _try(
             advice = ", so squeeze(-1) it" if isinstance(batch, torch.Tensor) and batch.shape == (B, 1) else ""
             raise AgentFault(f"value() must return a tensor of the shape [{B}], got {shape!r}{advice}")
         value = _one(batch, "value", B)
-    return Tried(agent_info, initial, value), answers
+    return Tried(_one(step[0], "action", B), agent_info, initial, value), answers
 
 
-def _try_another_size(agent: Agent, answers: dict[str, Tree], n: int, observation: Tree, action_specs: Tree) -> None:
+def _try_another_size(agent: Agent, answers: dict[str, Tree], n: int, example: Example) -> None:
     """Have the agent answer for n environments, and compare the shapes with those that it gave for others.
 
     Raises:
         AgentFault: What it returns has not one row for each environment.
         _Unable: It does not work with n.
     """
-    inputs = _copies(observation, action_specs, n)
+    inputs = _copies(example, n)
     try:
         agent.collector_initialize(n, range(n))
         agent.sample_mode(0)
@@ -116,12 +125,12 @@ def _try_another_size(agent: Agent, answers: dict[str, Tree], n: int, observatio
                 )
 
 
-def _copies(observation: Tree, action_specs: Tree, n: int) -> AgentInputs:
+def _copies(example: Example, n: int) -> AgentInputs:
     def repeat(leaf: Any) -> torch.Tensor:
         return torch.from_numpy(np.asarray(leaf)).expand(n, *np.shape(leaf)).contiguous()
 
-    nulls = tree_map(lambda spec: torch.from_numpy(np.zeros((n, *spec.shape), spec.dtype)), action_specs)
-    return AgentInputs(tree_map(repeat, observation), nulls, torch.zeros(n))
+    observation, prev_action, env_info = tree_map(repeat, tuple(example))
+    return AgentInputs(observation, prev_action, torch.zeros(n), env_info or None)
 
 
 def _check_outputs(agent: Agent, inputs: AgentInputs, state: Tree) -> None:

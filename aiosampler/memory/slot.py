@@ -98,6 +98,11 @@ def _each(dtype: type) -> Callable[[StepSpecs], ArraySpec]:
     return lambda step: spec
 
 
+def _flags(step: StepSpecs) -> Tree:
+    """A boolean for each key of the infos that are recorded."""
+    return dict.fromkeys(step.env_info or (), ArraySpec((), np.dtype(np.bool_)))
+
+
 # fmt: off
 FIELDS = (
     Field(name="observation", axes=Axes.STEPS_AND_NEXT, element=lambda step: step.observation, part=Part.ENV,
@@ -112,6 +117,11 @@ FIELDS = (
     Field(name="done", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV),
     Field(name="valid", axes=Axes.STEPS, element=_each(np.bool_), part=Part.SAMPLES, cleared_to=True),
     Field(name="env_info", axes=Axes.STEPS, element=lambda step: step.env_info, part=Part.ENV, cleared_to=0),
+    Field(name="env_info_present", axes=Axes.STEPS, element=_flags, part=Part.ENV, cleared_to=False),
+    Field(name="prev_env_info", axes=Axes.STEPS_AND_NEXT, element=lambda step: step.env_info, part=Part.ENV,
+          blank=Blank.ROWS_AT_ONCE),
+    Field(name="prev_env_info_present", axes=Axes.STEPS_AND_NEXT, element=_flags, part=Part.ENV,
+          blank=Blank.ROWS_AT_ONCE),
     Field(name="initial_state", axes=Axes.ENVIRONMENTS, element=lambda step: step.state, part=Part.AGENT,
           blank=Blank.ELEMENT_OF_EMPTY),
     Field(name="bootstrap_value", axes=Axes.ENVIRONMENTS, element=lambda step: step.value, part=Part.AGENT,

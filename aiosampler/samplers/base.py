@@ -20,6 +20,7 @@ from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_se
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
+from aiosampler.specs.env_infos import as_env_info_keys
 from aiosampler.specs.seeding import draw_seed
 from aiosampler.workers.episodes import unpack_episodes
 
@@ -71,7 +72,9 @@ class AsyncSamplerMixin:
             the steps between are blank and marked in `Samples.valid`.
         max_decorrelation_steps: Each environment first takes a random number of random steps below this.
         bootstrap_value: Record the agent's value of what follows the batch.
-        env_info_keys: Keys of the environment's info to record.
+        env_info_keys: Keys of the environment's info to record, ``"episode.r"`` for what is nested. What they hold is
+            found by stepping the example environment, or declared, which is better for what is reported seldom:
+            ``{"is_success": bool, "episode.r": np.float32, "mask": (np.int8, (6,))}``, or a Gymnasium space.
         traj_info_cls: Statistics of an episode, a subclass of `TrajInfo`.
         traj_info_kwargs: Arguments of `traj_info_cls`, such as ``{"discount": 0.99}``.
         eval_n_envs: Environments for evaluation.
@@ -126,7 +129,7 @@ class AsyncSamplerMixin:
         mid_batch_reset: bool = True,
         max_decorrelation_steps: int = 0,
         bootstrap_value: bool = False,
-        env_info_keys: Sequence[str] = (),
+        env_info_keys: Iterable[str] | Mapping[str, Any] = (),
         traj_info_cls: type[TrajInfo] = TrajInfo,
         traj_info_kwargs: Mapping[str, Any] | None = None,
         eval_n_envs: int = 0,
@@ -161,7 +164,7 @@ class AsyncSamplerMixin:
             mid_batch_reset=mid_batch_reset,
             max_decorrelation_steps=max_decorrelation_steps,
             bootstrap_value=bootstrap_value,
-            env_info_keys=env_info_keys,
+            env_info_keys=as_env_info_keys(env_info_keys),
             eval_n_envs=eval_n_envs,
             eval_max_steps=eval_max_steps,
             eval_max_trajectories=eval_max_trajectories,

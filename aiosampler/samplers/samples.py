@@ -120,7 +120,12 @@ class EnvSamples:
         terminated: ``[T, B]`` bool: the episode reached its end; do not bootstrap over it.
         truncated: ``[T, B]`` bool: the episode was cut; bootstrap from its final observation. Both may be set.
         done: ``[T, B]`` bool: either of them.
-        env_info: Dict of trees ``[T, B, ...]`` with the `env_info_keys`; zeros where a key was not reported.
+        env_info: Dict of trees ``[T, B, ...]`` with the `env_info_keys`: what came with each step; zeros where a key
+            was not reported.
+        env_info_present: Dict of ``[T, B]`` bool: whether a key was reported.
+        prev_env_info: Dict of trees ``[T, B, ...]``: what came with `observation`, and the agent saw as
+            `AgentInputs.env_info`: the `env_info` before or, where an episode starts, that of its reset.
+        prev_env_info_present: Dict of ``[T, B]`` bool, likewise.
         last_observation: Tree ``[B, ...]``: what follows row T - 1, of the next episode where `done` is set there.
             Zeros where nothing follows in this batch: with ``mid_batch_reset=False`` an environment whose episode has
             ended, also in row T - 1, waits for its reset, which belongs to the next batch; and where its worker was
@@ -136,6 +141,9 @@ class EnvSamples:
     truncated: torch.Tensor
     done: torch.Tensor
     env_info: Tree
+    env_info_present: dict[str, torch.Tensor]
+    prev_env_info: Tree
+    prev_env_info_present: dict[str, torch.Tensor]
     last_observation: Tree
     final_observation: FinalObservations
 

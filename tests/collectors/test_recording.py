@@ -77,7 +77,7 @@ def record_info(arrays, info):
     slot = {
         "observation": np.zeros((2, 3), np.float32), "reward": np.zeros((1, 3), np.float32),
         "prev_reward": np.zeros((2, 3), np.float32), "action": np.zeros((1, 3), np.int64),
-        "prev_action": np.zeros((2, 3), np.int64), "initial_state": None, "bootstrap_value": None,
+        "prev_action": np.zeros((2, 3), np.int64), "prev_env_info": {}, "initial_state": None, "bootstrap_value": None,
         "agent_info": {key: array[None] for key, array in arrays.items()},
     }  # fmt: skip
     AgentStepper(LookingAgent(), [slot]).record_info(0, info)

@@ -8,8 +8,9 @@ from torch import nn
 
 from aiosampler import Agent, AgentStep, CategoricalPgAgent, DqnAgent, GaussianPgAgent
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.engines.agent_trial import try_agent
+from aiosampler.engines.agent_trial import Example, try_agent
 from aiosampler.specs.arrays import space_specs
+from aiosampler.specs.trees import tree_map
 from tests.support.models import initialized
 
 pytestmark = pytest.mark.usefixtures("same_generators")
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("same_generators")
 
 def tried(agent, action_space, B, observation=None):
     observation = np.zeros(4, np.float32) if observation is None else observation
-    return try_agent(agent, B, observation, space_specs(action_space), with_value=False)
+    specs = space_specs(action_space)
+    nulls = tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs)
+    return try_agent(agent, B, Example(observation, nulls, {}), specs, with_value=False)
 
 
 class Outputs(nn.Module):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.recording import make_writer
 from aiosampler.collectors.slot_rows import SlotRows
 from aiosampler.engines.losses import blank as blank_lost
@@ -128,7 +129,7 @@ def test_what_is_shown_is_poisoned(fields):
 
 
 def rows(slot):
-    return SlotRows(slot, make_writer(STEP.observation, "observation"), make_writer(STEP.env_info, "info"))
+    return SlotRows(slot, make_writer(STEP.observation, "observation"), EnvInfoWriter(STEP.env_info))
 
 
 def test_a_batch_begins_with_the_row_that_was_kept_and_with_what_must_be_cleared(fields):

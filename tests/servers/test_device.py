@@ -138,7 +138,7 @@ class Run:
             return [Pipeline(world, stage) for world, stage in zip(worlds, stages, strict=True)]
 
         self.training, self.evaluation = pipelines(1, 2), pipelines(11, 1, evaluation=True)
-        self.server = server(self.training, self.evaluation, T=T, eval_chunks=lambda: (T, T), abort_evaluation=(False,))
+        self.server = server(self.training, self.evaluation, T=T, abort_evaluation=(False,))
 
     async def batch(self, itr):
         for pipeline in self.training:
@@ -155,7 +155,7 @@ class Run:
         for pipeline in self.evaluation:
             pipeline.group.begin(pipeline.group.slots[0])
         with torch.inference_mode():
-            await self.server.serve_actions_evaluation(itr)
+            await self.server.serve_actions_evaluation(itr, (T, T))
         return tree_map(np.copy, tuple(pipeline.group.slots[0] for pipeline in self.evaluation))
 
 
@@ -287,7 +287,7 @@ async def test_steps_that_are_given_up_disturb_nobody():
         for pipeline in run.evaluation:
             pipeline.group.begin(pipeline.group.slots[0])
         with torch.inference_mode():
-            serving = asyncio.ensure_future(run.server.serve_actions_evaluation(itr))
+            serving = asyncio.ensure_future(run.server.serve_actions_evaluation(itr, (T, T)))
             while not any(stream.queue for stream in device.streams):  # noqa: ASYNC110 - nothing else to wait for
                 await asyncio.sleep(0)
             serving.cancel()

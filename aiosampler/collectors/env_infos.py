@@ -1,0 +1,78 @@
+"""Recording what environments report beside their observations, and which of it they did not report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aiosampler.collectors.recording import Mismatch, Writer, make_writer
+from aiosampler.specs.trees import Tree
+
+_ABSENT = object()
+
+
+class _Key(NamedTuple):
+    name: str
+    path: tuple[str, ...]  # where to look if there is no key of that name: "episode.r" is info["episode"]["r"]
+    writer: Writer
+
+
+class EnvInfoWriter:
+    """Writes the recorded keys of an environment's info.
+
+    Args:
+        specs: Tree of `ArraySpec` of each key.
+    """
+
+    def __init__(self, specs: dict[str, Tree]) -> None:
+        self._keys = [
+            _Key(name, tuple(name.split(".")), make_writer(spec, f"info[{name!r}]")) for name, spec in specs.items()
+        ]
+
+    def rows(self, values: dict[str, Tree], present: dict[str, Any]) -> list[Sequence[tuple[_Key, Any, Any]]]:
+        """Views of the rows of arrays ``[T, n, ...]`` and flags ``[T, n]``, made once so that a step makes none."""
+        columns: list[Any] = [
+            zip(writer.rows(values[name]), [memoryview(flags) for flags in present[name]], strict=True)
+            for name, _, writer in self._keys
+        ]
+        return [
+            [(key, value, flags) for key, (value, flags) in zip(self._keys, row, strict=True)]
+            for row in zip(*columns, strict=True)
+        ]
+
+    def write(self, row: Sequence[tuple[_Key, Any, Any]], i: int, info: Any) -> None:
+        """Write the keys that `info` has into element i of a row, and flag them.
+
+        Raises:
+            Mismatch: It is no dict, or a value does not fit its spec.
+        """
+        for key, target, present in row:
+            try:
+                value = info[key.name]
+            except (KeyError, TypeError, IndexError):
+                value = find(info, key.name, key.path)
+                if value is _ABSENT:
+                    continue
+            key.writer.write(target, i, value)
+            present[i] = True
+
+
+def find(info: Any, name: str, path: tuple[str, ...] = ()) -> Any:
+    """What an info has under a name, or at a path of names; see `absent`.
+
+    Raises:
+        Mismatch: It is no dict.
+    """
+    if not isinstance(info, Mapping):
+        raise Mismatch(f"info must be a dict, got {info!r}")
+    if name in info:
+        return info[name]
+    found: Any = info
+    for part in path or name.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return _ABSENT
+        found = found[part]
+    return found
+
+
+def absent(value: Any) -> bool:
+    """Whether `find` found nothing."""
+    return value is _ABSENT
