@@ -4,23 +4,28 @@ python examples/legal_actions.py
 """
 
 import asyncio
+from typing import Any
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import nn
 
-from aiosampler import Agent, AgentStep, AsyncSerialSampler
+from aiosampler import Agent, AgentInputs, AgentStep, AsyncSerialSampler, Spaces
 
 
 class LegalAgent(Agent):
     """Draws from a policy over the legal actions; its model is a table of logits for each state."""
 
-    def initialize(self, spaces):
-        self.model = nn.Embedding(int(spaces.observation.n), int(spaces.action.n))
+    def initialize(self, spaces: Spaces) -> None:
+        states, actions = spaces
+        assert isinstance(states, Discrete)
+        assert isinstance(actions, Discrete)
+        self.model = self.logits = nn.Embedding(int(states.n), int(actions.n))
 
-    def step(self, inputs, state):
+    def step(self, inputs: AgentInputs, state: Any) -> AgentStep:
         mask = inputs.env_info["action_mask"].bool()  # [B, A], of the observation that is acted on, also after resets
-        logits = self.model(inputs.observation).masked_fill(~mask, -torch.inf)
-        return AgentStep(torch.distributions.Categorical(logits=logits).sample())
+        probabilities = self.logits(inputs.observation).masked_fill(~mask, -torch.inf).softmax(-1)
+        return AgentStep(torch.multinomial(probabilities, 1).squeeze(-1))
 
 
 async def main() -> None:
