@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aiosampler.errors import ResourceError as ResourceError
     from aiosampler.errors import SamplerClosed as SamplerClosed
     from aiosampler.errors import SamplerError as SamplerError
+    from aiosampler.errors import UnknownAttribute as UnknownAttribute
     from aiosampler.errors import WorkerDied as WorkerDied
     from aiosampler.errors import WorkerError as WorkerError
     from aiosampler.errors import WorkerTimeout as WorkerTimeout

@@ -4,6 +4,7 @@
 
     SamplerError
     ├── ConfigError (also ValueError)    an argument is wrong; said before any process starts where it can be
+    │   └── UnknownAttribute (also AttributeError)  ... an environment has none of that name
     ├── WorkerDied                       a process ended without a word: killed, crashed, out of memory
     ├── WorkerError                      an environment or a callback raised in a process
     │   └── EnvironmentFailed (also ConfigError)    ... while `env_fn` was tried out at the start
@@ -26,6 +27,10 @@ class SamplerError(Exception):
 
 class ConfigError(SamplerError, ValueError):
     """An argument is wrong; the message names it, what it got and what is allowed."""
+
+
+class UnknownAttribute(ConfigError, AttributeError):
+    """An environment has no attribute or method of that name."""
 
 
 class SamplerClosed(SamplerError):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiosampler.errors import SamplerError
     from aiosampler.runtime.service import ServiceChannel
     from aiosampler.specs.trees import Tree
-    from aiosampler.workers.messages import Collect, Collected, Evaluate
+    from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate
 
 
 class SamplerProcess(Protocol):
@@ -127,6 +127,9 @@ class Engine(Protocol):
     async def evaluate(self, request: Evaluate) -> Collected:
         """Evaluate; return the episodes that ended, and what was lost."""
 
+    async def call(self, request: Call) -> Called:
+        """Have environments do something between two batches; return what they answered, and what was lost."""
+
     async def aclose(self) -> None:
         """Close the environments and end the workers; idempotent."""
 
@@ -199,6 +202,9 @@ class Acting(Protocol):
 
     def evaluating(self, request: Evaluate) -> AbstractContextManager[object]:
         """Around an evaluation."""
+
+    def calling(self, *, evaluation: bool) -> AbstractContextManager[object]:
+        """Around calls of environments between two batches."""
 
     def abort(self) -> None:
         """End what is being collected at its next step; called from any thread."""

@@ -20,7 +20,7 @@ What an environment returned is recorded, and shown to its trajectory info, befo
 return the same buffer each time, and those of one process may share it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,6 +109,7 @@ class Collector:
         self._active: list[tuple[int, int, Callable[[Any], Any]]] = []  # column, global index, step
         self._masks: list[Any] = [None] * self._n  # of the actions that are legal after the first reset
         self._started = False
+        self._reset_options: list[Mapping[str, Any] | None] = [None] * self._n
         self._finished: list[FinishedEpisode] = []
 
     def start(
@@ -126,6 +127,10 @@ class Collector:
             self._decorrelate(slot, i, decorrelation_steps, rng)
         self._cells[AT] = NOWHERE
         slot.keep(0, self._kept)
+
+    def set_reset_options(self, b: int, options: Mapping[str, Any] | None) -> None:
+        """Have the environment with global index b reset with `options` from now on; None: without any."""
+        self._reset_options[b - self._first] = options
 
     def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
         """Begin new episodes everywhere, or, where `starts` says no, wait. The first time, environments are seeded."""
@@ -329,7 +334,9 @@ class Collector:
         self._cells[TICK] += 1
         self._cells[AT] = self._first + i
         try:
-            observation, info = check_reset(self._environments[i].reset(seed=seed))
+            given = self._reset_options[i]
+            options = {} if given is None else {"options": dict(given)}  # what it takes out it gets again
+            observation, info = check_reset(self._environments[i].reset(seed=seed, **options))
             self._writer.write(slot.observation[t], i, observation)
             slot.write_prev_info(t, i, info)
         except BaseException as exc:

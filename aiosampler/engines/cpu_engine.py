@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from aiosampler.collectors.collector import Aborted
 from aiosampler.engines.assignments import assign
+from aiosampler.engines.environment_calls import CallReplay, call_workers
 from aiosampler.engines.losses import Losses
 from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.restarts import Restarts
-from aiosampler.workers.messages import Collect, Collected, Evaluate, Work, renewed
+from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate, Work
 from aiosampler.workers.worker_process import agent_worker_main
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class CpuEngine:
         self._control, self._progress = views.control, views.progress
         self._shares = assign(self._options.batch.B, self._options.eval_n_envs, self._options.worker_count)[0].shares
         self._losses = Losses(options, views, self._shares)
+        self._replay = CallReplay(wanted=options.max_worker_restarts > 0)
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: ProcessGroup | None = None
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
@@ -74,7 +76,9 @@ class CpuEngine:
             Work(options, self._probed, self._start, share, None if cpus is None else cpus[share.rank])
             for share in self._shares
         ]
-        restarts = Restarts(options.max_worker_restarts, self._control.restarts, 0, self._losses.found, renewed)
+        restarts = Restarts(
+            options.max_worker_restarts, self._control.restarts, 0, self._losses.found, self._replay.renewed
+        )
         await self._workers.start(work, options.start_timeout, restarts)
 
     async def collect(self, request: Collect) -> Collected:
@@ -100,6 +104,18 @@ class CpuEngine:
         self._losses.settle()
         self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
+
+    async def call(self, request: Call) -> Called:
+        """Have the workers that have the environments make a call."""
+        assert self._workers is not None
+        return await call_workers(
+            self._workers,
+            self._shares,
+            request,
+            losses=self._losses,
+            replay=self._replay,
+            timeout=self._options.step_timeout,
+        )
 
     async def aclose(self) -> None:
         """Have the workers close their environments, and end them."""

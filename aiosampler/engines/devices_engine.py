@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aiosampler.engines.environment_calls import merged
 from aiosampler.engines.served_engine import assignments
 from aiosampler.engines.server_process import device_main
 from aiosampler.errors import ProcessFailure
@@ -13,7 +14,7 @@ from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.deadlines import SERVER_CLOSE_S, START_MARGIN_S
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.restarts import attach
-from aiosampler.workers.messages import Collect, Collected, Evaluate, Serve
+from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate, Serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,12 @@ class DevicesEngine:
         """Have the servers run the quotas of their evaluation environments."""
         return await self._ask(request)
 
+    async def call(self, request: Call) -> Called:
+        """Have the servers pass a call on to those of their workers that have the environments."""
+        called = merged(await self._gather(request))
+        self._failures += [loss.error for loss in called.losses]
+        return called
+
     async def aclose(self) -> None:
         """Have the servers end their workers, and end them."""
         servers, self._servers = self._servers, None
@@ -80,17 +87,21 @@ class DevicesEngine:
                 raise report
 
     async def _ask(self, request: Collect | Evaluate) -> Collected:
+        answers: list[Collected] = await self._gather(request)
+        losses = tuple(chain.from_iterable(answer.losses for answer in answers))
+        self._failures += [loss.error for loss in losses]
+        return Collected(list(chain.from_iterable(answer.episodes for answer in answers)), losses)
+
+    async def _gather(self, request: Collect | Evaluate | Call) -> list[Any]:
+        """Send a request to all servers, and gather their answers."""
         assert self._servers is not None
         await self._servers.send(request)
         try:
-            answers: list[Collected] = await self._servers.gather(self._options.step_timeout)
+            return await self._servers.gather(self._options.step_timeout)
         except ProcessFailure as exc:
             own = self._ranks_beside(exc.rank)
             attach(exc, [failure for failure in self._failures if failure.rank not in own])
             raise
-        losses = tuple(chain.from_iterable(answer.losses for answer in answers))
-        self._failures += [loss.error for loss in losses]
-        return Collected(list(chain.from_iterable(answer.episodes for answer in answers)), losses)
 
     def _ranks_beside(self, rank: int | None) -> list[int]:
         """Ranks of the workers of the server that has this one, and tells by itself which it lost before."""

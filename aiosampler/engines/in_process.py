@@ -128,14 +128,11 @@ class InProcess:
             return
         request = self._requests.popleft()
         try:
-            with self._as_guest():
-                self._answers.append(self._answer(request))
-        except Exception as exc:
-            cause = exc.__cause__ or exc
-            if debugger_quit(cause) or isinstance(cause, KeyboardInterrupt | SystemExit):
-                self._interrupted = cause
-                raise cause from None
-            self._answers.append(self._described(exc))
+            try:
+                with self._as_guest():
+                    self._answers.append(self._answer(request))
+            except Exception as exc:
+                self._answers.append(self._described(exc))
         except BaseException as exc:
             self._interrupted = exc
             raise
@@ -153,6 +150,11 @@ class InProcess:
                 return self._collect(itr, slot)
             case messages.Evaluate():
                 return self._evaluate(request)
+
+            case messages.Call():
+                assert self._runner is not None
+                self._finish_ahead()
+                return self._runner.call(request, self._described)
 
     def _start(self, start: messages.Start) -> None:
         assert self.views is not None
@@ -223,11 +225,18 @@ class InProcess:
             return self._described(exc)
         return None
 
-    def _described(self, exc: Exception) -> SamplerError:
-        """The error that a sampler process would report, with the original exception as its cause."""
+    def _described(self, exc: BaseException) -> SamplerError:
+        """The error that a sampler process would report, with the original exception as its cause.
+
+        Raises:
+            BaseException: The original, if it is no failure.
+        """
+        cause = exc.__cause__ or exc
+        if debugger_quit(cause) or isinstance(cause, KeyboardInterrupt | SystemExit):
+            raise cause from None
         error = describe(exc, NAME, starting=not self._started)
         if error is not exc:
-            error.__cause__ = exc.__cause__ or exc
+            error.__cause__ = cause
         return error
 
     @contextlib.contextmanager

@@ -123,6 +123,10 @@ class _Sampler:
                     batch = await wanted
                     if batch is not None:
                         parent.send(batch)
+                case messages.Call() as call:
+                    if ahead is not None:
+                        await asyncio.wait((ahead,))  # so that a call takes effect between the same batches, always
+                    parent.send(await engine.call(call))
                 case messages.Evaluate() as request:
                     if ahead is not None:
                         await asyncio.wait((ahead,))

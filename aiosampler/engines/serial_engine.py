@@ -6,8 +6,9 @@ import functools
 from typing import TYPE_CHECKING
 
 from aiosampler.runtime.outside_loop import outside_loop
+from aiosampler.workers.failures import describe
 from aiosampler.workers.local_acting import local_runner
-from aiosampler.workers.messages import Collect, Collected, Evaluate, Share
+from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,11 @@ class SerialEngine:
         """Evaluate."""
         assert self._runner is not None
         return Collected([await outside_loop(self._runner.evaluate, request)])
+
+    async def call(self, request: Call) -> Called:
+        """Have environments do something."""
+        assert self._runner is not None
+        return await outside_loop(self._runner.call, request, functools.partial(describe, process="sampler"))
 
     async def aclose(self) -> None:
         """Close the environments."""

@@ -13,6 +13,7 @@ from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import bind_parameters, call_agent, use_parameters, verify_parameters
 from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.assignments import Assignment, assign
+from aiosampler.engines.environment_calls import CallReplay, call_workers
 from aiosampler.engines.losses import Losses
 from aiosampler.memory.progress import read_progress
 from aiosampler.memory.slot import columns
@@ -31,7 +32,7 @@ from aiosampler.signals.counter import Signal
 from aiosampler.signals.rendezvous import waits
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers.factories import build_agent
-from aiosampler.workers.messages import Collect, Collected, Evaluate, Work, renewed
+from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate, Work
 from aiosampler.workers.random_streams import GroupStream, RandomStreams
 from aiosampler.workers.runner import eval_quotas
 from aiosampler.workers.worker_process import served_worker_main
@@ -89,6 +90,7 @@ class ServedEngine:
         self._assignment = assignments(options)[0] if assignment is None else assignment
         self._shares = self._assignment.shares
         self._losses = Losses(options, views, self._shares)
+        self._replay = CallReplay(wanted=options.max_worker_restarts > 0)
         self._workers: ProcessGroup | None = None
         self._groups: list[WorkerGroup] = []
         self._server_cpus: ServerCpus | None = None
@@ -144,7 +146,11 @@ class ServedEngine:
             [self._work(share, group) for group in self._assignment.groups for share in group],
             options.start_timeout,
             Restarts(
-                options.max_worker_restarts, views.control.restarts, self._assignment.index, self._on_loss, renewed
+                options.max_worker_restarts,
+                views.control.restarts,
+                self._assignment.index,
+                self._on_loss,
+                self._replay.renewed,
             ),
         )
         await all_or_first_error([starting, outside_loop(self._build)])
@@ -187,6 +193,18 @@ class ServedEngine:
         self._losses.settle()
         self._workers.begin_replacing()
         return Collected(episodes, self._losses.take())
+
+    async def call(self, request: Call) -> Called:
+        """Have the workers that have the environments make a call; the server has no part in it."""
+        assert self._workers is not None
+        return await call_workers(
+            self._workers,
+            self._shares,
+            request,
+            losses=self._losses,
+            replay=self._replay,
+            timeout=self._options.step_timeout,
+        )
 
     async def aclose(self) -> None:
         """Have the workers close their environments, and end them."""

@@ -81,13 +81,15 @@ class _Server:
         parent.send(messages.Started())
         while True:
             request = await parent.receive()
-            collected = messages.Collected([])
+            collected: messages.Collected | messages.Called = messages.Collected([])
             with contextlib.suppress(Aborted):
                 match request:
                     case messages.Collect():
                         collected = await engine.collect(request)
                     case messages.Evaluate():
                         collected = await engine.evaluate(request)
+                    case messages.Call():
+                        collected = await engine.call(request)
             parent.send(collected)
 
     async def aclose(self) -> None:

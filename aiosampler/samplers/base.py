@@ -14,6 +14,7 @@ from aiosampler.agents.base import Agent
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
+from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluation
 from aiosampler.samplers.session import Session, State
 from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 TRACED_BATCHES = 16
 
 
-class AsyncSamplerMixin:
+class AsyncSamplerMixin(EnvironmentCalls):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::

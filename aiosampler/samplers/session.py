@@ -68,6 +68,7 @@ class Session:
         self._unclaimed: messages.Batch | None = None  # a batch that has arrived, whose caller was cancelled
         self._next: tuple[int, int] | None = None  # number and slot of the batch after the last that was asked for
         self._closing: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None  # a request that may be large
         self._closed = asyncio.Event()
 
     # Starting
@@ -188,6 +189,29 @@ class Session:
                 raise
             return evaluated
 
+    async def call(self, request: messages.Call) -> messages.Called:
+        """Have environments do something, between the batch that is complete next and the one that is begun after it.
+
+        It may be large: where the caller is cancelled meanwhile, it leaves all the same.
+
+        Args:
+            request: What is to be done.
+
+        Raises:
+            SamplerClosed: The session does not run, or was closed meanwhile.
+            SamplerError: The process failed; the session is closed.
+        """
+        self._check_loop()
+        async with self._order:
+            self.require_running()
+            await self._receive_pending()
+            assert self.process is not None
+            self._pending.append(messages.Called)
+            self._sending = asyncio.create_task(self.process.send(request))  # owned: awaited here, or in _end()
+            await asyncio.shield(self._sending)
+            called: messages.Called = await self._receive_pending()
+            return called
+
     def _settle(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         """Number and slot of a batch that is asked for now."""
         default = self._next or (0, 0)
@@ -211,7 +235,7 @@ class Session:
             self._pending.popleft()
             if isinstance(answer, messages.Batch):
                 self._unclaimed = answer
-            elif isinstance(answer, messages.Evaluated):
+            elif isinstance(answer, messages.Evaluated | messages.Called):
                 self._counters.lost(answer.losses)  # also where its caller was cancelled
         return answer
 
@@ -277,6 +301,9 @@ class Session:
         if self.memory is not None:
             self.memory.abort_all()
         report = await process.stop(deadlines.PROBE_CLOSE_S if self.memory is None else deadlines.SAMPLER_CLOSE_S)
+        if self._sending is not None:  # nobody reads the rest
+            self._sending.cancel()
+            await asyncio.wait((self._sending,))
         if self.memory is not None:
             self.memory.release()
         if report is not None and running and self.failure is None:

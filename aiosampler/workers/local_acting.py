@@ -108,6 +108,10 @@ class LocalActing:
                 yield
                 verify_parameters([self._agent], self._parameters)
 
+    def calling(self, *, evaluation: bool) -> contextlib.AbstractContextManager[None]:
+        """Around calls of environments: those of evaluation draw their noise from its stream."""
+        return self._random.evaluation() if evaluation else contextlib.nullcontext()
+
     def abort(self) -> None:
         """End what is being collected, here and in all other processes, at its next step; from any thread."""
         self._control.abort_all()

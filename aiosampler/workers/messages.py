@@ -5,12 +5,13 @@ are dataclasses: they may hold what is defined in the user's main module, and tr
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 from aiosampler.affinity import Affinity
-from aiosampler.errors import ProcessFailure
+from aiosampler.errors import ProcessFailure, SamplerError
 from aiosampler.memory.layout import Layout
 from aiosampler.options import Options
 from aiosampler.specs.arrays import Spaces
@@ -77,6 +78,7 @@ class Work:
     group: range = range(0)  # ranks of those that are served together
     spin: bool = False  # whether each worker has a CPU to itself
     give_way: bool = False  # whether it interrupts nobody when it is woken
+    calls: Sequence[Any] = ()  # each a `Call`: what the environments were told that are replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,40 @@ class Evaluated(NamedTuple):
     """An evaluation has ended."""
 
     episodes: list[bytes]  # packed
+    losses: tuple[Loss, ...] = ()
+
+
+class Ask(Enum):
+    """What environments are asked for."""
+
+    CALL = "call"
+    GET = "get_attr"
+    SET = "set_attr"
+    RESET_OPTIONS = "set_reset_options"
+
+
+class Call(NamedTuple):
+    """Between two batches: have environments do something each; answered by `Called`."""
+
+    ask: Ask
+    name: str  # of a method or an attribute
+    arguments: tuple[bytes, ...]  # packed by the user's process: one for all, or one for each of the environments
+    environments: tuple[int, ...]  # global indices
+    evaluation: bool
+
+    def each(self, environments: Container[int]) -> Iterator[tuple[int, bytes]]:
+        """Those of the environments that are to do it, and the packed arguments of each."""
+        shared = len(self.arguments) == 1
+        for i, b in enumerate(self.environments):
+            if b in environments:
+                yield b, self.arguments[0 if shared else i]
+
+
+class Called(NamedTuple):
+    """What environments answered; whatever one raised, the others were called as well."""
+
+    results: dict[int, bytes]  # packed, by environment
+    errors: dict[int, SamplerError]
     losses: tuple[Loss, ...] = ()
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Collector
 from aiosampler.collectors.environments import OwnInstances, fault_of
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
+from aiosampler.memory.progress import AT, BRANCH, NOWHERE, TICK
 from aiosampler.memory.slot import columns
 from aiosampler.specs.seeding import environment_seed
+from aiosampler.workers.environment_calls import NOTHING, call_environment
 from aiosampler.workers.episodes import pack_episodes
 from aiosampler.workers.factories import build_environment, share_registry, traj_info_factory
+from aiosampler.workers.messages import Ask, Call, Called
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import gymnasium as gym
+
     from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.errors import SamplerError
     from aiosampler.interfaces import Acting
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.options import Options
@@ -63,22 +70,34 @@ class Runner:
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
         self._instances = OwnInstances()
+        self._environments: dict[tuple[bool, int], gym.Env[Any, Any]] = {}  # by kind and index
         self._quota = Quota(None)
         self._kind = options.payload.load("traj_info_cls")
         self._traj_info = traj_info_factory(options.payload, self._kind)
 
-    def start(self) -> None:
-        """Build all environments and reset them."""
-        with self._acting.starting():
-            self._build()
+    def start(self, calls: Sequence[Call] = ()) -> None:
+        """Build all environments and reset them.
 
-    def _build(self) -> None:
+        Args:
+            calls: What the environments were told that these replace: they are told it, and reset once more.
+        """
+        with self._acting.starting():
+            self._build(calls)
+
+    def _build(self, calls: Sequence[Call]) -> None:
         options, share = self._options, self._share
         share_registry(options.payload)
         rule = MidBatchReset() if options.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
         if share.evaluation:
             self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
+        if calls:
+            self._collector.restart(None, self._phase)  # as it was when the others were told
+        for call in calls:
+            with self._acting.calling(evaluation=call.evaluation):
+                for b, packed in call.each(call.environments):
+                    self._phase(f"telling environment {b} again what the one before it was told: {call.name}")
+                    self._call_one(call, b, packed)
         self._collector.start(self._phase, options.max_decorrelation_steps, options.seed, share.generation)
 
     def collect(self, request: Collect) -> bytes:
@@ -104,6 +123,37 @@ class Runner:
             done += T
         return finished + [episode._replace(t=done - 1) for episode in self._evaluator.cut_episodes(0, T)]
 
+    def call(self, request: Call, describe: Callable[[BaseException], SamplerError]) -> Called:
+        """Have environments of this share do something.
+
+        Args:
+            request: What, and which; those of other shares are left out.
+            describe: Makes the error that the user sees of one that an environment raised.
+        """
+        evaluation, cells = request.evaluation, self._views.progress[self._share.rank]
+        ours = self._share.evaluation if evaluation else self._share.environments
+        results, errors = {}, {}
+        cells[BRANCH] = evaluation
+        try:
+            with self._acting.calling(evaluation=evaluation):
+                for b, packed in request.each(ours):
+                    cells[TICK] += 1
+                    cells[AT] = b
+                    try:
+                        results[b] = self._call_one(request, b, packed)
+                    except Exception as exc:
+                        errors[b] = describe(exc)
+        finally:
+            cells[AT] = NOWHERE
+        return Called(results, errors)
+
+    def _call_one(self, request: Call, b: int, packed: bytes) -> bytes:
+        if request.ask is Ask.RESET_OPTIONS:
+            (self._evaluator if request.evaluation else self._collector).set_reset_options(b, pickle.loads(packed))
+            return NOTHING
+        env = self._environments[request.evaluation, b]
+        return call_environment(env, request.ask, request.name, packed, b, evaluation=request.evaluation)
+
     def abort(self) -> None:
         """End what is being collected at its next step; called from any thread."""
         self._acting.abort()
@@ -122,6 +172,7 @@ class Runner:
             env = build_environment(self._options.payload, b, evaluation=evaluation)
             self._instances.add(env, name)
             built.append(env)
+            self._environments[evaluation, b] = env
             self._closing.callback(self._close_environment, env, b, evaluation)
         views, rank = self._views, self._share.rank
         return Collector(

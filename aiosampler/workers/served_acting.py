@@ -87,6 +87,10 @@ class ServedActing:
         with self._random.evaluation():
             yield
 
+    def calling(self, *, evaluation: bool) -> contextlib.AbstractContextManager[None]:
+        """Around calls of environments: those of evaluation draw their noise from its stream."""
+        return self._random.evaluation() if evaluation else contextlib.nullcontext()
+
     def abort(self) -> None:
         """End what is being collected at its next step, also if it waits for the server; from any thread."""
         self._rendezvous.abort()

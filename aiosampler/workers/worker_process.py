@@ -98,19 +98,21 @@ class _Worker:
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._arena.close()
         self._runner = runner = await outside_loop(self._make_runner, work, views, parent.phase)
-        await outside_loop(runner.start)
+        await outside_loop(runner.start, work.calls)
         parent.send(messages.Started())
         while True:
             parent.look()  # those of the CPU sampler run ahead: the next request is mostly there
             request = await parent.receive()
-            finished = NO_EPISODES
+            answer: messages.Finished | messages.Called = messages.Finished(NO_EPISODES)
             with contextlib.suppress(Aborted):
                 match request:
                     case messages.Collect():
-                        finished = await outside_loop(runner.collect, request)
+                        answer = messages.Finished(await outside_loop(runner.collect, request))
                     case messages.Evaluate():
-                        finished = await outside_loop(runner.evaluate, request)
-            parent.send(messages.Finished(finished))
+                        answer = messages.Finished(await outside_loop(runner.evaluate, request))
+                    case messages.Call():
+                        answer = await outside_loop(runner.call, request, self.describe)
+            parent.send(answer)
 
     async def aclose(self) -> None:
         runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is

@@ -7,7 +7,7 @@ import pytest
 from aiosampler import ConfigError, SamplerClosed, SamplerError, WorkerError
 from aiosampler.samplers.session import Session, State
 from aiosampler.samplers.statistics import Counters
-from aiosampler.workers.messages import Batch, Collect, Evaluate, Evaluated
+from aiosampler.workers.messages import Ask, Batch, Call, Called, Collect, Evaluate, Evaluated
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -160,6 +160,20 @@ async def test_an_evaluation_whose_caller_was_cancelled_is_given_up_and_its_answ
     process.answer(EVALUATED)
     await session.evaluate(None)
     assert memory.aborts == [False, True, False]
+
+
+async def test_a_call_whose_caller_was_cancelled_is_made_and_its_answer_dropped():
+    session, process, _ = await started()
+    calls = [Call(Ask.CALL, name, (b"",), (0,), False) for name in ("first", "second")]
+    await cancel(await waiting(session.collect(None, None)))
+    process.answer(batch(0))
+    await cancel(await waiting(session.call(calls[0])))
+    process.answer(Called({0: b"first"}, {}))
+    second = await waiting(session.call(calls[1]))
+    process.answer(Called({0: b"second"}, {}))
+    assert await second == Called({0: b"second"}, {})
+    assert await session.collect(None, None) == batch(0)
+    assert process.requests == [Collect(0, 0), *calls]
 
 
 async def test_with_overlap_the_next_batch_is_settled_and_without_it_is_free():

@@ -1,0 +1,193 @@
+"""Talking to the environments from the learner's side: methods, attributes, and the options of their resets."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.errors import ConfigError, text_of
+from aiosampler.pickling import dumps
+from aiosampler.workers.messages import Ask, Call
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.options import Options
+    from aiosampler.samplers.session import Session
+
+#: What the sampler itself calls; a call from elsewhere would have it record what did not happen.
+OURS = ("step", "reset", "close")
+
+
+class EnvironmentCalls:
+    """What all samplers let one ask of their environments, named as Gymnasium's vector environments name it.
+
+    Environments are asked between two batches: when the batch that is being collected is complete, and before the next
+    one is begun. With `overlap`, while you have batch k, batch k + 1 is being collected, so what you set is in force
+    from batch k + 2 on; without, from the next one. It is the same in every kind of sampler. What an environment shows
+    when a batch begins is what it returned last: a level that is set shows after the next step, or reset.
+
+    Where a worker is replaced (`max_worker_restarts`), its new environments are reset, told what the ones before were
+    told by `call`, `set_attr` and `set_reset_options`, in this order and of each name the last, and reset again.
+
+    Arguments and results are pickled, and each environment gets a copy of its own. Cancelling a call that has begun
+    does not take it back.
+
+    `env_indices` names environments by their index, 0 to `batch_B` - 1, or `eval_n_envs` - 1 with `evaluation`; an int
+    is one of them, None all. Answers come in that order.
+    """
+
+    options: Options
+    _session: Session
+
+    async def call(
+        self,
+        name: str,
+        *args: Any,
+        env_indices: int | Iterable[int] | None = None,
+        evaluation: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Call a method of environments, that of the outermost wrapper that has it.
+
+        The environments are called whatever one of them raises; that is raised here, and the sampler goes on.
+
+        Args:
+            name: Of the method; an attribute that cannot be called is returned.
+            args: Its arguments.
+            env_indices: Which environments; all by default.
+            evaluation: Whether those of evaluation.
+            kwargs: Its named arguments.
+
+        Returns:
+            What each returned.
+
+        Raises:
+            ConfigError: An argument is wrong or cannot be pickled, or a result cannot.
+            UnknownAttribute: An environment has no such method.
+            WorkerError: An environment raised; of several, the first.
+            SamplerClosed: The sampler does not run.
+            SamplerError: A process failed. The sampler is closed, unless its worker is replaced.
+        """
+        what = f"the arguments of call({name!r})"
+        return await self._ask(Ask.CALL, name, [_pack(what, (args, kwargs))], env_indices, evaluation)
+
+    async def get_attr(
+        self, name: str, env_indices: int | Iterable[int] | None = None, evaluation: bool = False
+    ) -> list[Any]:
+        """Copies of an attribute of environments, that of the outermost wrapper that has it.
+
+        Args:
+            name: Of the attribute.
+            env_indices: Which environments; all by default.
+            evaluation: Whether those of evaluation.
+
+        Raises:
+            SamplerError: As of `call`.
+        """
+        return await self._ask(Ask.GET, name, [NOTHING], env_indices, evaluation)
+
+    async def set_attr(
+        self, name: str, values: Any, env_indices: int | Iterable[int] | None = None, evaluation: bool = False
+    ) -> None:
+        """Set an attribute of environments, that of the outermost wrapper that has it; one has to.
+
+        Args:
+            name: Of the attribute.
+            values: A list or tuple has one value for each of the environments; anything else is for all of them.
+            env_indices: Which environments; all by default.
+            evaluation: Whether those of evaluation.
+
+        Raises:
+            SamplerError: As of `call`.
+        """
+        each = isinstance(values, list | tuple)
+        packed = [_pack(f"the value of {name}", value) for value in (values if each else [values])]
+        await self._ask(Ask.SET, name, packed, env_indices, evaluation, each=each)
+
+    async def set_reset_options(
+        self,
+        options: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None,
+        env_indices: int | Iterable[int] | None = None,
+        evaluation: bool = False,
+    ) -> None:
+        """Have later resets of environments get ``reset(options=...)``: a start state, or a level of a curriculum.
+
+        Args:
+            options: For all of the environments, or a list or tuple of one for each; None is none, as in the beginning.
+            env_indices: Which environments; all by default.
+            evaluation: Whether those of evaluation.
+
+        Raises:
+            TypeError: `options` are no mappings.
+            SamplerError: As of `call`.
+        """
+        each, packed = isinstance(options, list | tuple), []
+        for one in options if isinstance(options, list | tuple) else [options]:
+            if one is not None and not isinstance(one, Mapping):
+                raise TypeError(f"options must be a dict, a list of dicts or None, got {one!r}")
+            packed.append(_pack("options", None if one is None else dict(one)))
+        await self._ask(Ask.RESET_OPTIONS, "options", packed, env_indices, evaluation, each=each)
+
+    async def _ask(
+        self, ask: Ask, name: str, packed: list[bytes], env_indices: Any, evaluation: bool, each: bool = False
+    ) -> list[Any]:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {name!r}")
+        if name in OURS:
+            raise ConfigError(
+                f"{ask.value}({name!r}) is not possible: the sampler itself steps, resets and closes the environments"
+            )
+        if not isinstance(evaluation, bool):
+            raise TypeError(f"evaluation must be True or False, got {evaluation!r}")
+        n = self.options.eval_n_envs if evaluation else self.options.batch_B
+        if n == 0:
+            raise ConfigError(f"{ask.value}(evaluation=True) needs eval_n_envs of at least 1")
+        environments = _indices(env_indices, n)
+        if each and len(packed) != len(environments):
+            raise ConfigError(
+                f"{ask.value}() got a list of {len(packed)} values for {len(environments)} environments; give one for "
+                "each, or a value that is no list or tuple for all"
+            )
+        self._session.require_running()
+        if not environments:
+            return []
+        called = await self._session.call(Call(ask, name, tuple(packed), environments, evaluation))
+        errors = [called.errors[b] for b in environments if b in called.errors]
+        if errors:
+            if len(errors) > 1:
+                errors[0].add_note(f"{len(errors)} of {len(environments)} environments failed; this is the first")
+            raise errors[0]
+        if len(called.results) < len(environments):
+            raise called.losses[-1].error  # a worker was lost meanwhile, and is replaced
+        return [pickle.loads(called.results[b]) for b in environments]
+
+
+NOTHING = pickle.dumps(None)
+
+
+def _pack(what: str, value: Any) -> bytes:
+    try:
+        return dumps(value)
+    except Exception as exc:
+        raise ConfigError(f"{what} cannot be pickled for the sampler's processes: {text_of(exc)}") from exc
+
+
+def _indices(env_indices: Any, n: int) -> tuple[int, ...]:
+    """The environments that are meant, of n."""
+    if env_indices is None:
+        return tuple(range(n))
+    given = tuple(env_indices) if isinstance(env_indices, Iterable) else (env_indices,)
+    try:
+        indices = tuple(map(operator.index, given))
+    except TypeError:
+        raise TypeError(f"env_indices must be ints, got {env_indices!r}") from None
+    if any(isinstance(index, bool) for index in given):
+        raise TypeError(f"env_indices must be ints, not a mask, got {env_indices!r}")
+    if any(not 0 <= index < n for index in indices):
+        raise ConfigError(f"env_indices={env_indices!r} must be from 0 to {n - 1}")
+    if len(set(indices)) < len(indices):
+        raise ConfigError(f"env_indices={env_indices!r} must not name an environment twice")
+    return indices
