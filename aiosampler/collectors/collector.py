@@ -144,7 +144,7 @@ class Collector:
                 if phase is not None:
                     phase(f"resetting environment {self._first + i}")
                 given = self._reset(slot, 0, i, None if self._started else self._seeds[i])
-                if not self._started:
+                if phase is not None:  # it starts, and may take random steps
                     self._masks[i] = action_mask(*given)
             else:
                 self._waits_from[i] = 0

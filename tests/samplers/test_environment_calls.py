@@ -8,7 +8,15 @@ import threading
 import gymnasium as gym
 import pytest
 
-from aiosampler import AsyncSerialSampler, ConfigError, SamplerClosed, UnknownAttribute, WorkerDied, WorkerError
+from aiosampler import (
+    AsyncSerialSampler,
+    ConfigError,
+    RandomAgent,
+    SamplerClosed,
+    UnknownAttribute,
+    WorkerDied,
+    WorkerError,
+)
 from tests.support.samplers import KINDS, PARALLEL, assert_same, small
 from tests.support.torchless import cartpole
 from tests.support.worlds import CountingEnv
@@ -286,5 +294,5 @@ async def test_a_worker_that_dies_in_a_call_ends_the_sampler_where_it_is_not_rep
 
 
 async def test_workers_of_action_servers_need_no_torch_for_it():
-    async with small("gpu", cartpole, start_method="spawn") as sampler:
+    async with small("gpu", cartpole, agent=RandomAgent(), start_method="spawn") as sampler:
         assert await sampler.get_attr("has_torch") == [False] * 4
