@@ -17,8 +17,20 @@ def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
     They are of the types that the space's ``sample()`` gives: discrete actions are NumPy integers. Arrays are rows of
     what is passed in, so pass in what nobody writes to again: an environment may keep its action.
     """
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        return _split_tree
+    match space:
+        case spaces.Dict():
+            named = {key: action_splitter(child) for key, child in space.spaces.items()}
+            return lambda action: [
+                dict(zip(named, row, strict=True))
+                for row in zip(*(split(action[key]) for key, split in named.items()), strict=True)
+            ]
+        case spaces.Tuple():
+            ordered = [action_splitter(child) for child in space.spaces]
+            return lambda action: list(
+                zip(*(split(part) for split, part in zip(ordered, action, strict=True)), strict=True)
+            )
+        case spaces.Box(shape=()):
+            return lambda action: [action[i, ...] for i in range(len(action))]  # arrays, where `list` gives numbers
     return list
 
 
@@ -40,14 +52,3 @@ def sample_action(space: gym.Space[Any], mask: Tree) -> Any:
     if mask is None:
         return space.sample()
     return space.sample(tree_map(lambda leaf: np.asarray(leaf, np.int8), mask))
-
-
-def _split_tree(action: Tree) -> list[Any]:
-    first: Any = action
-    while isinstance(first, dict | tuple):
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-
-    def pick(i: int) -> Callable[[np.ndarray[Any, Any]], Any]:
-        return lambda leaf: leaf[i]
-
-    return [tree_map(pick(i), action) for i in range(len(first))]

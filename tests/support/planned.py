@@ -15,7 +15,19 @@ from gymnasium import spaces
 
 from aiosampler import environment_seed
 
-DRESSES = ("plain", "fortran", "reversed", "readonly", "strided", "list", "scalar", "torch", "wide")
+DRESSES = ("plain", "fortran", "reversed", "readonly", "strided", "list", "scalar", "torch", "wide", "shared")
+
+
+#: What is zero where a column is blank.
+ROWS = (
+    "observation",
+    "reward",
+    "prev_reward",
+    "env_info",
+    "env_info_present",
+    "prev_env_info",
+    "prev_env_info_present",
+)
 
 
 def draw(space, rng):
@@ -187,10 +199,7 @@ class Replay:
     def check(self, samples):
         arrays = {
             "agent": {name: numpied(getattr(samples.agent, name)) for name in ("action", "prev_action")},
-            **{
-                name: numpied(getattr(samples.env, name))
-                for name in ("observation", "reward", "prev_reward", "terminated", "truncated", "done", "env_info")
-            },
+            **{name: numpied(getattr(samples.env, name)) for name in (*ROWS, "terminated", "truncated", "done")},
             "last": numpied(samples.env.last_observation),
             "next": numpied(samples.env.next_observation()),
             "valid": samples.valid.numpy(),
@@ -217,13 +226,15 @@ class Replay:
             same(arrays["observation"], (t, b), column.facts.observation, "observation")
             same(arrays["agent"]["prev_action"], (t, b), column.prev_action(arrays), "prev_action")
             assert arrays["prev_reward"][t, b] == np.float32(column.prev_reward)
+            before = column.facts
             column.step(leaf(arrays["agent"]["action"], t, b))
             facts = column.facts
             assert arrays["reward"][t, b] == np.float32(facts.reward)
             assert (arrays["terminated"][t, b], arrays["truncated"][t, b]) == (facts.terminated, facts.truncated)
             assert arrays["done"][t, b] == (facts.terminated or facts.truncated)
-            if "count" in facts.info:
-                assert arrays["env_info"]["count"][t, b] == facts.info["count"]
+            for name, info in (("env_info", facts.info), ("prev_env_info", before.info)):
+                assert arrays[f"{name}_present"]["count"][t, b] == ("count" in info)
+                assert arrays[name]["count"][t, b] == info.get("count", 0)
             last_kept = t + 1 == cut < T  # what it led to is lost
             if arrays["done"][t, b] or not last_kept:
                 same(arrays["next"], (t, b), facts.observation, "next_observation()")
@@ -231,7 +242,7 @@ class Replay:
                 same_tree(numpied(samples.env.final_observation[t, b]), facts.observation, "final_observation")
                 ends.append((t, b, column.episode_told()))
                 column.end(waits=self.wait)
-        for name in ("observation", "reward", "prev_reward", "env_info", "agent"):
+        for name in (*ROWS, "agent"):
             assert all(not part[cut:, b].any() for part in leaves(arrays[name])), f"{name} is not blank"
         if cut < T and not column.waits:
             assert self.restarts, "a column is cut"

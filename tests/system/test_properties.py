@@ -37,7 +37,7 @@ multi_discrete = st.builds(spaces.MultiDiscrete, st.lists(st.integers(1, 9), min
 multi_binary = st.builds(spaces.MultiBinary, st.integers(1, 4))
 leaf_spaces = st.one_of(boxes, discrete, multi_discrete, multi_binary)
 finite_boxes = st.builds(
-    lambda shape, dtype: spaces.Box(-1, 1, shape or (1,), dtype), shapes, st.sampled_from([np.float32, np.float64])
+    lambda shape, dtype: spaces.Box(-1, 1, shape, dtype), shapes, st.sampled_from([np.float32, np.float64])
 )
 action_leaves = st.one_of(discrete, multi_discrete, multi_binary, finite_boxes)
 
