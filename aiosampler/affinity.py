@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +46,12 @@ class Affinity:
         if isinstance(self.torch_threads, bool) or not isinstance(self.torch_threads, int) or self.torch_threads < 1:
             raise ConfigError(f"torch_threads must be an integer of at least 1, got {self.torch_threads!r}")
         if self.cpus is not None:
-            _check_cpus("affinity.cpus", self.cpus)
-        for rank, cpus in enumerate(self.workers or ()):
-            _check_cpus(f"affinity.workers[{rank}]", cpus)
-        if self.workers is not None and not self.workers:
-            raise ConfigError("affinity.workers must have a set of CPUs for each worker, got none")
+            object.__setattr__(self, "cpus", _cpus("affinity.cpus", self.cpus))
+        if self.workers is not None:
+            workers = [_cpus(f"affinity.workers[{rank}]", cpus) for rank, cpus in enumerate(self.workers)]
+            if not workers:
+                raise ConfigError("affinity.workers must have a set of CPUs for each worker, got none")
+            object.__setattr__(self, "workers", workers)
 
 
 def make_affinity(
@@ -82,8 +83,7 @@ def make_affinity(
     Raises:
         ConfigError: A count that is not possible, or CPUs that this process may not use.
     """
-    usable = usable_cpus() if cpus is None else tuple(cpus)
-    _check_cpus("cpus", usable)
+    usable = usable_cpus() if cpus is None else _cpus("cpus", cpus)
     for name, count, least in (("n_workers", n_workers, 1), ("n_gpus", n_gpus, 0)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < least):
             raise ConfigError(f"{name} must be an integer of at least {least}, got {count!r}")
@@ -110,10 +110,17 @@ def make_affinity(
     return Affinity(cpus=servers or None, workers=workers, torch_threads=torch_threads)
 
 
-def _check_cpus(name: str, cpus: Sequence[int]) -> None:
+def _cpus(name: str, cpus: Iterable[int]) -> tuple[int, ...]:
+    """`cpus` as a tuple, read once: they may come from a generator.
+
+    Raises:
+        ConfigError: They are none, or this process may not use them.
+    """
     if not hasattr(os, "sched_setaffinity"):
         raise ConfigError(f"{name} cannot be honoured: this system does not let a process choose its CPUs")
-    if not cpus or set(cpus) - set(usable_cpus()):
+    chosen = tuple(cpus)
+    if not chosen or set(chosen) - set(usable_cpus()):
         raise ConfigError(
-            f"{name} must be some of the CPUs that this process may use, {list(usable_cpus())}, got {list(cpus)}"
+            f"{name} must be some of the CPUs that this process may use, {list(usable_cpus())}, got {list(chosen)}"
         )
+    return chosen

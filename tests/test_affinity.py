@@ -127,3 +127,10 @@ def test_the_quota_of_a_container_counts(monkeypatch, tmp_path):
         assert usable_cpu_count() == count
     quota.unlink()
     assert usable_cpu_count() == 8
+
+
+def test_cpus_from_a_generator_are_read_once():
+    cpu = usable_cpus()[0]
+    affinity = Affinity(cpus=(c for c in [cpu]), workers=((c for c in [cpu]) for _ in range(2)))
+    assert (affinity.cpus, affinity.workers) == ((cpu,), [(cpu,), (cpu,)])
+    assert make_affinity(2, cpus=(c for c in [cpu])).workers == [(cpu,), (cpu,)]
