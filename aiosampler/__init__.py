@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from aiosampler.specs.arrays import Spaces as Spaces
     from aiosampler.specs.batch import BatchSpec as BatchSpec
+    from aiosampler.specs.context import EnvContext as EnvContext
     from aiosampler.specs.seeding import environment_seed as environment_seed
 else:
     import functools

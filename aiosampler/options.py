@@ -15,6 +15,7 @@ from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
 from aiosampler.specs.batch import BatchSpec, as_integer
 from aiosampler.specs.env_infos import EnvInfoKeys
+from aiosampler.specs.env_kwargs import settle_env_kwargs
 from aiosampler.specs.registry import by_value, find_spec, pack_registry
 
 START_METHODS = ("spawn", "forkserver", "fork")
@@ -145,10 +146,12 @@ class Options:
             self._integer("eval_max_trajectories", 1)
 
 
-def user_objects(**objects: Any) -> Payload:
+def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
     """Check the objects that a user gave, and pickle them, with what is registered in Gymnasium if they may need it.
 
     Args:
+        batch_B: Environments.
+        eval_n_envs: Environments for evaluation.
         objects: ``env_fn``, ``env_kwargs``, ``eval_env_kwargs``, ``agent``, ``traj_info_cls``, ``traj_info_kwargs``.
 
     Raises:
@@ -162,11 +165,27 @@ def user_objects(**objects: Any) -> Payload:
         env_fn = by_value(env_fn)
     if not isinstance(env_fn, EnvSpec) and not callable(env_fn):
         raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {env_fn!r}")
-    for name in ("env_kwargs", "eval_env_kwargs", "traj_info_kwargs"):
-        _mapping(name, objects[name])
+    objects.update(_settled(as_integer("batch_B", batch_B, 1), as_integer("eval_n_envs", eval_n_envs, 0), objects))
+    _mapping("traj_info_kwargs", objects["traj_info_kwargs"])
     _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
     is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # and needs no id but its own
     return Payload({**objects, "env_fn": env_fn, "registry": None if is_named else pack_registry()})
+
+
+def _settled(B: int, eval_B: int, objects: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of environments, checked; those of each where they are not the same for all."""
+    given, for_evaluation = objects["env_kwargs"], objects["eval_env_kwargs"]
+    settled = {"env_kwargs": settle_env_kwargs("env_kwargs", given, B, "batch_B")}
+    if not eval_B:
+        return settled  # any `eval_env_kwargs` will be refused
+    if for_evaluation is None and callable(given):
+        for_evaluation = given
+    if for_evaluation is None and isinstance(settled["env_kwargs"], list):
+        raise ConfigError(
+            "env_kwargs has one dict for each environment of a batch; give eval_env_kwargs for those of "
+            f"eval_n_envs={eval_B} as well"
+        )
+    return {**settled, "eval_env_kwargs": settle_env_kwargs("eval_env_kwargs", for_evaluation, eval_B, "eval_n_envs")}
 
 
 def _seconds(name: str, value: Any) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.shared_buffers import SharedBuffers
     from aiosampler.servers.action_server import AsyncActionServer
+    from aiosampler.specs.env_kwargs import EnvKwargs
     from aiosampler.specs.trees import Tree
     from aiosampler.workers import messages
 
@@ -60,11 +61,13 @@ class AsyncSamplerMixin(EnvironmentCalls):
     Args:
         env_fn: Gymnasium id as `gymnasium.make` takes it (``"package:id"`` imports a package, no version is the
             newest), an `EnvSpec`, or a callable that makes an environment. It travels by cloudpickle, so a lambda or a
-            function of a notebook will do, and with it what is registered in this process now.
+            function of a notebook will do, and with it what is registered in this process now. If it has a parameter
+            `context`, it is told by an `EnvContext` which environment it is to make.
         agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
         batch_T: Time steps of a batch.
         batch_B: Environments.
-        env_kwargs: Arguments of `env_fn`.
+        env_kwargs: Arguments of `env_fn`: a dict for all environments, or a sequence of one for each, or a function of
+            an environment's index that makes one, called here. The example environment gets those of the first.
         n_workers: Worker processes; for the parallel samplers.
         affinity: CPUs and threads of the processes.
         device: Where the agent's model runs.
@@ -79,7 +82,7 @@ class AsyncSamplerMixin(EnvironmentCalls):
         traj_info_cls: Statistics of an episode, a subclass of `TrajInfo`.
         traj_info_kwargs: Arguments of `traj_info_cls`, such as ``{"discount": 0.99}``.
         eval_n_envs: Environments for evaluation.
-        eval_env_kwargs: Arguments of `env_fn` for them, in place of `env_kwargs`.
+        eval_env_kwargs: Arguments of `env_fn` for them, in place of `env_kwargs` and as these.
         eval_max_steps: Most steps that an evaluation takes, divided evenly over its environments.
         eval_max_trajectories: Episodes of an evaluation, divided evenly over its environments beforehand; None runs
             until `eval_max_steps`, which leaves more room to short episodes.
@@ -122,7 +125,7 @@ class AsyncSamplerMixin(EnvironmentCalls):
         agent: Agent,
         batch_T: int,
         batch_B: int,
-        env_kwargs: Mapping[str, Any] | None = None,
+        env_kwargs: EnvKwargs | None = None,
         n_workers: int | None = None,
         affinity: Affinity | None = None,
         device: str | torch.device | Sequence[str | torch.device] = "cpu",
@@ -134,7 +137,7 @@ class AsyncSamplerMixin(EnvironmentCalls):
         traj_info_cls: type[TrajInfo] = TrajInfo,
         traj_info_kwargs: Mapping[str, Any] | None = None,
         eval_n_envs: int = 0,
-        eval_env_kwargs: Mapping[str, Any] | None = None,
+        eval_env_kwargs: EnvKwargs | None = None,
         eval_max_steps: int | None = None,
         eval_max_trajectories: int | None = None,
         overlap: bool = True,
@@ -149,6 +152,8 @@ class AsyncSamplerMixin(EnvironmentCalls):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
         options = Options(
             payload=user_objects(
+                batch_B=batch_B,
+                eval_n_envs=eval_n_envs,
                 env_fn=env_fn,
                 env_kwargs=env_kwargs,
                 eval_env_kwargs=eval_env_kwargs,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.environments import AgentFault, fault_of, make_environment
 from aiosampler.errors import ConfigError, text_of
+from aiosampler.specs.context import CONTEXT, takes_context
+from aiosampler.specs.env_kwargs import kwargs_of
 from aiosampler.specs.registry import unpack_registry
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers.random_streams import seed_generators
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.payload import Payload
     from aiosampler.specs.arrays import Spaces
+    from aiosampler.specs.context import EnvContext
 
 
 def share_registry(payload: Payload) -> None:
@@ -29,22 +32,23 @@ def share_registry(payload: Payload) -> None:
         unpack_registry(packed)
 
 
-def build_environment(payload: Payload, index: int | None, *, evaluation: bool = False) -> gym.Env[Any, Any]:
+def build_environment(payload: Payload, context: EnvContext | None) -> gym.Env[Any, Any]:
     """Build an environment; evaluation environments take ``eval_env_kwargs`` in place of ``env_kwargs``.
 
     Args:
         payload: The user's objects.
-        index: Of the environment among those of its kind, None for the example.
-        evaluation: Which kind.
+        context: Which environment it is, None for the example, which has the arguments of environment 0.
 
     Raises:
         EnvironmentFault: `env_fn` raised, or made no environment.
     """
+    index, evaluation = (None, False) if context is None else (context.index, context.evaluation)
     with fault_of("calling env_fn", index, evaluation):
-        kwargs = payload.load("eval_env_kwargs") if evaluation else None
-        if kwargs is None:
-            kwargs = payload.load("env_kwargs") or {}
-        return make_environment(payload.load("env_fn"), dict(kwargs))
+        env_fn, given = payload.load("env_fn"), payload.load("eval_env_kwargs") if evaluation else None
+        kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, index or 0)
+        if callable(env_fn) and takes_context(env_fn):
+            kwargs.setdefault(CONTEXT, context)
+        return make_environment(env_fn, kwargs)
 
 
 def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:

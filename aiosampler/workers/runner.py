@@ -11,6 +11,7 @@ from aiosampler.collectors.environments import OwnInstances, fault_of
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
 from aiosampler.memory.progress import AT, BRANCH, NOWHERE, TICK
 from aiosampler.memory.slot import columns
+from aiosampler.specs.context import EnvContext
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.environment_calls import NOTHING, call_environment
 from aiosampler.workers.episodes import pack_episodes
@@ -163,24 +164,14 @@ class Runner:
         self._closing.close()
 
     def _make_collector(self, environments: range, slots: Columns, rule: Any, *, evaluation: bool) -> Collector:
-        options, first, n = self._options, environments.start, len(environments)
+        first, n = environments.start, len(environments)
         ours = [columns(slot, first, n) for slot in slots]
-        built: list[Any] = []
-        for b in environments:
-            name = f"{'evaluation ' if evaluation else ''}environment {b}"
-            self._phase(f"building {name}")
-            env = build_environment(self._options.payload, b, evaluation=evaluation)
-            self._instances.add(env, name)
-            built.append(env)
-            self._environments[evaluation, b] = env
-            self._closing.callback(self._close_environment, env, b, evaluation)
+        contexts = [self._context(b, evaluation) for b in environments]
+        built = [self._build_environment(context) for context in contexts]
         views, rank = self._views, self._share.rank
         return Collector(
             environments=built,
-            seeds=[
-                environment_seed(options.seed, b, evaluation=evaluation, restarts=self._share.generation)
-                for b in environments
-            ],
+            seeds=[context.seed for context in contexts],
             first=first,
             slots=ours,
             specs=self._specs,
@@ -192,6 +183,26 @@ class Runner:
             clocks=None if evaluation else [clock[rank] for clock in views.step_clocks],
             evaluation=evaluation,
         )
+
+    def _context(self, b: int, evaluation: bool) -> EnvContext:
+        options, restarts = self._options, self._share.generation
+        return EnvContext(
+            index=b,
+            n=options.eval_n_envs if evaluation else options.batch.B,
+            evaluation=evaluation,
+            restarts=restarts,
+            seed=environment_seed(options.seed, b, evaluation=evaluation, restarts=restarts),
+            worker=None if options.n_workers is None else self._share.rank,
+        )
+
+    def _build_environment(self, context: EnvContext) -> Any:
+        name = f"{'evaluation ' if context.evaluation else ''}environment {context.index}"
+        self._phase(f"building {name}")
+        env = build_environment(self._options.payload, context)
+        self._instances.add(env, name)
+        self._environments[context.evaluation, context.index] = env
+        self._closing.callback(self._close_environment, env, context.index, context.evaluation)
+        return env
 
     def _close_environment(self, env: Any, b: int, evaluation: bool) -> None:
         with fault_of("closing", b, evaluation):

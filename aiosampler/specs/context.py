@@ -1,0 +1,54 @@
+"""Which environment is being built: what an `env_fn` is told that asks for it."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+#: The name of the parameter by which an `env_fn` asks for one.
+CONTEXT = "context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvContext:
+    """Which environment is being built; for ports, shards of data, levels, folders of videos.
+
+    An `env_fn` that has a parameter of the name ``context`` gets one, or None for the example environment that is tried
+    out at the start::
+
+        def make(*, context):
+            folder = "example" if context is None else f"videos/{context.index}"
+            return RecordVideo(gym.make("CartPole-v1", render_mode="rgb_array"), folder)
+
+    All but `worker` is the same whatever the kind of sampler and the number of workers.
+
+    Attributes:
+        index: Of the environment among those of its kind.
+        n: How many there are of its kind: `batch_B`, or `eval_n_envs`.
+        evaluation: Whether it is for evaluation.
+        restarts: How many times it was built before, since its worker was replaced.
+        seed: What its first ``reset(seed=...)`` gets.
+        worker: Number of the process that has it among those that step environments; None in the serial sampler.
+    """
+
+    index: int
+    n: int
+    evaluation: bool
+    restarts: int
+    seed: int
+    worker: int | None
+
+
+def takes_context(env_fn: Callable[..., Any]) -> bool:
+    """Whether a function, class, partial or other callable has a parameter `context` that is not settled yet.
+
+    One that is taken up by ``**kwargs`` does not count, and one that a partial binds has its value.
+    """
+    try:
+        parameter = inspect.signature(env_fn).parameters.get(CONTEXT)
+    except (ValueError, TypeError):
+        return False  # not written in Python
+    if parameter is None or (isinstance(env_fn, functools.partial) and CONTEXT in env_fn.keywords):
+        return False
+    return parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
