@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from aiosampler.samplers.base import AsyncSamplerMixin as AsyncSamplerMixin
     from aiosampler.samplers.cpu import AsyncCpuSampler as AsyncCpuSampler
     from aiosampler.samplers.evaluation import Evaluation as Evaluation
+    from aiosampler.samplers.final_observations import FinalObservations as FinalObservations
     from aiosampler.samplers.gpu import AsyncGpuSampler as AsyncGpuSampler
     from aiosampler.samplers.gpu import AsyncGpuSamplerBase as AsyncGpuSamplerBase
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin as AsyncParallelSamplerMixin
     from aiosampler.samplers.samples import AgentSamples as AgentSamples
     from aiosampler.samplers.samples import EnvSamples as EnvSamples
-    from aiosampler.samplers.samples import FinalObservations as FinalObservations
     from aiosampler.samplers.samples import Samples as Samples
     from aiosampler.samplers.samples import SampleStats as SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler as AsyncSerialSampler

@@ -14,8 +14,10 @@ from aiosampler.agents.base import Agent
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
+from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluation
+from aiosampler.samplers.publishing import Publishing
 from aiosampler.samplers.session import Session, State
 from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     import gymnasium as gym
     import torch
     from gymnasium.envs.registration import EnvSpec
-    from torch import nn
 
     from aiosampler.interfaces import SamplerProcess
     from aiosampler.samplers.samples import Samples
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 TRACED_BATCHES = 16
 
 
-class AsyncSamplerMixin(EnvironmentCalls):
+class AsyncSamplerMixin(Publishing, EnvironmentCalls):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::
@@ -251,7 +252,8 @@ class AsyncSamplerMixin(EnvironmentCalls):
             assert self._shared is not None
             assert self._start is not None
             self._start = dataclasses.replace(self._start, affinity=self.options.affinity)
-            self._shared.publish(self.agent.model, version=0)
+            publisher = self._shared.publisher
+            await beside_loop(lambda: publisher.publish(self.agent.model, version=0))
             timeout = self.options.start_timeout
             await self._session.ask_start(self._start, timeout and timeout + self._processes().start_margin)
 
@@ -277,7 +279,7 @@ class AsyncSamplerMixin(EnvironmentCalls):
 
     # Batches
 
-    async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None) -> Samples:
+    async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None, *, copy: bool = False) -> Samples:
         """The next batch.
 
         Asking for it gives the batch before back to the sampler. Cancelling loses nothing: the batch goes on being
@@ -287,9 +289,10 @@ class AsyncSamplerMixin(EnvironmentCalls):
             itr: Number of the batch, which the agent's `sample_mode` gets; by default one more than the last. With
                 overlap, the next batch is already being collected with its default number, so no other will do.
             db_idx: Slot to collect into, 0 or 1; by default they alternate.
+            copy: Return a copy, as of `Samples.clone`, which is made in a thread.
 
         Returns:
-            Views of shared memory, valid until the next call.
+            Views of shared memory, valid until the next call; with `copy`, a batch of its own, valid for good.
 
         Raises:
             ConfigError: `itr` or `db_idx` is not that of the batch being collected.
@@ -297,12 +300,18 @@ class AsyncSamplerMixin(EnvironmentCalls):
             SamplerError: An environment, the agent or a process failed; the sampler is closed.
         """
         asked = perf_counter()
-        batch = await self._session.collect(itr, db_idx)
-        assert self._shared is not None
-        samples = self._shared.hand_out(batch)
-        self._timelines.append(samples.stats.timeline)
-        self._counters.batch(samples, perf_counter() - asked)
-        self._counters.lost(batch.losses)
+
+        async def take(batch: messages.Batch) -> Samples:
+            assert self._shared is not None
+            samples = self._shared.hand_out(batch)
+            if copy:
+                samples = await beside_loop(samples.clone)
+            self._timelines.append(samples.stats.timeline)
+            self._counters.batch(samples, perf_counter() - asked)
+            self._counters.lost(batch.losses)
+            return samples
+
+        samples: Samples = await self._session.collect(itr, db_idx, take)
         return samples
 
     def __aiter__(self) -> AsyncIterator[Samples]:
@@ -352,37 +361,6 @@ class AsyncSamplerMixin(EnvironmentCalls):
         self._counters.evaluation(evaluation, perf_counter() - asked)
         return evaluation
 
-    def publish(self, module: nn.Module | Mapping[str, torch.Tensor] | None = None) -> int:
-        """Copy parameters and buffers to the sampler, which adopts the newest when it begins a batch.
-
-        With overlap, a batch is begun once the one before was asked for and, but in `AsyncCpuSampler`, is complete.
-        Returns at once; a sampler that is collecting is not disturbed, and never sees half of an update.
-
-        Args:
-            module: With the tensors of the agent's model, by name; the agent's model itself by default. It may be
-                wrapped by `DistributedDataParallel`, `DataParallel`, `torch.compile` or `AveragedModel`, and may be a
-                state_dict, which leaves the buffers that belong to none as they were.
-
-        Returns:
-            The policy version, which `Samples.policy_version` will show.
-
-        Raises:
-            ConfigError: A name, shape or dtype is not that of the agent's model.
-            SamplerClosed: The sampler does not run.
-            TypeError: It is no module and no state_dict.
-        """
-        self._session.require_running()
-        assert self._shared is not None
-        return self._shared.publish(self.agent.model if module is None else module)
-
-    @property
-    def policy_version(self) -> int:
-        """The version that was published last: 0 for the parameters that the sampler started with."""
-        if self._shared is None or self._session.state is State.CLOSED:
-            self._session.require_running()
-        assert self._shared is not None
-        return self._shared.policy_version
-
     def statistics(self) -> SamplerStatistics:
         """What the sampler has done so far; at any time, also when it is closed, and at once."""
         version = self._shared.policy_version if self._shared is not None and self._session.started else None
@@ -399,7 +377,8 @@ class AsyncSamplerMixin(EnvironmentCalls):
     def trace(self, path: str | Path) -> None:
         """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
 
-        The times are those that the processes wrote down as they went; nothing is recorded beyond that.
+        The times are those that the processes wrote down as they went; nothing is recorded beyond that. Writing many
+        steps takes a while, so it may be called in another thread: ``await asyncio.to_thread(sampler.trace, path)``.
 
         Args:
             path: Of the file, JSON in the Chrome trace format: open it in Perfetto or ``chrome://tracing``.
@@ -409,7 +388,7 @@ class AsyncSamplerMixin(EnvironmentCalls):
         """
         if not self._timelines:
             raise SamplerError("trace() shows the batches that were obtained last, and there was none yet")
-        write_trace(path, self._timelines)
+        write_trace(path, tuple(self._timelines))
 
     # Closing
 

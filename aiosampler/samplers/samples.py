@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aiosampler.errors import SamplerError
 from aiosampler.memory.slot import Part, Slot, shown
+from aiosampler.samplers.final_observations import FinalObservations
+from aiosampler.samplers.plain_batches import plain_infos, plain_tree, shapes
 from aiosampler.samplers.timeline import Timeline, empty_timeline
 from aiosampler.specs.trees import Tree, tree_map
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiosampler.collectors.traj_info import TrajInfo
+
+
+#: What torch has for numbers that it cannot index: others of the same size.
+_INDEXED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,76 +44,8 @@ class AgentSamples:
     bootstrap_value: torch.Tensor | None
     initial_state: Tree
 
-
-class FinalObservations:
-    """The true last observations of the N episodes that ended in a batch, before their resets.
-
-    ``final[t, b]`` is that of the episode that ended at step t of environment b. The arrays below are ordered by step,
-    then environment; they are gathered, which copies them, when one is first asked for. Where that was not done before
-    the next batch was asked for, they raise `SamplerError`.
-    """
-
-    def __init__(self, arrays: dict[str, Any]) -> None:
-        self._arrays: dict[str, Any] | None = arrays  # of the slot
-        self._gathered: tuple[torch.Tensor, torch.Tensor, Tree] | None = None
-        self._shape: tuple[int, int] = arrays["done"].shape if arrays else (0, 0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_arrays": None, "_gathered": self._gather(), "_shape": self._shape}
-
-    @property
-    def t(self) -> torch.Tensor:
-        """``[N]`` int64: the steps at which `done` is set."""
-        return self._gather()[0]
-
-    @property
-    def b(self) -> torch.Tensor:
-        """``[N]`` int64: the environments."""
-        return self._gather()[1]
-
-    @property
-    def observation(self) -> Tree:
-        """Tree ``[N, ...]``."""
-        return self._gather()[2]
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def __getitem__(self, place: tuple[int, int]) -> Tree:
-        t, b = place
-        T, B = self._shape
-        if not (-T <= t < T and -B <= b < B):
-            raise IndexError(f"[{t}, {b}] is outside of a batch of [{T}, {B}]")
-        (index,) = torch.nonzero((self.t == t % T) & (self.b == b % B), as_tuple=True)
-        if not len(index):
-            raise IndexError(f"no episode ended at [{t}, {b}]: final observations are where done is True")
-        return tree_map(lambda leaf: leaf[int(index)], self.observation)
-
-    def clone(self) -> FinalObservations:
-        """A copy that outlives the slot, and holds nothing of it."""
-        clone = FinalObservations({})
-        clone._gathered, clone._shape = tree_map(torch.clone, self._gather()), self._shape
-        return clone
-
-    def expire(self) -> None:
-        """The slot goes back to the sampler: what was not gathered is lost."""
-        self._arrays = None
-
-    def _gather(self) -> tuple[torch.Tensor, torch.Tensor, Tree]:
-        if self._gathered is None:
-            if self._arrays is None:
-                raise SamplerError(
-                    "the batch went back to the sampler when the next one was asked for, and its final observations "
-                    "with it; read them before, or clone() the batch"
-                )
-            count, ends = self._arrays["final_count"], self._arrays["final_t"]
-            b, k = np.nonzero(np.arange(ends.shape[1]) < count[:, None])
-            t = ends[b, k].astype(np.int64)
-            order = np.lexsort((b, t))
-            t, b, k = t[order], b[order], k[order]
-            observation = tree_map(lambda leaf: torch.from_numpy(leaf[b, k]), self._arrays["final_observation"])
-            self._gathered = torch.from_numpy(t), torch.from_numpy(b), observation
-        return self._gathered
+    def __repr__(self) -> str:
+        return _shapes_of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +91,15 @@ class EnvSamples:
         final = self.final_observation
 
         def follow(observation: torch.Tensor, last: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-            following = torch.cat((observation[1:], last[None]))
-            following.numpy()[final.t, final.b] = ends  # torch does not index all dtypes, such as uint16
-            return following
+            dtype, indexed = observation.dtype, _INDEXED.get(observation.dtype, observation.dtype)
+            following = torch.cat((observation.view(indexed)[1:], last.view(indexed)[None]))
+            following[final.t, final.b] = ends.view(indexed)
+            return following.view(dtype)
 
         return tree_map(follow, self.observation, self.last_observation, final.observation)
+
+    def __repr__(self) -> str:
+        return _shapes_of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,23 +159,69 @@ class Samples:
 
     def clone(self) -> Samples:
         """A copy that outlives the slot, holds none of its memory, and pickles at its own size."""
+        return self.map(torch.clone)
 
-        def copy(part: Any) -> Any:
-            values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-            return type(part)(
-                **{
-                    name: value.clone() if isinstance(value, FinalObservations) else tree_map(torch.clone, value)
-                    for name, value in values.items()
-                }
-            )
+    def to(self, device: str | torch.device) -> Samples:
+        """The batch with all tensors on a device.
 
+        Those that were moved are a copy, which outlives the slot. As with tensors, a batch that is on the device
+        already is returned itself: on the CPU, `clone` it to keep it.
+        """
+        device = torch.device(device)
+        return self if device == self.valid.device else self.map(lambda tensor: tensor.to(device))
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
+        """The batch with `function` applied to each tensor: to those ``[T, B, ...]``, ``[B, ...]`` and ``[N, ...]``.
+
+        Trees keep their structure, and None stays None. Of `final_observation` the mapped batch holds a copy.
+        """
         return dataclasses.replace(
             self,
-            agent=copy(self.agent),
-            env=copy(self.env),
-            valid=self.valid.clone(),
+            agent=_mapped(function, self.agent),
+            env=_mapped(function, self.env),
+            valid=function(self.valid),
             traj_infos=list(self.traj_infos),
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The batch as nested dicts of tensors, which ``torch.load(..., weights_only=True)`` takes when it was saved.
+
+        The keys are the names of the attributes: ``["agent"]``, ``["env"]``, ``["valid"]``, ``["traj_infos"]``,
+        ``["itr"]`` and ``["policy_version"]``. ``["env"]`` also has ``["next_observation"]``, and of its
+        ``["final_observation"]`` the ``["t"]``, ``["b"]`` and ``["observation"]``. Named tuples are dicts by the names
+        of their fields, and infos are dicts of their public attributes that are numbers, strings or None. `stats` are
+        left out. The tensors are those of the batch, so they are valid as long.
+        """
+        env = {**_fields(self.env), "next_observation": self.env.next_observation()}
+        return {
+            "agent": plain_tree(_fields(self.agent)),
+            "env": plain_tree({**env, "final_observation": self.env.final_observation.as_dict()}),
+            "valid": self.valid,
+            "traj_infos": plain_infos(self.traj_infos),
+            "itr": self.itr,
+            "policy_version": self.policy_version,
+        }
+
+    def __repr__(self) -> str:
+        return _shapes_of(self)
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    return {each.name: getattr(part, each.name) for each in dataclasses.fields(part)}
+
+
+def _mapped(function: Callable[[torch.Tensor], torch.Tensor], part: Any) -> Any:
+    """A part of a batch with `function` applied to its tensors."""
+    mapped = {
+        name: value.map(function) if isinstance(value, FinalObservations) else tree_map(function, value)
+        for name, value in _fields(part).items()
+    }
+    return type(part)(**mapped)
+
+
+def _shapes_of(part: Any) -> str:
+    """A batch or a part of it by the shapes of its tensors: their numbers would fill the screen."""
+    return f"{type(part).__name__}({', '.join(f'{name}={shapes(value)}' for name, value in _fields(part).items())})"
 
 
 def samples_view(slot: Slot) -> Samples:

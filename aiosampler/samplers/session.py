@@ -20,7 +20,7 @@ from aiosampler.specs.batch import as_integer
 from aiosampler.workers import messages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiosampler.interfaces import SamplerMemory, SamplerProcess
     from aiosampler.samplers.statistics import Counters
@@ -35,6 +35,10 @@ class State(Enum):
     STARTING = auto()
     RUNNING = auto()
     CLOSED = auto()
+
+
+async def _as_it_is(batch: messages.Batch) -> messages.Batch:
+    return batch
 
 
 class Session:
@@ -109,11 +113,17 @@ class Session:
         Raises:
             SamplerError: The process failed, died, or is late.
         """
+        self.check_open()
         assert self.process is not None
         await self.process.send(request)
         answer = await self.process.receive(timeout)
         self.process.phase = "ready"
         return answer
+
+    def check_open(self) -> None:
+        """Raise `SamplerClosed` if the session was closed, where a part of the start goes on after it was suspended."""
+        if self.state is State.CLOSED or self._closing is not None:
+            raise SamplerClosed("the sampler was closed while it was starting")
 
     # Running
 
@@ -126,12 +136,15 @@ class Session:
         """Whether somebody has closed it, or is closing it, and nothing failed."""
         return self._closing is not None and self.failure is None
 
-    async def collect(self, itr: int | None, db_idx: int | None) -> messages.Batch:
+    async def collect(
+        self, itr: int | None, db_idx: int | None, take: Callable[[messages.Batch], Awaitable[Any]] = _as_it_is
+    ) -> Any:
         """Obtain the next batch; the one before is the sampler's again.
 
         Args:
             itr: Number of the batch, one more than the last by default.
             db_idx: Slot, the other one by default.
+            take: Makes of it what is returned, while other callers wait; cancelled there, the batch is kept as well.
 
         Raises:
             ConfigError: `itr` or `db_idx` is not that of the batch being collected, or no such thing.
@@ -153,9 +166,10 @@ class Session:
                 _match((self._next[0] - 1, 1 - self._next[1]), itr, db_idx)
             if self._unclaimed is None:
                 await self._receive_pending()
-            batch, self._unclaimed = self._unclaimed, None
-            assert batch is not None
-            return batch
+            assert self._unclaimed is not None
+            taken = await take(self._unclaimed)
+            self._unclaimed = None
+            return taken
 
     async def evaluate(
         self, itr: int | None, max_trajectories: int | None = None, max_steps: int | None = None

@@ -12,17 +12,15 @@ from aiosampler.samplers.timeline import Timeline
 from aiosampler.workers.episodes import unpack_episodes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import torch
-    from torch import nn
+    from collections.abc import Sequence
 
     from aiosampler.agents.base import Agent
     from aiosampler.agents.parameters import ParameterSpec
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.interfaces import Reading
     from aiosampler.memory.arena_map import ArenaViews
-    from aiosampler.samplers.samples import FinalObservations, Samples
+    from aiosampler.samplers.final_observations import FinalObservations
+    from aiosampler.samplers.samples import Samples
     from aiosampler.workers.messages import Batch
 
 
@@ -39,6 +37,7 @@ class SharedBuffers:
 
     Attributes:
         samples: The double buffer: views of the two slots.
+        publisher: Copies parameters to the arena, until it is let go.
     """
 
     def __init__(
@@ -53,8 +52,8 @@ class SharedBuffers:
     ) -> None:
         self._views: ArenaViews | None = views
         self._traj_info_cls, self._groups, self._debug = traj_info_cls, groups, debug
-        self._agent, self._publisher = agent, Publisher(views.parameters, parameters)
-        agent.attach(self._publisher)
+        self._agent, self.publisher = agent, Publisher(views.parameters, parameters)
+        agent.attach(self.publisher)
         self._final_version = 0
         self._held: tuple[int, FinalObservations] | None = None  # slot and part of the batch that is the user's
         self.samples = [samples_view(slot) for slot in views.slots]
@@ -62,11 +61,7 @@ class SharedBuffers:
     @property
     def policy_version(self) -> int:
         """The version that was published last; also when the arena was let go."""
-        return self._final_version if self._views is None else self._publisher.version
-
-    def publish(self, module: nn.Module | Mapping[str, torch.Tensor] | None, version: int | None = None) -> int:
-        """Copy the tensors of a module or a state_dict to the arena; return the version that they have there."""
-        return self._publisher.publish(module, version)
+        return self._final_version if self._views is None else self.publisher.version
 
     def hand_out(self, batch: Batch) -> Samples:
         """The samples of a slot that is full; it is the user's until `take_back`."""
@@ -104,7 +99,7 @@ class SharedBuffers:
 
     def release(self) -> None:
         """Drop the views of the arena, so that the last batch of the user keeps it, or nothing."""
-        self._final_version = self._publisher.version
-        self._agent.detach(self._publisher)
-        del self._publisher
+        self._final_version = self.publisher.version
+        self._agent.detach(self.publisher)
+        del self.publisher
         self._views, self.samples, self._held = None, [], None

@@ -15,6 +15,7 @@ from aiosampler.memory.arena_map import arena_views, plan_arena
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.resources import denied
+from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.shared_buffers import SharedBuffers
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers import messages
@@ -94,7 +95,8 @@ async def open_session(
             plan.counts,
             options.eval_batch if plan.counts.servers else None,  # where others act, evaluation records in the arena
         )
-        arena.grow(layout.total_bytes, layout.dense_bytes)
+        await beside_loop(lambda: arena.grow(layout.total_bytes, layout.dense_bytes))
+        session.check_open()
         views = arena_views(layout, arena.map(layout.total_bytes))
         if guest is not None:
             guest.views = views

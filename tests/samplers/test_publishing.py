@@ -1,9 +1,13 @@
 """Which parameters the agent collects with, and from when on."""
 
+import asyncio
+import threading
+
 import pytest
 import torch
 
-from aiosampler import CategoricalPgAgent, SamplerClosed
+from aiosampler import CategoricalPgAgent, ConfigError, SamplerClosed
+from aiosampler.agents.parameters import Publisher
 from tests.support.models import small_model
 from tests.support.samplers import small
 
@@ -71,3 +75,52 @@ async def test_the_agent_is_told_which_parameters_it_has(kind):
             assert samples.policy_version == version
             assert (samples.agent.agent_info["adopted"] == version).all()
             sampler.publish()
+
+
+@pytest.mark.parametrize("source", ["default", "module", "state_dict"])
+async def test_publishing_in_a_thread(monkeypatch, source):
+    threads, publish = [], Publisher.publish
+
+    def noted(self, *args, **kwargs):
+        threads.append(threading.current_thread())
+        return publish(self, *args, **kwargs)
+
+    monkeypatch.setattr(Publisher, "publish", noted)
+    agent = CategoricalPgAgent(small_model)
+    async with small("serial", agent=agent, overlap=False) as sampler:
+        for version in (1, 2, 3):
+            with torch.no_grad():
+                agent.model.value.bias.fill_(float(version))
+            what = {"module": agent.model, "state_dict": agent.model.state_dict()}.get(source)
+            assert await sampler.apublish(what) == version
+            samples = await sampler.obtain_samples()
+            assert samples.policy_version == version
+            assert (samples.agent.agent_info["value"] == version).all()
+        with pytest.raises(ConfigError, match="no parameter"):
+            await sampler.apublish({})
+        assert sampler.policy_version == 3
+    assert threads
+    assert threading.main_thread() not in threads
+    with pytest.raises(SamplerClosed):
+        await sampler.apublish()
+
+
+async def test_parameters_are_the_callers_again_only_when_a_cancelled_publication_has_ended(monkeypatch):
+    begun, may_end, publish = asyncio.Event(), threading.Event(), Publisher.publish
+    loop = asyncio.get_running_loop()
+
+    def slow(self, *args, **kwargs):
+        loop.call_soon_threadsafe(begun.set)
+        may_end.wait()
+        return publish(self, *args, **kwargs)
+
+    async with small("serial", agent=CategoricalPgAgent(small_model)) as sampler:
+        monkeypatch.setattr(Publisher, "publish", slow)
+        publishing = asyncio.create_task(sampler.apublish())
+        await begun.wait()
+        publishing.cancel()
+        await sampler.aclose()
+        assert not publishing.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
