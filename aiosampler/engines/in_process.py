@@ -241,11 +241,16 @@ class InProcess:
 
     @contextlib.contextmanager
     def _as_guest(self) -> Iterator[None]:
-        """Around everything of ours: what is set for the whole process is put back."""
+        """Around everything of ours: what is set for the whole process, or where the caller is, is put back."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            with self._generators.in_force():
+            with (
+                torch.inference_mode(False),  # what follows may be built or called within a block of the caller's
+                torch.enable_grad(),
+                torch.autocast("cpu", enabled=False),
+                self._generators.in_force(),
+            ):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -45,6 +45,7 @@ class EnvironmentCalls:
     async def call(
         self,
         name: str,
+        /,
         *args: Any,
         env_indices: int | Iterable[int] | None = None,
         evaluation: bool = False,

@@ -314,12 +314,14 @@ class Session:
             return
         if self.memory is not None:
             self.memory.abort_all()
-        report = await process.stop(deadlines.PROBE_CLOSE_S if self.memory is None else deadlines.SAMPLER_CLOSE_S)
-        if self._sending is not None:  # nobody reads the rest
-            self._sending.cancel()
-            await asyncio.wait((self._sending,))
-        if self.memory is not None:
-            self.memory.release()
+        try:
+            report = await process.stop(deadlines.PROBE_CLOSE_S if self.memory is None else deadlines.SAMPLER_CLOSE_S)
+            if self._sending is not None:  # nobody reads the rest
+                self._sending.cancel()
+                await asyncio.wait((self._sending,))
+        finally:
+            if self.memory is not None:
+                self.memory.release()
         if report is not None and running and self.failure is None:
             raise report
 

@@ -16,7 +16,10 @@ from aiosampler import (
     UnknownAttribute,
     WorkerDied,
     WorkerError,
+    WorkerTimeout,
 )
+from aiosampler.memory.progress import AT
+from tests.support.processes import until
 from tests.support.samplers import KINDS, PARALLEL, assert_same, small
 from tests.support.torchless import cartpole
 from tests.support.worlds import CountingEnv
@@ -66,6 +69,12 @@ class LevelEnv(CountingEnv):
             raise ValueError(f"not {self._seed}")
         self.level += 10
         return "fine"
+
+    def hang(self):
+        threading.Event().wait()
+
+    def greet(self, name):
+        return f"hello {name}"
 
     def die(self):
         os._exit(3)
@@ -133,6 +142,7 @@ async def test_attributes_and_methods_are_found_through_wrappers(kind):
         await sampler.set_attr("scale", 3)
         assert await sampler.call("double") == [6] * 4
         assert await sampler.call("scale") == [3] * 4
+        assert await sampler.call("greet", name="b", env_indices=1) == ["hello b"]
         assert await sampler.get_attr("_max_episode_steps") == [50] * 4
         assert len({seed for seed, _ in await sampler.call("who")}) == 4
 
@@ -291,6 +301,28 @@ async def test_a_worker_that_dies_in_a_call_ends_the_sampler_where_it_is_not_rep
             await sampler.call("die", env_indices=3)
         with pytest.raises(SamplerClosed):
             await sampler.call("who")
+
+
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_method_that_does_not_return_is_a_timeout_that_names_the_environment(name):
+    async with small(name, level_env, step_timeout=0.5) as sampler:
+        await sampler.obtain_samples()
+        with pytest.raises(WorkerTimeout, match="environment 2 for more than step_timeout") as caught:
+            await sampler.call("hang", env_indices=2)
+        assert caught.value.env_index == 2
+        with pytest.raises(SamplerClosed):
+            await sampler.call("who")
+
+
+async def test_closing_while_a_call_waits(monkeypatch):
+    monkeypatch.setattr("aiosampler.runtime.deadlines.SAMPLER_CLOSE_S", 1.0)
+    monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
+    async with small("cpu", level_env) as sampler:
+        task = asyncio.create_task(sampler.call("hang"))
+        await until(lambda: sampler._shared._views.progress[0, AT] == 0)
+        await sampler.aclose()
+        with pytest.raises(SamplerClosed):
+            await task
 
 
 async def test_workers_of_action_servers_need_no_torch_for_it():

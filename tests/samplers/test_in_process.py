@@ -73,6 +73,24 @@ async def test_the_data_are_those_of_the_process(overlap, agent, mid_batch_reset
     assert got[2] == ([0, 0, 1, 2, 3] if overlap else [0, 1, 2, 3, 4])
 
 
+@pytest.mark.parametrize(
+    "block",
+    [functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16), torch.inference_mode, torch.no_grad],
+    ids=["autocast", "inference", "no-grad"],
+)
+async def test_where_the_caller_is_changes_nothing(block):
+    def sampler(**where):
+        return small("serial", agent=CategoricalPgAgent(small_model), bootstrap_value=True, **where)
+
+    async with sampler() as other:
+        expected = (await other.obtain_samples()).clone()
+    with block():
+        async with sampler(in_process=True) as ours:
+            got = await ours.obtain_samples()
+            with torch.inference_mode(False):
+                assert_same(got, expected)
+
+
 class GuestEnv(CountingEnv):
     """Notes where it is called, and disturbs what a process has once."""
 
