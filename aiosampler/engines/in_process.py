@@ -25,7 +25,7 @@ from aiosampler.collectors.collector import Aborted
 from aiosampler.engines.probe import probe
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerError
 from aiosampler.runtime.breakpoints import debugger_quit
-from aiosampler.runtime.outside_loop import no_running_loop, outside_loop
+from aiosampler.runtime.outside_loop import NoRunningLoop, outside_loop
 from aiosampler.workers import messages
 from aiosampler.workers.failures import describe
 from aiosampler.workers.local_acting import local_runner
@@ -120,7 +120,7 @@ class InProcess:
         """Close the environments, where the event loop that they were used from is closed."""
         self._stopped, self.views, self._runner = True, None, None
         if self._abandoned is not None:
-            with no_running_loop():
+            with NoRunningLoop():
                 self._abandoned()
 
     def _serve_next(self) -> None:

@@ -5,22 +5,28 @@ interfaces of asynchronous libraries). They need the main thread all the same, f
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
 
-@contextlib.contextmanager
-def no_running_loop() -> Iterator[None]:
-    """Have the running event loop of this thread pass for not running; not within a task that others are to see."""
-    loop = asyncio._get_running_loop()  # noqa: SLF001 - there is no other way to ask without an error
-    asyncio._set_running_loop(None)  # noqa: SLF001 - there is no other way to say it
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)  # noqa: SLF001 - as above
+class NoRunningLoop:
+    """A context in which the running event loop of this thread passes for not running; it may be entered again later.
+
+    Within a task it suffices for code that asks for the loop, and, up to Python 3.13, for one that runs another.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __enter__(self) -> None:
+        """Hide the loop."""
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - there is no other way to ask without an error
+        asyncio._set_running_loop(None)  # noqa: SLF001 - there is no other way to say it
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Show it again."""
+        asyncio._set_running_loop(self._loop)  # noqa: SLF001 - as above
 
 
 async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
@@ -33,7 +39,7 @@ async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
 
     def call() -> None:
         try:
-            with no_running_loop():
+            with NoRunningLoop():
                 result = function(*args)
             outcome = lambda: result  # noqa: E731 - the counterpart of the other one
         except BaseException as exc:

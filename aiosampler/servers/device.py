@@ -221,7 +221,7 @@ class DeviceInference(InPlaceInference):
         cells, stepper = self._cells, self._on_device
         cells[TICK] += 1
         cells[AT] = AGENT
-        with self._noise:
+        with self._noise, self._outside:
             stepper.launch(t)
         while not stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
             await asyncio.sleep(0)

@@ -11,6 +11,7 @@ import numpy as np
 from aiosampler.collectors.local_agent import AgentStepper, call_agent
 from aiosampler.memory.clocks import STAGE_TIMES
 from aiosampler.memory.progress import AGENT, AT, NOWHERE, TICK
+from aiosampler.runtime.outside_loop import NoRunningLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,6 +59,7 @@ class InPlaceInference:
         self._ends = [(slot["terminated"], slot["truncated"]) for slot in slots]
         self._cells = memoryview(cells)
         self._noise: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if noise is None else noise
+        self._outside = NoRunningLoop()  # an agent is called as everywhere else: with no loop that is running
         self._n = slots[0]["reward"].shape[1]
         self._waits, self._info_first = waits, info_first
         self._agent_info: Tree = None
@@ -70,7 +72,7 @@ class InPlaceInference:
 
     def prepare(self, itr: int) -> None:
         """Put the agent into the mode of a batch, or of an evaluation that begins."""
-        with self._noise:
+        with self._noise, self._outside:
             if self._evaluation:
                 call_agent("eval_mode()", self._agent.eval_mode, itr)
             else:
@@ -93,7 +95,7 @@ class InPlaceInference:
         cells = self._cells
         cells[TICK] += 1
         cells[AT] = AGENT
-        with self._noise:
+        with self._noise, self._outside:
             action, agent_info = self._stepper.step(t)
         inferred = perf_counter_ns()
         self._record(t, action, agent_info)
@@ -132,7 +134,7 @@ class InPlaceInference:
     def finish(self, T: int, *, idle: bool) -> None:
         """Record the values of what follows the batch, if asked for."""
         self._cells[AT] = AGENT
-        with self._noise:
+        with self._noise, self._outside:
             self._stepper.finish(T, idle=idle)
         self._cells[AT] = NOWHERE
 

@@ -78,7 +78,7 @@ class LoopingEnv(gym.Env):
 
 
 class LoopingAgent(Agent):
-    """The same, where it is not called from a server's loop."""
+    """The same."""
 
     def __init__(self, use):
         self.use = use
@@ -95,8 +95,7 @@ class LoopingAgent(Agent):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_environments_use_loops_of_their_own(kind, use, no_leaks):
     arguments = {"env_kwargs": {"use": use}, "max_decorrelation_steps": 3, "eval_n_envs": 2, "eval_max_steps": 20}
-    if kind in ("serial", "cpu"):
-        arguments["agent"] = LoopingAgent(use)
+    arguments["agent"] = LoopingAgent(use)
     async with small(kind, LoopingEnv, batch_T=7, **arguments) as sampler:
         for _ in range(2):
             samples = await sampler.obtain_samples()
