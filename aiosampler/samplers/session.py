@@ -222,7 +222,7 @@ class Session:
             assert self.process is not None
             self._pending.append(messages.Called)
             self._sending = asyncio.create_task(self.process.send(request))  # owned: awaited here, or in _end()
-            await asyncio.shield(self._sending)
+            await self._sent()
             called: messages.Called = await self._receive_pending()
             return called
 
@@ -236,9 +236,21 @@ class Session:
 
     async def _request(self, request: Any, answer: type) -> None:
         """Send a request, whose answer is to come; small, so it leaves at once and cannot be cancelled."""
+        await self._sent()  # else it would wait for that to leave, and an answer be expected that was not asked for
         assert self.process is not None
         self._pending.append(answer)
         await self.process.send(request)
+
+    async def _sent(self) -> None:
+        """Suspend until a request that may be large has left, which goes on where the caller is cancelled.
+
+        Raises:
+            SamplerClosed: The session was closed meanwhile.
+        """
+        if self._sending is not None and not self._sending.done():
+            await asyncio.wait((self._sending,))
+            self.require_running()
+            self._sending.result()
 
     async def _receive_pending(self) -> Any:
         """Receive all answers that are to come; keep a batch, return the last."""

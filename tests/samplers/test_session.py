@@ -25,8 +25,11 @@ class FakeProcess:
         self.may_stop = asyncio.Event()
         self.may_stop.set()
         self.phase, self.report = "starting", None
+        self.may_send = asyncio.Event()
+        self.may_send.set()
 
     async def send(self, message):
+        await self.may_send.wait()
         self.requests.append(message)
 
     async def receive(self, timeout=None, reading=None):
@@ -174,6 +177,29 @@ async def test_a_call_whose_caller_was_cancelled_is_made_and_its_answer_dropped(
     assert await second == Called({0: b"second"}, {})
     assert await session.collect(None, None) == batch(0)
     assert process.requests == [Collect(0, 0), *calls]
+
+
+async def test_a_batch_is_asked_for_once_a_large_call_has_left_whose_caller_was_cancelled():
+    session, process, _ = await started()
+    call = Call(Ask.CALL, "large", (b"",), (0,), False)
+    process.may_send.clear()
+    await cancel(await waiting(session.call(call)))
+    await cancel(await waiting(session.collect(None, None)))
+    process.may_send.set()
+    collecting = await waiting(session.collect(None, None))
+    assert process.requests == [call, Collect(0, 0)]
+    process.answer(Called({0: b""}, {}))
+    process.answer(batch(0))
+    assert await collecting == batch(0)
+
+
+async def test_closing_while_a_large_call_leaves():
+    session, process, _ = await started()
+    process.may_send.clear()
+    calling = await waiting(session.call(Call(Ask.CALL, "large", (b"",), (0,), False)))
+    await session.aclose()
+    with pytest.raises(SamplerClosed):
+        await calling
 
 
 async def test_with_overlap_the_next_batch_is_settled_and_without_it_is_free():
