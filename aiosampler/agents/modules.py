@@ -30,17 +30,12 @@ COMPILED = "_orig_mod"
 AVERAGED = "n_averaged"
 
 
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module inside of wrappers that add nothing to what it computes.
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """A module, and what it wraps without adding anything to what it computes, down to the one inside.
 
     Raises:
         ConfigError: It is a wrapper that leaves each process a part of the parameters.
     """
-    return _layers(module)[-1]
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """A module, and what it wraps, down to the one inside."""
     layers = [module]
     while True:
         module = layers[-1]
