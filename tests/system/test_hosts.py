@@ -114,7 +114,7 @@ async def test_a_host_may_take_the_exit_codes_of_its_children(kind, start_method
 @pytest.mark.usefixtures("children_of_others")
 async def test_a_process_whose_exit_code_is_not_known_is_reported_all_the_same(kind):
     with pytest.raises(WorkerDied, match="ended unexpectedly by"):
-        async with small(kind, lambda: FaultyEnv("kill")) as sampler:
+        async with small(kind, lambda: FaultyEnv("exit")) as sampler:
             async for _ in sampler:
                 pass
 
