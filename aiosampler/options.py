@@ -61,6 +61,7 @@ class Options:
     start_timeout: float | None
     debug: bool
     in_process: bool = False
+    eval_keep_envs: bool = True
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)
@@ -71,7 +72,7 @@ class Options:
             raise TypeError(f"affinity must be an Affinity, got {self.affinity!r}")
         if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
-        for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug", "in_process"):
+        for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug", "in_process", "eval_keep_envs"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._integer("max_decorrelation_steps", 0)
@@ -136,6 +137,8 @@ class Options:
             ):
                 if value is not None:
                     raise ConfigError(f"{name}={value!r} would be ignored: eval_n_envs is 0")
+            if not self.eval_keep_envs:
+                raise ConfigError("eval_keep_envs=False would be ignored: eval_n_envs is 0")
             return
         if self.eval_max_steps is None:
             raise ConfigError(

@@ -54,6 +54,12 @@ class OwnInstances:
         self._owners: dict[int, str] = {}  # of each environment and what it wraps, by `id`
         self._kept: list[Any] = []  # so that no other object gets one of these ids
 
+    def copy(self) -> "OwnInstances":
+        """The same environments, for some more that are not kept as long as these."""
+        same = OwnInstances()
+        same._owners, same._kept = dict(self._owners), list(self._kept)
+        return same
+
     def add(self, env: "gym.Env[Any, Any]", name: str) -> None:
         """Take an environment for the column that `name` says.
 

@@ -84,6 +84,10 @@ class AsyncSamplerMixin(Publishing, EnvironmentCalls):
         traj_info_kwargs: Arguments of `traj_info_cls`, such as ``{"discount": 0.99}``.
         eval_n_envs: Environments for evaluation.
         eval_env_kwargs: Arguments of `env_fn` for them, in place of `env_kwargs` and as these.
+        eval_keep_envs: Keep them between evaluations. If False they are built when an evaluation begins and closed when
+            it ends, and hold no memory, port or license in between, though they are beside those of training while it
+            runs; each evaluation seeds them by ``environment_seed(seed, b, evaluation=True, restarts=...)``, where
+            `restarts` counts those before.
         eval_max_steps: Most steps that an evaluation takes, divided evenly over its environments.
         eval_max_trajectories: Episodes of an evaluation, divided evenly over its environments beforehand; None runs
             until `eval_max_steps`, which leaves more room to short episodes.
@@ -91,7 +95,8 @@ class AsyncSamplerMixin(Publishing, EnvironmentCalls):
             asked for, with the parameters published before: on-policy.
         start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
             ``"fork"`` is quick, and not safe while other threads of your process use torch.
-        step_timeout: Seconds that a step or a reset of one environment may take; None is no limit.
+        step_timeout: Seconds that a step or a reset of one environment may take, or, with ``eval_keep_envs=False``, its
+            building for an evaluation; None is no limit.
         max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
             sampler, before a failure ends it; for the parallel samplers. The steps that are lost with a worker are
             blank and marked in `Samples.valid`, its environments are built and reset anew, seeded by
@@ -148,6 +153,7 @@ class AsyncSamplerMixin(Publishing, EnvironmentCalls):
         start_timeout: float | None = 120.0,
         debug: bool = False,
         in_process: bool = False,
+        eval_keep_envs: bool = True,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -182,6 +188,7 @@ class AsyncSamplerMixin(Publishing, EnvironmentCalls):
             start_timeout=start_timeout,
             debug=debug,
             in_process=in_process,
+            eval_keep_envs=eval_keep_envs,
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

@@ -146,6 +146,11 @@ class EnvironmentCalls:
         n = self.options.eval_n_envs if evaluation else self.options.batch_B
         if n == 0:
             raise ConfigError(f"{ask.value}(evaluation=True) needs eval_n_envs of at least 1")
+        if evaluation and not self.options.eval_keep_envs:
+            raise ConfigError(
+                f"{ask.value}(evaluation=True) finds no environments: with eval_keep_envs=False they are built for "
+                "each evaluation; tell them by eval_env_kwargs, or keep them"
+            )
         environments = _indices(env_indices, n)
         if each and len(packed) != len(environments):
             raise ConfigError(

@@ -71,6 +71,7 @@ class Session:
         self._pending: deque[type] = deque()  # types of the answers that are still to come
         self._unclaimed: messages.Batch | None = None  # a batch that has arrived, whose caller was cancelled
         self._next: tuple[int, int] | None = None  # number and slot of the batch after the last that was asked for
+        self._evaluations = 0  # that were asked for
         self._closing: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None  # a request that may be large
         self._closed = asyncio.Event()
@@ -194,7 +195,9 @@ class Session:
             await self._receive_pending()
             assert self.memory is not None
             self.memory.abort_evaluation(False)
-            await self._request(messages.Evaluate(itr, max_trajectories, max_steps), messages.Evaluated)
+            request = messages.Evaluate(itr, max_trajectories, max_steps, before=self._evaluations)
+            self._evaluations += 1
+            await self._request(request, messages.Evaluated)
             try:
                 evaluated: messages.Evaluated = await self._receive_pending()
             except asyncio.CancelledError:

@@ -27,7 +27,8 @@ class EnvContext:
         index: Of the environment among those of its kind.
         n: How many there are of its kind: `batch_B`, or `eval_n_envs`.
         evaluation: Whether it is for evaluation.
-        restarts: How many times it was built before, since its worker was replaced.
+        restarts: How many times its worker was replaced; with ``eval_keep_envs=False``, plus how many evaluations there
+            were before.
         seed: What its first ``reset(seed=...)`` gets.
         worker: Number of the process that has it among those that step environments; None in the serial sampler.
     """

@@ -143,6 +143,7 @@ class Evaluate(NamedTuple):
     max_trajectories: int | None = None  # the sampler's, if None
     max_steps: int | None = None
     parameters: int = 0  # as in `Collect`
+    before: int = 0  # how many evaluations this sampler was asked for before
 
 
 class Evaluated(NamedTuple):

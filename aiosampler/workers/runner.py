@@ -19,7 +19,7 @@ from aiosampler.workers.factories import build_environment, share_registry, traj
 from aiosampler.workers.messages import Ask, Call, Called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import gymnasium as gym
 
@@ -90,8 +90,8 @@ class Runner:
         share_registry(options.payload)
         rule = MidBatchReset() if options.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
-        if share.evaluation:
-            self._evaluator = self._make_collector(share.evaluation, [self._eval_slot], self._quota, evaluation=True)
+        if share.evaluation and options.eval_keep_envs:
+            self._evaluator = self._make_evaluator()
         if calls:
             self._collector.restart(None, self._phase)  # as it was when the others were told
         for call in calls:
@@ -108,8 +108,23 @@ class Runner:
 
     def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return all that began, packed."""
-        with self._acting.evaluating(request):
+        with self._acting.evaluating(request), self._evaluation_environments(request):
             return pack_episodes(self._run_quotas(request), self._kind)
+
+    @contextlib.contextmanager
+    def _evaluation_environments(self, request: Evaluate) -> Iterator[None]:
+        """Around an evaluation, which has its environments built and closed where they are not kept."""
+        if self._options.eval_keep_envs:
+            yield
+            return
+        kept = self._instances, self._closing
+        self._instances, self._closing = self._instances.copy(), contextlib.ExitStack()
+        try:
+            with self._closing:
+                self._evaluator = self._make_evaluator(request.before)
+                yield
+        finally:
+            self._instances, self._closing = kept
 
     def _run_quotas(self, request: Evaluate) -> list[FinishedEpisode]:
         finished: list[FinishedEpisode] = []
@@ -163,10 +178,17 @@ class Runner:
         """Close every environment that was built; idempotent."""
         self._closing.close()
 
-    def _make_collector(self, environments: range, slots: Columns, rule: Any, *, evaluation: bool) -> Collector:
+    def _make_evaluator(self, before: int = 0) -> Collector:
+        """Build the evaluation environments, after `before` evaluations that had others."""
+        slots = [self._eval_slot]
+        return self._make_collector(self._share.evaluation, slots, self._quota, evaluation=True, before=before)
+
+    def _make_collector(
+        self, environments: range, slots: Columns, rule: Any, *, evaluation: bool, before: int = 0
+    ) -> Collector:
         first, n = environments.start, len(environments)
         ours = [columns(slot, first, n) for slot in slots]
-        contexts = [self._context(b, evaluation) for b in environments]
+        contexts = [self._context(b, evaluation, self._share.generation + before) for b in environments]
         built = [self._build_environment(context) for context in contexts]
         views, rank = self._views, self._share.rank
         return Collector(
@@ -184,8 +206,8 @@ class Runner:
             evaluation=evaluation,
         )
 
-    def _context(self, b: int, evaluation: bool) -> EnvContext:
-        options, restarts = self._options, self._share.generation
+    def _context(self, b: int, evaluation: bool, restarts: int) -> EnvContext:
+        options = self._options
         return EnvContext(
             index=b,
             n=options.eval_n_envs if evaluation else options.batch.B,
@@ -198,6 +220,9 @@ class Runner:
     def _build_environment(self, context: EnvContext) -> Any:
         name = f"{'evaluation ' if context.evaluation else ''}environment {context.index}"
         self._phase(f"building {name}")
+        cells = self._views.progress[self._share.rank]
+        cells[TICK] += 1
+        cells[BRANCH], cells[AT] = context.evaluation, context.index
         env = build_environment(self._options.payload, context)
         self._instances.add(env, name)
         self._environments[context.evaluation, context.index] = env
