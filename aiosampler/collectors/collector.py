@@ -28,7 +28,7 @@ import numpy as np
 
 from aiosampler.collectors.actions import action_mask, sample_action
 from aiosampler.collectors.env_infos import EnvInfoWriter
-from aiosampler.collectors.environment_checks import check_reset, step_error
+from aiosampler.collectors.environment_checks import api_error, check_reset
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import OpenEpisodes
 from aiosampler.collectors.recording import as_flag, as_reward, flat_places, make_writer
@@ -271,7 +271,7 @@ class Collector:
                 raise
             except BaseException as exc:
                 doing = f"taking step {t} of the batch"
-                raise EnvironmentFault(doing, self._first + i, self._evaluation) from step_error(exc)
+                raise EnvironmentFault(doing, self._first + i, self._evaluation) from api_error(exc)
             slot.write_rewards(t, rewards_array)
             if write_info is not None:
                 slot.write_infos(t)
@@ -340,7 +340,7 @@ class Collector:
             self._writer.write(slot.observation[t], i, observation)
             slot.write_prev_info(t, i, info)
         except BaseException as exc:
-            raise EnvironmentFault("resetting", self._first + i, self._evaluation) from exc
+            raise EnvironmentFault("resetting", self._first + i, self._evaluation) from api_error(exc)
         return observation, info
 
     def _count_step(

@@ -2,6 +2,7 @@
 
 import inspect
 import reprlib
+import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,21 @@ def check_step(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     raise TypeError(f"{STEP}; it returned {_short(result)}{_step_hint(result)}")
 
 
-def step_error(exc: BaseException) -> BaseException:
-    """What to say of `exc`, caught where the result of `step` is unpacked; itself if it is about something else."""
-    here = exc.__traceback__ is not None and exc.__traceback__.tb_next is None
-    if here and isinstance(exc, ValueError | TypeError) and "unpack" in str(exc):
-        return TypeError(f"{STEP}: {exc}")
-    return exc
+def api_error(exc: BaseException) -> BaseException:
+    """What to say of an exception where a result of `step` or `reset` was unpacked, in a wrapper of Gymnasium or by us.
+
+    Returns:
+        The rule that was broken, caused by `exc`; or `exc` itself, if it is about something else.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    if not frames or not isinstance(exc, ValueError | TypeError) or "unpack" not in str(exc):
+        return exc
+    rule = {"step": STEP, "_step": STEP, "reset": RESET, "_reset": RESET}.get(frames[-1].f_code.co_name)
+    if rule is None or not frames[-1].f_globals.get("__name__", "").startswith(("gymnasium.", "aiosampler.")):
+        return exc
+    error = TypeError(f"{rule}: {exc}")
+    error.__cause__ = exc
+    return error
 
 
 def _step_hint(result: Any) -> str:

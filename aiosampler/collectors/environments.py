@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from aiosampler.collectors.environment_checks import check_environment
+from aiosampler.collectors.environment_checks import api_error, check_environment
 from aiosampler.errors import ConfigError, ProcessFailure
 
 EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
@@ -33,7 +33,7 @@ def fault_of(doing: str, env_index: int | None, evaluation: bool = False) -> Ite
     except (EnvironmentFault, AgentFault, ProcessFailure):
         raise
     except BaseException as exc:  # `exit()` in an environment, say, is a fault of it like any other
-        raise EnvironmentFault(doing, env_index, evaluation) from exc
+        raise EnvironmentFault(doing, env_index, evaluation) from api_error(exc)
 
 
 def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> "gym.Env[Any, Any]":

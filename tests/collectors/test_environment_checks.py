@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from aiosampler.collectors.environment_checks import check_environment, check_reset, check_step, step_error
+from aiosampler import RandomAgent
+from aiosampler.collectors.environment_checks import api_error, check_environment, check_reset, check_step
+from aiosampler.collectors.environments import EnvironmentFault
+from tests.support.in_process import InProcess
 from tests.support.worlds import CountingEnv
 
 OBSERVATION = np.zeros(3, np.int64)
@@ -214,13 +217,50 @@ def test_a_step_that_gives_no_five(result, words):
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("result", [(1, 2, 3, 4), (1, 2, 3, 4, 5, 6), None, _later])
-def test_a_step_that_gives_no_five_only_later_is_told_from_other_errors(result):
-    result = result() if callable(result) else result
-    with pytest.raises((ValueError, TypeError)) as caught:
-        _, _, _, _, _ = result
-    assert str(step_error(caught.value)).startswith("step() must return (observation")
-    if hasattr(result, "close"):
-        result.close()
-    other = ValueError("cannot unpack the crate")
-    assert step_error(other) is other
+class _Changing(CountingEnv):
+    """Gives other results than Gymnasium's from one step, or one reset, on."""
+
+    def __init__(self, step=None, reset=None, after=3):
+        super().__init__()
+        self._results, self._left = {"step": step, "reset": reset}, after
+
+    def _given(self, name, result):
+        self._left -= 1
+        bad = self._results[name]
+        return result if bad is None or self._left >= 0 else bad() if callable(bad) else bad
+
+    def step(self, action):
+        return self._given("step", super().step(action))
+
+    def reset(self, *, seed=None, options=None):
+        return self._given("reset", super().reset(seed=seed))
+
+
+WRAPPERS = {
+    "none": lambda env: env,
+    "time": lambda env: gym.wrappers.TimeLimit(env, 99),
+    "statistics": lambda env: gym.wrappers.RecordEpisodeStatistics(env),
+}
+BROKEN = {"four": {"step": (1, 2, 3, 4)}, "six": {"step": (1, 2, 3, 4, 5, 6)}, "none": {"step": lambda: None}}
+
+
+@pytest.mark.parametrize("after", [0, 6], ids=["at once", "later"])
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("results", [*BROKEN.values(), {"reset": np.zeros(4)}], ids=[*BROKEN, "reset"])
+def test_the_rule_that_is_broken_is_named_also_later_and_within_wrappers(results, wrap, after):
+    with pytest.raises(EnvironmentFault) as caught:
+        sampler = InProcess(
+            lambda: wrap(_Changing(**results, after=after)), agent=RandomAgent(), batch_T=20, batch_B=2, seed=1
+        )
+        sampler.collect()
+    assert str(caught.value.__cause__).startswith(f"{next(iter(results))}() must return (observation")
+
+
+def test_other_errors_are_left_as_they_are():
+    def step():
+        _, _ = 1, 2, 3  # the environment's own fault
+
+    for function in (step, lambda: int("x")):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - whatever it says
+            function()
+        assert api_error(caught.value) is caught.value
