@@ -4,16 +4,15 @@ There is no name to unlink and no tracker: when the last process that has it is 
 it. The descriptor is handed to a process when it starts, and the memory grows to its size once the specs are known.
 """
 
-import contextlib
 import mmap
 import os
 import tempfile
 from collections.abc import Callable
 from multiprocessing import reduction
-from pathlib import Path
 from typing import Any
 
 from aiosampler.errors import ArenaError
+from aiosampler.memory.available import available_memory
 
 
 def _memory_descriptor() -> int:
@@ -72,15 +71,3 @@ class Arena:
 
 def _receive(descriptor: Any) -> Arena:
     return Arena(descriptor.detach())
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping, the container's limit heeded; None where it cannot be told."""
-    available: list[int] = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available.extend(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):  # "max" means no limit
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        available.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    return min(available, default=None)

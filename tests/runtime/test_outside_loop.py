@@ -15,6 +15,11 @@ from aiosampler import Agent, AgentStep
 from tests.support.samplers import KINDS, small
 
 
+@pytest.fixture
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}
+
+
 def run_until_complete(coroutine):
     loop = asyncio.new_event_loop()
     try:
