@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from aiosampler.affinity import Affinity as Affinity
     from aiosampler.affinity import make_affinity as make_affinity
     from aiosampler.affinity import usable_cpus as usable_cpus
-    from aiosampler.agents.base import Agent as Agent
-    from aiosampler.agents.base import AgentInputs as AgentInputs
-    from aiosampler.agents.base import AgentStep as AgentStep
+    from aiosampler.agents.agent import Agent as Agent
+    from aiosampler.agents.agent import AgentInputs as AgentInputs
+    from aiosampler.agents.agent import AgentStep as AgentStep
     from aiosampler.agents.categorical import CategoricalPgAgent as CategoricalPgAgent
     from aiosampler.agents.dqn import DqnAgent as DqnAgent
     from aiosampler.agents.gaussian import GaussianPgAgent as GaussianPgAgent

@@ -14,7 +14,7 @@ from aiosampler.affinity import Affinity
 from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
 from aiosampler.specs.batch import BatchSpec, as_integer
-from aiosampler.specs.env_infos import EnvInfoKeys
+from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
 from aiosampler.specs.registry import by_value, find_spec, pack_registry
 

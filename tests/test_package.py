@@ -93,6 +93,11 @@ def test_imports_point_down_only():
     assert checked > 50
 
 
+def test_the_name_of_a_file_occurs_once():
+    names = [path.name for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "runtime").glob("*.py")), ids=lambda path: path.stem)
 def test_what_runs_processes_knows_nothing_of_learning(path):
     ours = [module for module in imports(path, types=False) if module.startswith("aiosampler.")]

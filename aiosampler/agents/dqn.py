@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from gymnasium import spaces
 
-from aiosampler.agents.base import AgentInputs, AgentStep
+from aiosampler.agents.agent import AgentInputs, AgentStep
 from aiosampler.agents.model_agent import ModelAgent, ModelFn, require_space
 from aiosampler.errors import ConfigError
 

@@ -9,7 +9,7 @@ import gymnasium as gym
 import torch
 from torch import nn
 
-from aiosampler.agents.base import Agent, AgentInputs
+from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
 
-from aiosampler.agents.base import Agent, AgentInputs, AgentStep
+from aiosampler.agents.agent import Agent, AgentInputs, AgentStep
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.trees import tree_map
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from aiosampler.agents.base import Agent, AgentInputs
+from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.recording import ALL, exact_rows

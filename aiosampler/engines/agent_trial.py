@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from aiosampler.agents.adopted import TrialWatch
-from aiosampler.agents.base import Agent, AgentInputs
+from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import about_the_model, call_agent
 from aiosampler.errors import AgentError

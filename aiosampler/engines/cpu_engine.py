@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from aiosampler.collectors.collector import Aborted
 from aiosampler.engines.assignments import assign
-from aiosampler.engines.environment_calls import CallReplay, call_workers
 from aiosampler.engines.losses import Losses
+from aiosampler.engines.worker_calls import CallReplay, call_workers
 from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.restarts import Restarts

@@ -6,9 +6,9 @@ import functools
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.engines.environment_calls import merged
 from aiosampler.engines.served_engine import assignments
 from aiosampler.engines.server_process import device_main
+from aiosampler.engines.worker_calls import merged
 from aiosampler.errors import ProcessFailure
 from aiosampler.memory.progress import read_progress
 from aiosampler.runtime.deadlines import SERVER_CLOSE_S, START_MARGIN_S

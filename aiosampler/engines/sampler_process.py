@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aiosampler.collectors.collector import Aborted
-from aiosampler.engines.registry import engine_class
+from aiosampler.engines.kinds import engine_class
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.runtime.tasks import first_error
 from aiosampler.workers import messages

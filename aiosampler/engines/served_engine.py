@@ -13,8 +13,8 @@ from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import bind_parameters, call_agent, use_parameters, verify_parameters
 from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.assignments import Assignment, assign
-from aiosampler.engines.environment_calls import CallReplay, call_workers
 from aiosampler.engines.losses import Losses
+from aiosampler.engines.worker_calls import CallReplay, call_workers
 from aiosampler.memory.progress import read_progress
 from aiosampler.memory.slot import columns
 from aiosampler.runtime.outside_loop import outside_loop
@@ -40,7 +40,7 @@ from aiosampler.workers.worker_process import served_worker_main
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from aiosampler.agents.base import Agent
+    from aiosampler.agents.agent import Agent
     from aiosampler.errors import ProcessFailure
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aiosampler.affinity import Affinity
-from aiosampler.agents.base import Agent
+from aiosampler.agents.agent import Agent
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
@@ -23,7 +23,7 @@ from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_se
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.batch import as_integer
-from aiosampler.specs.env_infos import as_env_info_keys
+from aiosampler.specs.env_info_keys import as_env_info_keys
 from aiosampler.specs.seeding import draw_seed
 from aiosampler.workers.episodes import unpack_episodes
 

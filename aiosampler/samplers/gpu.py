@@ -9,7 +9,7 @@ import torch
 
 from aiosampler.affinity import usable_cpu_count
 from aiosampler.engines.assignments import assign
-from aiosampler.engines.registry import EngineKind
+from aiosampler.engines.kinds import EngineKind
 from aiosampler.engines.server_process import run_action_server
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts

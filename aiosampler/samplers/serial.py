@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiosampler.engines.registry import EngineKind
+from aiosampler.engines.kinds import EngineKind
 from aiosampler.errors import ConfigError
 from aiosampler.memory.arena_map import ProcessCounts
 from aiosampler.samplers.base import AsyncSamplerMixin

@@ -14,7 +14,7 @@ from aiosampler.workers.episodes import unpack_episodes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiosampler.agents.base import Agent
+    from aiosampler.agents.agent import Agent
     from aiosampler.agents.parameters import ParameterSpec
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.interfaces import Reading

@@ -24,9 +24,9 @@ from aiosampler.workers.random_streams import seeded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aiosampler.agents.base import Agent
+    from aiosampler.agents.agent import Agent
     from aiosampler.engines.in_process import InProcess
-    from aiosampler.engines.registry import EngineKind
+    from aiosampler.engines.kinds import EngineKind
     from aiosampler.memory.arena_map import ProcessCounts
     from aiosampler.options import Options
     from aiosampler.samplers.session import Session

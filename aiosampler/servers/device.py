@@ -42,7 +42,7 @@ from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiosampler.agents.base import Agent
+    from aiosampler.agents.agent import Agent
     from aiosampler.servers.accelerator import Accelerator
 
 WARM_UP_STEPS = 3  # libraries choose their kernels and allocate in the first steps

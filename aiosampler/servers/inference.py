@@ -16,7 +16,7 @@ from aiosampler.runtime.outside_loop import NoRunningLoop
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aiosampler.agents.base import Agent
+    from aiosampler.agents.agent import Agent
     from aiosampler.specs.trees import Tree
     from aiosampler.workers.random_streams import GroupStream
 

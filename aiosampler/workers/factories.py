@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import gymnasium as gym
 
-    from aiosampler.agents.base import Agent
+    from aiosampler.agents.agent import Agent
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.payload import Payload
     from aiosampler.specs.arrays import Spaces

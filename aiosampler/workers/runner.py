@@ -13,7 +13,7 @@ from aiosampler.memory.progress import AT, BRANCH, NOWHERE, TICK
 from aiosampler.memory.slot import columns
 from aiosampler.specs.context import EnvContext
 from aiosampler.specs.seeding import environment_seed
-from aiosampler.workers.environment_calls import NOTHING, call_environment
+from aiosampler.workers.environment_access import NOTHING, call_environment
 from aiosampler.workers.episodes import pack_episodes
 from aiosampler.workers.factories import build_environment, share_registry, traj_info_factory
 from aiosampler.workers.messages import Ask, Call, Called

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aiosampler.engines.registry import EngineKind, engine_class
+from aiosampler.engines.kinds import EngineKind, engine_class
 
 
 @pytest.mark.parametrize("kind", EngineKind)
