@@ -2,10 +2,11 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
-from aiosampler import AsyncSerialSampler, ConfigError, RandomAgent, WorkerError, environment_seed
+from aiosampler import AsyncSerialSampler, ConfigError, RandomAgent, WorkerError, WorkerTimeout, environment_seed
 from tests.support.samplers import PARALLEL, assert_same, small
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
@@ -89,6 +90,20 @@ async def test_one_that_fails_is_named_and_closed(kind, tmp_path):
             await sampler.evaluate_agent()
     assert (caught.value.env_index, caught.value.evaluation) == (1, True)
     assert os.listdir(tmp_path) == []
+
+
+def _stuck(*, context):
+    if context is not None and context.evaluation:
+        threading.Event().wait()
+    return CountingEnv()
+
+
+async def test_one_whose_building_sticks_is_named(kind):
+    evaluation = {"eval_n_envs": 1, "eval_max_steps": 9, "eval_keep_envs": False}
+    with pytest.raises(WorkerTimeout, match="stuck in evaluation environment 0 for more than step_timeout") as caught:
+        async with small(kind, _stuck, **evaluation, step_timeout=2.0) as sampler:
+            await sampler.evaluate_agent()
+    assert (caught.value.env_index, caught.value.evaluation) == (0, True)
 
 
 async def test_there_is_none_to_call(kind, tmp_path):
