@@ -108,36 +108,35 @@ class Runner:
 
     def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return all that began, packed."""
-        with self._acting.evaluating(request), self._evaluation_environments(request):
-            return pack_episodes(self._run_quotas(request), self._kind)
+        with self._acting.evaluating(request), self._evaluation_collector(request) as collector:
+            return pack_episodes(self._run_quotas(request, collector), self._kind)
 
     @contextlib.contextmanager
-    def _evaluation_environments(self, request: Evaluate) -> Iterator[None]:
-        """Around an evaluation, which has its environments built and closed where they are not kept."""
+    def _evaluation_collector(self, request: Evaluate) -> Iterator[Collector]:
+        """Around an evaluation, which has its environments built, closed and let go where they are not kept."""
         if self._options.eval_keep_envs:
-            yield
+            yield self._evaluator
             return
-        kept = self._instances, self._closing
+        kept = self._instances, self._closing, dict(self._environments)
         self._instances, self._closing = self._instances.copy(), contextlib.ExitStack()
         try:
             with self._closing:
-                self._evaluator = self._make_evaluator(request.before)
-                yield
+                yield self._make_evaluator(request.before)
         finally:
-            self._instances, self._closing = kept
+            self._instances, self._closing, self._environments = kept
 
-    def _run_quotas(self, request: Evaluate) -> list[FinishedEpisode]:
+    def _run_quotas(self, request: Evaluate, collector: Collector) -> list[FinishedEpisode]:
         finished: list[FinishedEpisode] = []
         quotas, ours = eval_quotas(self._options, request), self._share.evaluation
         self._quota.renew(quotas and quotas[ours.start : ours.stop])
-        self._evaluator.restart(self._quota.starts)
+        collector.restart(self._quota.starts)
         done = T = 0
         for T in self._options.eval_chunks(request.max_steps):
-            if self._evaluator.idle:
+            if collector.idle:
                 break
-            finished += [episode._replace(t=done + episode.t) for episode in self._evaluator.collect(0, T)]
+            finished += [episode._replace(t=done + episode.t) for episode in collector.collect(0, T)]
             done += T
-        return finished + [episode._replace(t=done - 1) for episode in self._evaluator.cut_episodes(0, T)]
+        return finished + [episode._replace(t=done - 1) for episode in collector.cut_episodes(0, T)]
 
     def call(self, request: Call, describe: Callable[[BaseException], SamplerError]) -> Called:
         """Have environments of this share do something.

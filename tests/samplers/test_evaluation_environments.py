@@ -1,8 +1,11 @@
 """Evaluation environments that are not kept: there are some while an evaluation runs, and new ones each time."""
 
+import asyncio
+import gc
 import os
 import signal
 import threading
+import weakref
 
 import pytest
 
@@ -111,6 +114,34 @@ async def test_there_is_none_to_call(kind, tmp_path):
         with pytest.raises(ConfigError, match=r"get_attr\(evaluation=True\) finds no environments: with eval_keep"):
             await sampler.get_attr("spec", evaluation=True)
         assert len(await sampler.get_attr("spec")) == 4
+
+
+ALIVE = weakref.WeakSet()
+
+
+class Remembered(CountingEnv):
+    """Can be found as long as anything refers to it."""
+
+    def __init__(self):
+        super().__init__()
+        ALIVE.add(self)
+
+
+async def evaluate_twice():
+    evaluation = {"eval_n_envs": 2, "eval_max_steps": 20, "eval_keep_envs": False}
+    async with AsyncSerialSampler(
+        Remembered, agent=RandomAgent(), batch_T=2, batch_B=1, in_process=True, **evaluation
+    ) as sampler:
+        gc.collect()
+        before = len(ALIVE)
+        for _ in range(2):
+            assert await sampler.evaluate_agent()
+            gc.collect()
+            assert len(ALIVE) == before
+
+
+def test_nothing_of_them_stays():
+    asyncio.run(evaluate_twice())
 
 
 @pytest.mark.parametrize(
