@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from aiosampler.affinity import Affinity
 from aiosampler.agents.agent import Agent
 from aiosampler.collectors.traj_info import TrajInfo
-from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
+from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.environment_calls import EnvironmentCalls
-from aiosampler.samplers.evaluation import Evaluation
+from aiosampler.samplers.evaluation import Evaluating
 from aiosampler.samplers.publishing import Publishing
 from aiosampler.samplers.session import Session, State
 from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
-from aiosampler.specs.batch import as_integer
 from aiosampler.specs.env_info_keys import as_env_info_keys
 from aiosampler.specs.seeding import draw_seed
-from aiosampler.workers.episodes import unpack_episodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 TRACED_BATCHES = 16
 
 
-class AsyncSamplerMixin(Publishing, EnvironmentCalls):
+class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::
@@ -331,42 +329,6 @@ class AsyncSamplerMixin(Publishing, EnvironmentCalls):
             if self._session.ended_as_asked:  # before this call, or while it waited
                 raise StopAsyncIteration from None
             raise
-
-    async def evaluate_agent(
-        self, itr: int | None = None, *, max_trajectories: int | None = None, max_steps: int | None = None
-    ) -> Evaluation:
-        """Run the agent in evaluation mode, with the newest published parameters, in its own environments.
-
-        Each evaluation environment runs the number of episodes that was fixed for it beforehand. Episodes are new at
-        each evaluation. A batch that is being collected is finished first. Where the steps do not suffice, the open
-        episodes are cut and reported with what they have reached; a warning is logged if their number was asked for.
-
-        Args:
-            itr: What the agent's `eval_mode` gets; by default the number of the last batch that was asked for.
-            max_trajectories: Episodes of this evaluation, in place of `eval_max_trajectories`.
-            max_steps: Most steps of this evaluation, in place of `eval_max_steps`.
-
-        Returns:
-            All episodes that were started, with those that were cut among them; see `Evaluation`. Those of a worker
-            that was lost meanwhile are missing.
-
-        Raises:
-            ConfigError: There are no evaluation environments, or an argument is no such number.
-            SamplerClosed: The sampler does not run.
-            SamplerError: An environment, the agent or a process failed; the sampler is closed.
-        """
-        if self.options.eval_n_envs == 0:
-            raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
-        if max_trajectories is not None:
-            max_trajectories = as_integer("max_trajectories", max_trajectories, 1)
-        if max_steps is not None:
-            max_steps = as_integer("max_steps", max_steps, self.options.eval_n_envs)
-        asked = perf_counter()
-        evaluated = await self._session.evaluate(itr, max_trajectories, max_steps)
-        evaluation = Evaluation(unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"]))
-        evaluation.warn_of_cuts(max_trajectories or self.options.eval_max_trajectories)
-        self._counters.evaluation(evaluation, perf_counter() - asked)
-        return evaluation
 
     def statistics(self) -> SamplerStatistics:
         """What the sampler has done so far; at any time, also when it is closed, and at once."""

@@ -1,13 +1,20 @@
-"""What an evaluation has found."""
+"""Evaluations: asking for one, and what it has found."""
 
 from __future__ import annotations
 
 import logging
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.errors import ConfigError
+from aiosampler.specs.batch import as_integer
+from aiosampler.workers.episodes import unpack_episodes
 
 if TYPE_CHECKING:
+    from aiosampler.options import Options
+    from aiosampler.samplers.session import Session
+    from aiosampler.samplers.statistics import Counters
     from aiosampler.workers.episodes import Episode
 
 log = logging.getLogger("aiosampler")
@@ -54,3 +61,47 @@ class Evaluation(list[TrajInfo]):
                 len(self.cut),
                 max(0, wanted - len(self)),
             )
+
+
+class Evaluating:
+    """The part of a sampler that evaluates the agent."""
+
+    options: Options
+    _session: Session
+    _counters: Counters
+
+    async def evaluate_agent(
+        self, itr: int | None = None, *, max_trajectories: int | None = None, max_steps: int | None = None
+    ) -> Evaluation:
+        """Run the agent in evaluation mode, with the newest published parameters, in its own environments.
+
+        Each evaluation environment runs the number of episodes that was fixed for it beforehand. Episodes are new at
+        each evaluation. A batch that is being collected is finished first. Where the steps do not suffice, the open
+        episodes are cut and reported with what they have reached; a warning is logged if their number was asked for.
+
+        Args:
+            itr: What the agent's `eval_mode` gets; by default the number of the last batch that was asked for.
+            max_trajectories: Episodes of this evaluation, in place of `eval_max_trajectories`.
+            max_steps: Most steps of this evaluation, in place of `eval_max_steps`.
+
+        Returns:
+            All episodes that were started, with those that were cut among them; see `Evaluation`. Those of a worker
+            that was lost meanwhile are missing.
+
+        Raises:
+            ConfigError: There are no evaluation environments, or an argument is no such number.
+            SamplerClosed: The sampler does not run.
+            SamplerError: An environment, the agent or a process failed; the sampler is closed.
+        """
+        if self.options.eval_n_envs == 0:
+            raise ConfigError("evaluate_agent() needs eval_n_envs of at least 1, and eval_max_steps")
+        if max_trajectories is not None:
+            max_trajectories = as_integer("max_trajectories", max_trajectories, 1)
+        if max_steps is not None:
+            max_steps = as_integer("max_steps", max_steps, self.options.eval_n_envs)
+        asked = perf_counter()
+        evaluated = await self._session.evaluate(itr, max_trajectories, max_steps)
+        evaluation = Evaluation(unpack_episodes(evaluated.episodes, self.options.payload.live["traj_info_cls"]))
+        evaluation.warn_of_cuts(max_trajectories or self.options.eval_max_trajectories)
+        self._counters.evaluation(evaluation, perf_counter() - asked)
+        return evaluation
