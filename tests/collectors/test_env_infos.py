@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from aiosampler import Agent, AgentStep, ConfigError, RandomAgent, WorkerError
-from tests.support.samplers import KINDS, small
+from tests.support.samplers import EVERYWHERE, small
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -46,7 +46,7 @@ class SeeingAgent(Agent):
 DECLARED = {"step": np.int64, "episode.r": np.float32, "is_success": bool}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_what_is_absent_is_told_from_zero_and_resets_are_recorded(kind):
     async with small(kind, ReportingEnv, agent=SeeingAgent(), batch_T=4, env_info_keys=DECLARED) as sampler:
         batches = [(await sampler.obtain_samples()).clone() for _ in range(5)]
@@ -71,7 +71,7 @@ async def test_what_is_absent_is_told_from_zero_and_resets_are_recorded(kind):
             episode, t = episode + 1, 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_environments_that_wait_report_nothing(kind):
     async with small(kind, ReportingEnv, agent=SeeingAgent(), env_info_keys=DECLARED, mid_batch_reset=False) as sampler:
         for _ in range(3):
@@ -160,7 +160,7 @@ class MaskedEnv(gym.Env):
         return observation, 0.0, False, self.t == 3, info
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("where", ["observation", "info"])
 async def test_no_step_is_illegal_where_a_mask_is_given(kind, where):
     keys = ("action_mask",) if where == "info" else ()

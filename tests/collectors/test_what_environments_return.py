@@ -13,7 +13,7 @@ from aiosampler.collectors.recording import Mismatch, as_flag, as_reward
 from aiosampler.specs.trees import tree_leaves, tree_map
 from tests.support.agents import LookingAgent
 from tests.support.in_process import InProcess, gather
-from tests.support.samplers import KINDS, small
+from tests.support.samplers import EVERYWHERE, small
 from tests.support.worlds import CountingEnv, NestedEnv
 
 pytestmark = pytest.mark.usefixtures("same_generators")
@@ -86,7 +86,7 @@ class KeepingInfo(TrajInfo):
         return self
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("shape", SPACES)
 async def test_environments_that_return_the_same_objects_are_recorded_apart(kind, shape):
     env_kwargs = {"kind": shape}
@@ -143,7 +143,7 @@ def same_for_evaluation(evaluation):
     return same_but_wrapped() if evaluation else ONE
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("env_fn", [same_instance, same_but_wrapped])
 async def test_one_instance_for_several_columns_is_refused(kind, env_fn):
     with pytest.raises(ConfigError, match=r"same CountingEnv for environment \d and for environment \d; it must build"):
@@ -195,7 +195,7 @@ class ReturningEnv(CountingEnv):
         return observation, *result.values(), info
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize(
     ("what", "value", "words"),
     [
@@ -302,7 +302,7 @@ class NestedTypeEnv(NestedEnv):
         return super().step(action)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("env_fn", [TypeEnv, NestedTypeEnv])
 async def test_actions_are_of_the_types_that_the_space_gives(kind, env_fn):
     async with small(kind, env_fn, max_decorrelation_steps=3) as sampler:

@@ -12,7 +12,7 @@ import uvloop
 from gymnasium import spaces
 
 from aiosampler import Agent, AgentStep
-from tests.support.samplers import KINDS, small
+from tests.support.samplers import EVERYWHERE, small
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ class LoopingAgent(Agent):
 
 
 @pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_environments_use_loops_of_their_own(kind, use, no_leaks):
     arguments = {"env_kwargs": {"use": use}, "max_decorrelation_steps": 3, "eval_n_envs": 2, "eval_max_steps": 20}
     arguments["agent"] = LoopingAgent(use)
@@ -122,7 +122,7 @@ class Alarmed(LoopingEnv):
         return super().step(action)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_alarms_ring_in_steps(kind, no_leaks):
     async with small(kind, Alarmed, env_kwargs={"use": "guard"}, batch_T=3) as sampler:
         assert (await sampler.obtain_samples()).valid.all()

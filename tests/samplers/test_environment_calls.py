@@ -9,7 +9,6 @@ import gymnasium as gym
 import pytest
 
 from aiosampler import (
-    AsyncSerialSampler,
     ConfigError,
     RandomAgent,
     SamplerClosed,
@@ -20,13 +19,11 @@ from aiosampler import (
 )
 from aiosampler.memory.progress import AT
 from tests.support.processes import until
-from tests.support.samplers import KINDS, PARALLEL, assert_same, small
+from tests.support.samplers import EVERYWHERE, KINDS, PARALLEL, assert_same, small
 from tests.support.torchless import cartpole
 from tests.support.worlds import CountingEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
-
-ALL = {**KINDS, "in-process": functools.partial(AsyncSerialSampler, in_process=True)}
 
 
 @pytest.fixture
@@ -34,9 +31,9 @@ def anyio_backend():
     return "asyncio", {"use_uvloop": True}
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=EVERYWHERE)
 def kind(request):
-    return functools.partial(small, ALL[request.param], level_env, eval_n_envs=3, eval_max_steps=60)
+    return functools.partial(small, request.param, level_env, eval_n_envs=3, eval_max_steps=60)
 
 
 class LevelEnv(CountingEnv):

@@ -11,7 +11,7 @@ import torch
 
 from tests.support.agents import LookingAgent
 from tests.support.in_process import InProcess, gather
-from tests.support.samplers import KINDS, assert_same, leaves, small
+from tests.support.samplers import EVERYWHERE, assert_same, leaves, small
 from tests.support.worlds import CountingEnv
 
 pytestmark = pytest.mark.usefixtures("same_generators")
@@ -56,7 +56,7 @@ def disturb(tensor):
         tensor.detach_()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_whatever_is_done_to_the_tensors_of_a_batch_ends_with_it(kind):
     arguments = {"bootstrap_value": True, "env_info_keys": ("doubled",)}
     async with small(kind, **arguments) as sampler, small(kind, **arguments) as other:
@@ -91,7 +91,7 @@ async def test_a_clone_holds_nothing_of_the_sampler_and_pickles_at_its_own_size(
     assert clone.env.final_observation[tuple(clone.env.done.nonzero()[0].tolist())].shape == (3,)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_there_is_neither_observation_nor_value_after_a_batch_at_whose_end_an_environment_waits(kind):
     async with small(kind, batch_T=4, mid_batch_reset=False, bootstrap_value=True) as sampler:
         waited, went_on = 0, 0

@@ -14,7 +14,7 @@ from aiosampler import AgentStep, SamplerClosed, Samples, TrajInfo
 from aiosampler.specs.trees import tree_items, tree_map
 from tests.support.agents import AgeAgent, LookingAgent
 from tests.support.in_process import InProcess
-from tests.support.samplers import KINDS, assert_same, leaves, small
+from tests.support.samplers import EVERYWHERE, assert_same, leaves, small
 from tests.support.worlds import CountingEnv, NestedEnv
 
 pytestmark = pytest.mark.usefixtures("same_generators")
@@ -213,7 +213,7 @@ def test_batches_are_shown_by_their_shapes():
 
 
 @pytest.mark.usefixtures("no_leaks")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_batches_that_are_copies_stay_as_they_are(kind):
     async with small(kind) as sampler, small(kind) as other:
         kept = [await sampler.obtain_samples(copy=True) for _ in range(5)]

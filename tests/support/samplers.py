@@ -32,13 +32,15 @@ KINDS = {
     "alternating": functools.partial(AsyncAlternatingSampler, n_workers=2),
     "no-overlap": functools.partial(AsyncNoOverlapAlternatingSampler, n_workers=2),
 }
+#: Those, and the serial one without any process; for tests of what is recorded, not of processes.
+EVERYWHERE = {**KINDS, "in-process": functools.partial(AsyncSerialSampler, in_process=True)}
 PARALLEL = {name: kind for name, kind in KINDS.items() if name != "serial"}
 SERVED = {name: kind for name, kind in PARALLEL.items() if name != "cpu"}
 
 
 def small(kind, env_fn=CountingEnv, **arguments):
     """A sampler of a few steps of four environments, by the name of its kind or by what makes it."""
-    make = KINDS[kind] if isinstance(kind, str) else kind
+    make = EVERYWHERE[kind] if isinstance(kind, str) else kind
     defaults = {"agent": LookingAgent(), "batch_T": 5, "batch_B": 4, "seed": 5, "start_method": "fork"}
     return make(env_fn, **{**defaults, **arguments})
 

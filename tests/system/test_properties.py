@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from aiosampler import RandomAgent
 from tests.support.in_process import InProcess
 from tests.support.planned import Plan, PlannedEnv, Replay, with_fault
-from tests.support.samplers import KINDS, PARALLEL
+from tests.support.samplers import EVERYWHERE, PARALLEL
 
 BOX_DTYPES = [np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64]
 BOX_DTYPES += [np.uint8, np.uint16, np.uint32, np.uint64]
@@ -105,7 +105,7 @@ async def collect(kind, plan, arguments, batches, *, restarts=False):
         space = spaces.Tuple((plan.observation_space, box((2,), np.float64)))
         plan = dataclasses.replace(plan, observation_space=space, crash_every=20)
         more["max_worker_restarts"] = 10_000
-    async with KINDS[kind](**world(plan, arguments), **more) as sampler:
+    async with EVERYWHERE[kind](**world(plan, arguments), **more) as sampler:
         expected = replay(plan, arguments, restarts=restarts)
         for _ in range(batches):
             expected.check(await sampler.obtain_samples())
@@ -120,7 +120,7 @@ def test_a_batch_equals_its_replay(plan, arguments):
     collect_in_process(plan, arguments, 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERYWHERE)
 def test_a_batch_of_any_sampler_equals_its_replay(kind, no_leaks):
     @examples(2)
     @given(plans, arguments)
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0)
     options = parser.parse_args()
     taken, worlds, began = 0, 0, time.monotonic()
-    kinds = [*KINDS]
+    kinds = [*EVERYWHERE]
 
     @examples(10**6, derandomize=False)
     @given(plans, arguments, st.sampled_from(kinds), st.booleans())
@@ -177,7 +177,7 @@ def main() -> None:
         nonlocal taken, worlds
         if taken >= options.steps or time.monotonic() - began > options.seconds:
             return
-        restarts = restarts and kind != "serial"
+        restarts = restarts and kind in PARALLEL
         taken += asyncio.run(collect(kind, plan, arguments, 40, restarts=restarts))
         taken += sum(collect_in_process(plan, {**arguments, "seed": seed}, 60) for seed in range(5))
         worlds += 1

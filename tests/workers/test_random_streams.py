@@ -17,7 +17,7 @@ from aiosampler import (
 from aiosampler.workers.random_streams import GroupStream
 from tests.support.agents import LookingAgent, NoisyAgent
 from tests.support.in_process import InProcess
-from tests.support.samplers import KINDS, assert_same, small
+from tests.support.samplers import EVERYWHERE, assert_same, small
 from tests.support.worlds import CountingEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
@@ -112,7 +112,7 @@ class UnsteadyEnv(CountingEnv):
 @pytest.mark.parametrize(
     ("kind", "agent"),
     [
-        *((kind, DrawingAgent) for kind in KINDS),
+        *((kind, DrawingAgent) for kind in EVERYWHERE),
         (functools.partial(AsyncAlternatingSampler, n_workers=4, device=["cpu", "cpu"]), DrawingAgent),
         *((kind, RandomAgent) for kind in ("cpu", "alternating")),
     ],
