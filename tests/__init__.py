@@ -8,7 +8,7 @@ whole programs and machines: users' scripts, limits of the system, what others c
 What tests share is in ``support/``; no test imports another:
 
 - ``worlds.py``, ``agents.py``, ``models.py``: environments and agents whose every value says where it belongs.
-- ``samplers.py``: ``KINDS``, ``EVERYWHERE``, ``PARALLEL``, ``SERVED``, and ``small(kind, ...)``, which makes a sampler of any.
+- ``samplers.py``: ``KINDS``, ``EVERYWHERE``, ``PARALLEL``, ``SERVED``, and ``small(kind, ...)``, which makes one.
 - ``in_process.py``: the serial loop in the test's own process, which every sampler is compared to.
 - ``losses.py``: environments that fail at a known step, and what is left of their batch.
 - ``processes.py``: our children, descriptors, names in /dev/shm, and ``until`` for what another process does.

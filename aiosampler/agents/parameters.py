@@ -128,7 +128,8 @@ class Publisher:
         self._latest, self._reading = memoryview(arrays["latest"]), memoryview(arrays["reading"])
         self._begun, self._ended = memoryview(arrays["begun"]), memoryview(arrays["ended"])
         self._version = memoryview(arrays["version"])
-        self._tensors = [tensor_views(buffer, parameters) for buffer in arrays["buffers"]]
+        with torch.inference_mode(False):  # or who starts a sampler within that mode could publish nowhere else
+            self._tensors = [tensor_views(buffer, parameters) for buffer in arrays["buffers"]]
         self._sources = SourceMatcher(parameters)
         self._publishing = threading.Lock()  # between threads of this process; no other process ever waits for it
 
