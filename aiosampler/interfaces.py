@@ -54,6 +54,12 @@ class SamplerProcess(Protocol):
     async def receive(self, timeout: float | None = None, reading: Callable[[], Reading] | None = None) -> Any:
         """The next answer; cancelling loses none. Raises what the process reports, or how it ended."""
 
+    def notify(self, on_change: Callable[[], object]) -> None:
+        """Have `on_change` called whenever something has come from it, and when it has ended."""
+
+    def failing(self) -> bool:
+        """Whether it has ended, or has reported a failure, so that `receive` raises before long."""
+
     async def stop(self, grace: float) -> SamplerError | None:
         """End it, within `grace` seconds and a few more; return what it had to report last."""
 

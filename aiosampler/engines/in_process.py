@@ -107,6 +107,13 @@ class InProcess:
             raise answer
         return answer
 
+    def notify(self, on_change: Callable[[], object]) -> None:
+        """Nothing comes from here but what a caller receives."""
+
+    def failing(self) -> bool:
+        """Nothing fails but in a call."""
+        return False
+
     async def stop(self, grace: float) -> SamplerError | None:
         """Close the environments; return what failed in that."""
         self._stopped, self.views = True, None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aiosampler.memory.progress import PID
 from aiosampler.memory.slot import Blanks, Slot, columns
 from aiosampler.workers.messages import Loss
 
@@ -65,6 +66,7 @@ class Losses:
         self._waits, self._any = not options.mid_batch_reset, options.max_worker_restarts > 0
         self._shares, self._slots = shares, views.slots
         self._clocks = [clocks[shares[0].rank : shares[-1].rank + 1] for clocks in views.step_clocks]
+        self._pids = views.progress[shares[0].rank : shares[-1].rank + 1, PID]
         self._first, end = shares[0].environments.start, shares[-1].environments.stop
         self._open = np.zeros(end - self._first, np.bool_)  # environments with steps of an episode that has not ended
         self._found: list[tuple[int, ProcessFailure]] = []
@@ -73,6 +75,7 @@ class Losses:
     def found(self, index: int, error: ProcessFailure) -> None:
         """A worker was lost, and writes no more."""
         self._found.append((index, error))
+        self._pids[index] = 0
 
     def begin(self, slot: int) -> None:
         """A batch is about to begin, with all workers there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class _Server:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.engines.served_engine import ServedEngine
         from aiosampler.memory.arena_map import arena_views
-        from aiosampler.memory.progress import TICK
+        from aiosampler.memory.progress import PID, TICK
         from aiosampler.runtime.heartbeat import beat
         from aiosampler.runtime.placement import set_cpus
 
@@ -76,6 +77,7 @@ class _Server:
             assignment=work.assignment,
         )
         ticks = views.progress[work.options.worker_count + work.assignment.index, TICK : TICK + 1]
+        views.progress[work.options.worker_count + work.assignment.index, PID] = os.getpid()
         beat(ticks, work.options.step_timeout)
         await engine.start()
         parent.send(messages.Started())

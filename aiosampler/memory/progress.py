@@ -6,6 +6,7 @@ cell       writer     meaning
 tick       collector  grows with each step of the group; never falls
 at         collector  index of the environment in hand, or `AGENT`, or `NOWHERE`
 branch     collector  1 while `at` counts evaluation environments
+pid        process    its id, written once; 0 while a worker that was lost is not replaced yet
 =========  =========  ==================================================================
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 from aiosampler.specs.arrays import ArraySpec
 
 CELLS = 8  # int64: one cache line for each worker
-TICK, AT, BRANCH = 0, 1, 2
+TICK, AT, BRANCH, PID = 0, 1, 2, 3
 NOWHERE, AGENT = -1, -2
 
 

@@ -67,6 +67,10 @@ class Channel:
             raise ChannelClosed
         return None
 
+    def has(self, kind: type) -> bool:
+        """Whether a message of a kind has arrived."""
+        return any(isinstance(pickle.loads(message), kind) for message in self._messages)
+
     def take(self, kind: type) -> list[Any]:
         """The messages of a kind that have arrived before any other."""
         taken = []

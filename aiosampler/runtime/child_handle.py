@@ -164,18 +164,17 @@ class ChildHandle:
         self._channel.read()
 
     def notify(self, on_change: Callable[[], object]) -> None:
-        """Have `on_change` called whenever there is something to receive."""
+        """Have `on_change` called whenever there is something to receive, and when there will be no more.
+
+        The event loop refers to it from now on: what refers to this object is not found abandoned.
+        """
         self._channel.on_change = on_change
 
-    def notify_of_phases(self) -> None:
-        """Tell of the phases as they arrive, whether or not somebody receives."""
-        take = weakref.WeakMethod(self.take_phases)  # the event loop refers to the channel, and must not keep this
-        self._channel.on_change = lambda: (method := take()) and method()
-
-    def take_phases(self) -> None:
-        """Tell of the phases that have arrived."""
+    def failing(self) -> bool:
+        """Whether it has ended, or has reported a failure; also tells of the phases that have arrived."""
         for phase in self._channel.take(Phase):
             self._for_caller(phase)
+        return self._channel.ended or self._channel.has(Failure)
 
     def _for_caller(self, message: Any) -> Any:
         """Return a message that is for the caller; deal with a phase, and return None; raise the error of a failure."""

@@ -333,10 +333,13 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
     def statistics(self) -> SamplerStatistics:
         """What the sampler has done so far; at any time, also when it is closed, and at once."""
         version = self._shared.policy_version if self._shared is not None and self._session.started else None
-        return self._counters.statistics(version, self._session)
+        pids = ((), ()) if self._shared is None else self._shared.pids()
+        return self._counters.statistics(version, self._session, pids)
 
     async def wait_closed(self) -> None:
-        """Suspend until the sampler has been closed: by somebody, or by a failure that a call has met.
+        """Suspend until the sampler has been closed: by somebody, or by a failure, whether or not a call has met it.
+
+        A failure while no call waits ends the sampler as well; the next call raises it.
 
         Raises:
             SamplerError: The failure that closed it.

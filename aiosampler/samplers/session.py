@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
+from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.runtime import deadlines
-from aiosampler.specs.batch import as_integer
+from aiosampler.samplers.call_checks import checked, match, running_loop
 from aiosampler.workers import messages
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class Session:
         self._closing: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None  # a request that may be large
         self._closed = asyncio.Event()
+        self._noticing: asyncio.Task[None] | None = None
+        self._unmet: SamplerError | None = None  # it failed while no call waited, and none was told yet
+        self._watched = False  # `wait_closed` has told the failure
 
     # Starting
 
@@ -88,7 +92,7 @@ class Session:
             SamplerClosed: The session is closed, or was meanwhile.
             SamplerError: It is in another state than `before`; `rule` says what comes when.
         """
-        loop = _running_loop()
+        loop = running_loop()
         if self.state not in (before, State.CLOSED):
             raise SamplerError(rule)
         self._require(before)
@@ -100,6 +104,9 @@ class Session:
             yield
             self._require(during)
             self._enter(after)
+            if self.process is not None:
+                look = weakref.WeakMethod(self._look)  # else the event loop would keep a sampler that was dropped
+                self.process.notify(lambda: (method := look()) and method())
         except BaseException as exc:
             await self._fail(exc)
             raise
@@ -123,8 +130,9 @@ class Session:
 
     def check_open(self) -> None:
         """Raise `SamplerClosed` if the session was closed, where a part of the start goes on after it was suspended."""
-        if self.state is State.CLOSED or self._closing is not None:
+        if self.state is not State.CLOSED and self._closing is not None:
             raise SamplerClosed("the sampler was closed while it was starting")
+        self._require(self.state)
 
     # Running
 
@@ -152,9 +160,9 @@ class Session:
             SamplerClosed: The session does not run, or was closed meanwhile.
             SamplerError: The process failed; the session is closed.
         """
-        itr, db_idx = _checked("itr", itr), _checked("db_idx", db_idx, most=1)
+        itr, db_idx = checked("itr", itr), checked("db_idx", db_idx, most=1)
         self._check_loop()
-        async with self._order:
+        async with self._turn():
             self.require_running()
             assert self.memory is not None
             if self._unclaimed is None and messages.Batch not in self._pending:
@@ -164,7 +172,7 @@ class Session:
                 self._next = (itr + 1, 1 - slot)
             else:
                 assert self._next is not None
-                _match((self._next[0] - 1, 1 - self._next[1]), itr, db_idx)
+                match((self._next[0] - 1, 1 - self._next[1]), itr, db_idx)
             if self._unclaimed is None:
                 await self._receive_pending()
             assert self._unclaimed is not None
@@ -186,9 +194,9 @@ class Session:
             SamplerClosed: The session does not run, or was closed meanwhile.
             SamplerError: The process failed; the session is closed.
         """
-        itr = _checked("itr", itr)
+        itr = checked("itr", itr)
         self._check_loop()
-        async with self._order:
+        async with self._turn():
             self.require_running()
             if itr is None:
                 itr = 0 if self._next is None else self._next[0] - 1
@@ -219,7 +227,7 @@ class Session:
             SamplerError: The process failed; the session is closed.
         """
         self._check_loop()
-        async with self._order:
+        async with self._turn():
             self.require_running()
             await self._receive_pending()
             assert self.process is not None
@@ -233,7 +241,7 @@ class Session:
         """Number and slot of a batch that is asked for now."""
         default = self._next or (0, 0)
         if self._overlap and self._next is not None:
-            _match(default, itr, db_idx)
+            match(default, itr, db_idx)
             return default
         return default[0] if itr is None else itr, default[1] if db_idx is None else db_idx
 
@@ -279,6 +287,31 @@ class Session:
             await self._fail(exc)
             raise
 
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Around a call, which waits for those that came before."""
+        try:
+            async with self._order:
+                yield
+        finally:
+            self._look()  # what arrived while the call was left is nobody's yet
+
+    def _look(self) -> None:
+        """Called when something has come from the process: close the session if it fails and no call would notice."""
+        idle = self.state in (State.PROBED, State.RUNNING) and self._closing is None and not self._order.locked()
+        if idle and self._noticing is None and self.process is not None and self.process.failing():
+            self._noticing = asyncio.create_task(self._notice(), name="notice-failure")  # owned: it closes the session
+
+    async def _notice(self) -> None:
+        async with self._order:
+            try:
+                while self.state in (State.PROBED, State.RUNNING) and self._closing is None:
+                    assert self.process is not None
+                    await self.process.receive(None, None if self.memory is None else self.memory.reading)
+            except SamplerError as exc:
+                self._unmet = exc if self._closing is None else None
+                await self._fail(exc)
+
     # Closing
 
     async def aclose(self) -> None:
@@ -287,7 +320,7 @@ class Session:
         Raises:
             SamplerError: What the process had to report last, or the caller is in another loop than that of the start.
         """
-        if _running_loop() is not self._loop and self._loop is not None:
+        if running_loop() is not self._loop and self._loop is not None:
             if not self._loop.is_closed():
                 raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
             self.state, process, self.process = State.CLOSED, self.process, None
@@ -295,6 +328,11 @@ class Session:
             if process is not None:
                 process.abandon()
             return
+        await self._shut()
+        if not self._watched:
+            self._raise_unmet()
+
+    async def _shut(self) -> None:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="close-sampler")  # owned: awaited below
         cancelled: asyncio.CancelledError | None = None
@@ -313,7 +351,14 @@ class Session:
         """Suspend until the session is closed; raise what closed it, if nobody asked for that."""
         await self._closed.wait()
         if isinstance(self.failure, Exception):
+            self._watched = True
             raise self.failure
+
+    def _raise_unmet(self) -> None:
+        """Raise, once, the failure that came while no call waited: to the next call, or else to who closes."""
+        unmet, self._unmet = self._unmet, None
+        if unmet is not None:
+            raise unmet
 
     async def _close(self) -> None:
         try:
@@ -334,6 +379,9 @@ class Session:
             if self._sending is not None:  # nobody reads the rest
                 self._sending.cancel()
                 await asyncio.wait((self._sending,))
+        except asyncio.CancelledError:
+            self.process = process  # by the end of the event loop; `aclose` abandons it from another
+            raise
         finally:
             if self.memory is not None:
                 self.memory.release()
@@ -345,7 +393,7 @@ class Session:
         if self._closing is None:
             self._log(f"failed: {exc!r}")
             self.failure = exc
-            await self.aclose()
+            await self._shut()
 
     def _enter(self, state: State) -> None:
         self._log(f"{self.state.name.lower()} -> {state.name.lower()}")
@@ -354,43 +402,14 @@ class Session:
 
     def _check_loop(self) -> None:
         """Refuse a caller in another event loop than that of the start; where nothing runs, `_require` says so."""
-        if _running_loop() is not self._loop and self.state not in (State.NEW, State.CLOSED):
+        if running_loop() is not self._loop and self.state not in (State.NEW, State.CLOSED):
             raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
 
     def _require(self, state: State) -> None:
         if self.state is State.CLOSED:
+            self._raise_unmet()
             closed = SamplerClosed(f"the sampler is closed{f' by: {self.failure}' if self.failure else ''}")
             closed.__cause__ = self.failure
             raise closed
         if self.state is not state:
             raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
-
-
-def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise SamplerError(
-            "a sampler is awaited from asyncio, and no asyncio event loop is running here; under trio or another "
-            "library, run what uses the sampler by asyncio.run(), in a thread of its own"
-        ) from None
-
-
-def _checked(name: str, value: Any, most: int | None = None) -> int | None:
-    """An argument that is an integer or left out, before anything is asked for; NumPy's integers become Python's."""
-    if value is None:
-        return None
-    integer = as_integer(name, value, 0)
-    if most is not None and integer > most:
-        raise ConfigError(f"{name} must be {' or '.join(map(str, range(most + 1)))}, got {value!r}")
-    return integer
-
-
-def _match(collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
-    """Refuse a number or a slot that is not that of the batch that is being collected."""
-    for name, got, is_being in (("itr", itr, collected[0]), ("db_idx", db_idx, collected[1])):
-        if got is not None and got != is_being:
-            raise ConfigError(
-                f"{name}={got!r}, but the batch with {name}={is_being} is being collected already; "
-                "leave it out, or use overlap=False"
-            )

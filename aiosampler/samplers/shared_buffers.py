@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiosampler.agents.parameters import Publisher
-from aiosampler.memory.progress import read_progress
+from aiosampler.memory.progress import PID, read_progress
 from aiosampler.memory.slot import poison
 from aiosampler.samplers.samples import filled_samples, samples_view
 from aiosampler.samplers.timeline import Timeline
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiosampler.agents.parameters import ParameterSpec
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.interfaces import Reading
-    from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.memory.arena_map import ArenaViews, ProcessCounts
     from aiosampler.samplers.final_observations import FinalObservations
     from aiosampler.samplers.samples import Samples
     from aiosampler.workers.messages import Batch
@@ -32,6 +32,7 @@ class SharedBuffers:
         parameters: Specs of the agent's tensors.
         agent: The user's, which publishes from now on; it is let go at the end.
         traj_info_cls: Class of the trajectory infos.
+        counts: How many workers and servers there are.
         groups: Ranks of the workers of each group.
         debug: Whether a batch that was taken back is filled with poison.
 
@@ -47,11 +48,12 @@ class SharedBuffers:
         agent: Agent,
         *,
         traj_info_cls: type[TrajInfo],
+        counts: ProcessCounts,
         groups: Sequence[range],
         debug: bool,
     ) -> None:
         self._views: ArenaViews | None = views
-        self._traj_info_cls, self._groups, self._debug = traj_info_cls, groups, debug
+        self._traj_info_cls, self._counts, self._groups, self._debug = traj_info_cls, counts, groups, debug
         self._agent, self.publisher = agent, Publisher(views.parameters, parameters)
         agent.attach(self.publisher)
         self._final_version = 0
@@ -72,6 +74,14 @@ class SharedBuffers:
         samples = filled_samples(views.slots[slot], batch, traj_infos, timeline)
         self._held = slot, samples.env.final_observation
         return samples
+
+    def pids(self) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
+        """Process ids of the workers, and of the servers that have a process each; None for one that is not there."""
+        if self._views is None or self._counts.alone:
+            return (), ()
+        n, servers = self._counts.workers, self._counts.servers
+        pids = [int(pid) or None for pid in self._views.progress[:, PID]]
+        return tuple(pids[:n]), tuple(pids[n : n + servers]) if servers > 1 else ()
 
     def take_back(self) -> None:
         """The batch that was handed out last is the sampler's again."""

@@ -107,6 +107,7 @@ async def open_session(
         parameters,
         agent,
         traj_info_cls=options.payload.live["traj_info_cls"],
+        counts=plan.counts,
         groups=plan.groups,
         debug=options.debug,
     )
@@ -121,10 +122,7 @@ def _guest(log: Callable[[str], None]) -> InProcess:
 
 
 def _start_process(arena: Arena, options: Options, log: Callable[[str], None]) -> ChildHandle:
-    process = ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
-    if options.debug:
-        process.notify_of_phases()
-    return process
+    return ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
 
 
 def initialize_agent(agent: Agent, spaces: Spaces, seed: int) -> None:

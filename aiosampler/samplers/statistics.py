@@ -52,6 +52,8 @@ class SamplerStatistics:
         eval_cut: How many of them were cut.
         policy_lag: How many versions the last batch was behind the published one, None before the first.
         sampler_pid: Process id of the sampler process, which the others descend from; None while there is none.
+        worker_pids: Those of the workers by rank, None for one that is being replaced; empty where there are none.
+        server_pids: Those of the server processes, where several devices are used.
         state: Of the sampler: ``"new"``, ``"probing"``, ``"probed"``, ``"starting"``, ``"running"`` or ``"closed"``.
     """
 
@@ -77,6 +79,8 @@ class SamplerStatistics:
     eval_cut: int = field(default=0, compare=False)
     policy_lag: int | None = field(default=None, compare=False)
     sampler_pid: int | None = field(default=None, compare=False)
+    worker_pids: tuple[int | None, ...] = field(default=(), compare=False)
+    server_pids: tuple[int | None, ...] = field(default=(), compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON: errors as ``{"type", "message"}``, and None for what is no finite number."""
@@ -125,12 +129,15 @@ class Counters:
         """Count the workers that were lost."""
         self._losses += losses
 
-    def statistics(self, policy_version: int | None, session: Session) -> SamplerStatistics:
+    def statistics(
+        self, policy_version: int | None, session: Session, pids: tuple[tuple[int | None, ...], ...]
+    ) -> SamplerStatistics:
         """What was counted.
 
         Args:
             policy_version: That was published last.
             session: Of the sampler; what ended it knows of losses that no batch told any more.
+            pids: Process ids of workers and servers.
         """
         failure = session.failure
         seconds = sum(between for _, between in self._recent_batches)
@@ -162,6 +169,8 @@ class Counters:
             eval_cut=0 if self._evaluation is None else len(self._evaluation.cut),
             policy_lag=policy_version - self._batch_version if behind else None,  # type: ignore[operator] # both are there
             sampler_pid=None if session.process is None else session.process.pid,
+            worker_pids=pids[0],
+            server_pids=pids[1],
         )
 
 

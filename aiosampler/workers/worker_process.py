@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from aiosampler.runtime.outside_loop import outside_loop
@@ -91,12 +92,14 @@ class _Worker:
     async def run(self, parent: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.memory.arena_map import arena_views
+        from aiosampler.memory.progress import PID
         from aiosampler.workers.episodes import NO_EPISODES
 
         parent.phase(messages.UNPACKING)
         work: messages.Work = await parent.receive()
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
         self._arena.close()
+        views.progress[self._rank, PID] = os.getpid()
         self._runner = runner = await outside_loop(self._make_runner, work, views, parent.phase)
         await outside_loop(runner.start, work.calls)
         parent.send(messages.Started())

@@ -32,6 +32,16 @@ class FakeProcess:
         await self.may_send.wait()
         self.requests.append(message)
 
+    def notify(self, on_change):
+        self.on_change = on_change
+
+    def failing(self):
+        return any(isinstance(answer, Exception) for answer in self.answers._queue)
+
+    def fail_by_itself(self, error):
+        self.answer(error)
+        self.on_change()
+
     async def receive(self, timeout=None, reading=None):
         answer = await self.answers.get()
         if isinstance(answer, Exception):
@@ -299,3 +309,50 @@ def test_a_session_whose_loop_is_gone_abandons_its_process():
     asyncio.run(session.aclose())
     assert process.stopped == 1
     assert session.state is State.CLOSED
+
+
+async def test_a_failure_while_no_call_waits_closes_the_session_and_is_told_to_the_next_call():
+    session, process, memory = await started()
+    watching = await waiting(session.wait_closed())
+    error = WorkerError("by itself", process="sampler")
+    process.fail_by_itself(error)
+    with pytest.raises(WorkerError) as caught:
+        await watching
+    assert caught.value is error
+    assert process.stopped == 1
+    assert memory.told == ["abort", "release"]
+    with pytest.raises(WorkerError) as caught:
+        await session.collect(None, None)
+    assert caught.value is error
+    with pytest.raises(SamplerClosed, match="by itself"):
+        session.require_running()
+    await session.aclose()
+
+
+async def test_a_failure_that_nobody_has_heard_of_is_told_by_closing():
+    session, process, _ = await started()
+    process.fail_by_itself(WorkerError("by itself", process="sampler"))
+    await asyncio.sleep(0)
+    with pytest.raises(WorkerError, match="by itself"):
+        await session.aclose()
+    await session.aclose()
+
+
+async def test_a_failure_that_arrives_behind_a_batch_whose_caller_left():
+    session, process, _ = await started()
+    await cancel(await waiting(session.collect(None, None)))
+    process.answer(batch(0))
+    process.fail_by_itself(WorkerError("by itself", process="sampler"))
+    with pytest.raises(WorkerError, match="by itself"):
+        await session.wait_closed()
+
+
+async def test_a_failure_that_a_call_waits_for_is_met_by_it_alone():
+    session, process, _ = await started()
+    call = await waiting(session.collect(None, None))
+    process.fail_by_itself(WorkerError("at once", process="sampler"))
+    with pytest.raises(WorkerError, match="at once"):
+        await call
+    with pytest.raises(SamplerClosed, match="at once"):
+        await session.collect(None, None)
+    await session.aclose()

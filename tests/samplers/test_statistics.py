@@ -3,13 +3,24 @@
 import asyncio
 import functools
 import json
+import os
+import signal
 
 import pytest
 
-from aiosampler import AgentError, AsyncSerialSampler, RandomAgent, SamplerError, SamplerStatistics, WorkerError
+from aiosampler import (
+    AgentError,
+    AsyncSerialSampler,
+    RandomAgent,
+    SamplerClosed,
+    SamplerError,
+    SamplerStatistics,
+    WorkerDied,
+    WorkerError,
+)
 from tests.support.losses import B, four_workers
-from tests.support.processes import our_children
-from tests.support.samplers import PARALLEL, small
+from tests.support.processes import our_children, until
+from tests.support.samplers import KINDS, PARALLEL, small
 from tests.support.worlds import FaultyEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
@@ -86,3 +97,53 @@ async def test_what_a_dashboard_shows():
     await watching
     assert sampler.statistics().error is None
     assert sampler.statistics().sampler_pid is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_processes_of_a_sampler_are_told_those_that_replace_others_too(kind):
+    count = 0 if kind == "serial" else 2
+    async with small(kind, **({"max_worker_restarts": 1} if count else {})) as sampler:
+        await sampler.obtain_samples()
+        first = sampler.statistics()
+        running = {process.pid for process in our_children()}
+        assert len(first.worker_pids) == count
+        assert len(first.server_pids) == (2 if kind == "devices" else 0)
+        assert {first.sampler_pid, *first.worker_pids, *first.server_pids} <= running
+        assert len({first.sampler_pid, *first.worker_pids, *first.server_pids}) == 1 + count + len(first.server_pids)
+        if count:
+            os.kill(first.worker_pids[0], signal.SIGKILL)
+            while sampler.statistics().restarts == 0:
+                await sampler.obtain_samples()
+            await until(lambda: sampler.statistics().worker_pids[0] not in (None, first.worker_pids[0]))
+            second = sampler.statistics()
+            assert second.worker_pids[0] in {process.pid for process in our_children()}
+            assert second.worker_pids[1:] == first.worker_pids[1:]
+        json.dumps(sampler.statistics().as_dict(), allow_nan=False)
+    assert sampler.statistics().worker_pids == sampler.statistics().server_pids == ()
+
+
+class FailsAhead(RandomAgent):
+    def sample_mode(self, itr):
+        if itr == 1:
+            raise ArithmeticError("no more")
+
+
+@pytest.mark.parametrize("how", ["killed", "agent", "environment"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_failure_that_no_call_waits_for_is_told_to_who_supervises_and_then_to_the_next_call(kind, how):
+    arguments = {"agent": FailsAhead()} if how == "agent" else {}
+    world = {"env_fn": lambda: FaultyEnv("raise", at_step=7, at_episode=0, longest=9)} if how == "environment" else {}
+    async with small(kind, batch_T=5, **world, **arguments) as sampler:
+        await sampler.obtain_samples()  # the next one is collected ahead
+        if how == "killed":
+            os.kill(sampler.statistics().sampler_pid, signal.SIGKILL)
+        with pytest.raises(SamplerError) as told:
+            await sampler.wait_closed()
+        assert isinstance(told.value, {"killed": WorkerDied, "agent": AgentError, "environment": WorkerError}[how])
+        assert sampler.statistics().error is told.value
+        assert our_children() == []
+        with pytest.raises(SamplerError) as raised:
+            await sampler.obtain_samples()
+        assert raised.value is told.value
+        with pytest.raises(SamplerClosed):
+            await sampler.obtain_samples()

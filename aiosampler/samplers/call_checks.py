@@ -1,0 +1,40 @@
+"""What is wrong with a call of a sampler, before anything is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiosampler.errors import ConfigError, SamplerError
+from aiosampler.specs.batch import as_integer
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The loop of the caller, which is asyncio's or one like it."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise SamplerError(
+            "a sampler is awaited from asyncio, and no asyncio event loop is running here; under trio or another "
+            "library, run what uses the sampler by asyncio.run(), in a thread of its own"
+        ) from None
+
+
+def checked(name: str, value: Any, most: int | None = None) -> int | None:
+    """An argument that is an integer or left out, before anything is asked for; NumPy's integers become Python's."""
+    if value is None:
+        return None
+    integer = as_integer(name, value, 0)
+    if most is not None and integer > most:
+        raise ConfigError(f"{name} must be {' or '.join(map(str, range(most + 1)))}, got {value!r}")
+    return integer
+
+
+def match(collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
+    """Refuse a number or a slot that is not that of the batch that is being collected."""
+    for name, got, is_being in (("itr", itr, collected[0]), ("db_idx", db_idx, collected[1])):
+        if got is not None and got != is_being:
+            raise ConfigError(
+                f"{name}={got!r}, but the batch with {name}={is_being} is being collected already; "
+                "leave it out, or use overlap=False"
+            )
