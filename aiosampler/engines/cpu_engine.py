@@ -48,14 +48,14 @@ class CpuEngine:
         self._options, self._arena, self._phase = options, arena, phase
         self._probed, self._start = probed, start
         self._control, self._progress = views.control, views.progress
-        self._shares = assign(self._options.batch.B, self._options.eval_n_envs, self._options.worker_count)[0].shares
+        self._shares = assign(options.batch.B, options.eval_n_envs, options.worker_count)[0].shares
         self._losses = Losses(options, views, self._shares)
         self._replay = CallReplay(wanted=options.max_worker_restarts > 0)
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers: ProcessGroup | None = None
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
         # Running ahead leaves no pause between two batches in which a worker that was lost could be replaced
-        self.runs_ahead = not self._options.max_worker_restarts
+        self.runs_ahead = not options.max_worker_restarts
 
     async def start(self) -> None:
         """Start the workers, all at once."""

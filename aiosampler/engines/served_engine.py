@@ -131,9 +131,9 @@ class ServedEngine:
         self._workers = ProcessGroup(
             served_worker_main,
             [
-                (self._arena, obs_ready, signal)
-                for obs_ready, signals in zip(obs_ready, act_ready, strict=True)
-                for signal in signals
+                (self._arena, of_group, of_worker)
+                for of_group, of_workers in zip(obs_ready, act_ready, strict=True)
+                for of_worker in of_workers
             ],
             ranks=[share.rank for share in shares],
             start_method=options.start_method,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.engines.sampler_process import sampler_main
-from aiosampler.errors import AgentError, ConfigError
+from aiosampler.errors import AgentError, ConfigError, text_of
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import arena_views, plan_arena
 from aiosampler.runtime import deadlines
@@ -137,4 +137,6 @@ def initialize_agent(agent: Agent, spaces: Spaces, seed: int) -> None:
     except ConfigError:
         raise
     except Exception as exc:
-        raise AgentError(f"the agent raised {type(exc).__name__} in initialize(): {exc}", process="user") from exc
+        raise AgentError(
+            f"the agent raised {type(exc).__name__} in initialize(): {text_of(exc)}", process="user"
+        ) from exc

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from aiosampler import AgentError, RandomAgent, WorkerError
+from aiosampler.samplers.starting import initialize_agent
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv
 
@@ -87,3 +88,13 @@ async def test_an_agent_may_raise_anything(kind, shape):
         async with small(kind, agent=RaisingAgent(make)) as sampler:
             async for _ in sampler:
                 pass
+
+
+class RaisesHere(RandomAgent):
+    def initialize(self, spaces):
+        raise NoString(5)
+
+
+def test_an_agent_may_raise_anything_in_the_users_process():
+    with pytest.raises(AgentError, match=r"the agent raised NoString in initialize\(\): \(5,\)"):
+        initialize_agent(RaisesHere(), None, 0)
