@@ -20,6 +20,7 @@ What an environment returned is recorded, and shown to its trajectory info, befo
 return the same buffer each time, and those of one process may share it.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -162,7 +163,8 @@ class Collector:
             action = sample_action(env.action_space, mask)
             before = tree_map(lambda array: array[0, i].copy(), slot.slot["observation"])
             with self._fault_of("taking a random step", i):
-                observation, given, terminated, truncated, info = env.step(action)
+                # Its own, which it may write to
+                observation, given, terminated, truncated, info = env.step(copy.deepcopy(action))
                 reward = as_reward(given)
                 terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
             with self._fault_of("counting a random step in a TrajInfo", i):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
@@ -158,6 +159,7 @@ class AgentStepper:
         self._initial_state = Recorder("state", slots[0]["initial_state"])
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._inputs = [agent_inputs(slot) for slot in slots]
+        self._watched = [_versions(inputs[0]) for inputs in self._inputs]
         self._rows = [_rows(slot) for slot in slots]
         self._structure = slots[0]["action"]
         self._single = not isinstance(self._structure, dict | tuple)
@@ -241,9 +243,19 @@ class AgentStepper:
         """Record the values of what follows the batch, if asked for."""
         target = self._slots[self._slot]["bootstrap_value"]
         if target is not None and not idle:
-            value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], self._state)
+            state = tree_map(torch.clone, self._state)  # the agent may write to what it is given
+            value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], state)
             self._value.write((target,), value)
         self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which goes to the user
+        self._check_inputs()
+
+    def _check_inputs(self) -> None:
+        for path, leaf, version in self._watched[self._slot]:
+            if leaf._version != version:  # noqa: SLF001 - torch has no public name for it
+                raise AgentFault(
+                    f"the agent wrote to inputs{path}, which is the batch that is recorded: have it write to a copy, "
+                    "as of clone()"
+                )
 
 
 class LocalAgent(AgentStepper):
@@ -258,12 +270,17 @@ class LocalAgent(AgentStepper):
     def __init__(self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]]) -> None:
         super().__init__(agent, slots)
         self._split = action_splitter(action_space)
+        # An environment may keep its action, or write to it, and the arrays are the agent's, which may return the same
+        # ones again. Discrete actions become numbers anyway.
+        self._keep = not isinstance(action_space, spaces.Discrete)
 
     def act(self, t: int) -> Sequence[Any]:
         """Step the agent, and split its actions."""
         action, agent_info = self.step(t)
         leaves = self.record(t, action)
         self.record_info(t, agent_info)
+        if self._keep:
+            leaves = [leaf.copy() for leaf in leaves]
         if self._single:
             return self._split(leaves[0])
         remaining = iter(leaves)
@@ -305,5 +322,20 @@ def _with_keys(tree: Tree, T: int) -> list[tuple[tuple[str, Any], ...]]:
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:
     """The agent's inputs at each of the T + 1 rows of a slot, as views made once."""
     names = ("observation", "prev_action", "prev_reward", *(["prev_env_info"] if slot["prev_env_info"] else []))
-    rows = (tree_rows(as_tensors(slot[name])) for name in names)
+    with torch.inference_mode(False):  # or torch would not count who writes to them
+        rows = [tree_rows(as_tensors(slot[name])) for name in names]
     return [AgentInputs(*row) for row in zip(*rows, strict=True)]
+
+
+def _versions(inputs: AgentInputs) -> list[tuple[str, torch.Tensor, int]]:
+    """Path, a view and the version of each tensor; views of one tensor, such as its rows, have their version in common.
+
+    The version grows with each write by torch, while what collectors write as arrays does not count.
+    """
+    trees = zip(inputs._fields, inputs, strict=True)
+    return [
+        (f".{name}{path}", leaf, leaf._version)  # noqa: SLF001 - as above
+        for name, tree in trees
+        if tree is not None
+        for path, leaf in tree_items(tree)
+    ]

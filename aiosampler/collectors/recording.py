@@ -116,18 +116,27 @@ class LeafWriter:
         """
         if type(value) is not np.ndarray:
             try:
-                value = np.asarray(value)
+                value = np.asarray(value.detach() if hasattr(value, "detach") else value)  # tensors with a gradient
             except ValueError as exc:
                 raise Mismatch(f"{self.what} is no array: {exc}") from exc
-        if value.shape != self.shape or (value.dtype != self.dtype and not self._castable(value)):
+        if value.shape != self.shape:
             raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {_what_it_is(value)}")
-        row[i] = value
+        row[i] = value if value.dtype == self.dtype else self._cast(value)
 
-    def _castable(self, value: np.ndarray[Any, Any]) -> bool:
-        return np.can_cast(value.dtype, self.dtype, "same_kind") or (
-            # Python integers arrive as int64; an unsigned space takes them where they fit
-            value.dtype.kind in "iu" and self.dtype.kind in "iu" and bool((value == value.astype(self.dtype)).all())
-        )
+    def _cast(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`value` in the dtype of the spec; refused if that has no room for a number, which NumPy would wrap around."""
+        integers = value.dtype.kind in "iu" and self.dtype.kind in "iu"  # as Python's arrive as int64
+        if not integers and not np.can_cast(value.dtype, self.dtype, "same_kind"):
+            raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {_what_it_is(value)}")
+        with np.errstate(over="ignore"):
+            cast: np.ndarray[Any, Any] = value.astype(self.dtype)
+        if not (cast == value if integers else np.isfinite(cast)).all():
+            lost = cast != value if integers else np.isinf(cast) & np.isfinite(value)
+            if not lost.any():
+                return cast  # they were not finite before
+            got = f"{_what_it_is(value)} with {value[lost].flat[0]}"
+            raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {got}")
+        return cast
 
 
 def _what_it_is(array: np.ndarray[Any, Any]) -> str:

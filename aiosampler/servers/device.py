@@ -133,7 +133,8 @@ class DeviceStepper(AgentStepper):
         if target is not None and not idle:
             with self._accelerator.on(self._stream):
                 self._copy_in(T)
-                value = call_agent("value()", self._agent.value, self._there, self._state)
+                state = tree_map(torch.clone, self._state)  # the agent may write to what it is given
+                value = call_agent("value()", self._agent.value, self._there, state)
             self._value.write((target,), call_agent("value()", self._fetched, value))
 
     def _copy_in(self, t: int) -> None:

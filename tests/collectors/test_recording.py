@@ -119,3 +119,38 @@ def test_a_nested_dict_is_written_by_key():
     assert arrays["a"]["x"].tolist() == [5, 6]
     assert arrays["a"]["y"].tolist() == [3, 4]
     assert arrays["b"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "found"),
+    [
+        ("int8", [1, 300], "300"),
+        ("int8", np.array([200, 1], np.uint8), "200"),
+        ("int32", np.array([1, 2**40]), "1099511627776"),
+        ("int64", np.array([1, 2**63], np.uint64), "9223372036854775808"),
+        ("uint8", [0, -1], "-1"),
+        ("float16", [0.5, 1e6], "1000000.0"),
+        ("float16", [1, 70_000], "70000"),
+        ("float32", [-1e300, 0.0], r"-1e\+300"),
+    ],
+)
+def test_numbers_that_the_space_has_no_room_for_are_refused(dtype, value, found):
+    writer = make_writer(ArraySpec((2,), np.dtype(dtype)), "observation")
+    with pytest.raises(Mismatch, match=rf"observation does not fit: expected {dtype}\[2\], got .* with {found}$"):
+        writer.write(np.zeros((1, 2), dtype), 0, value)
+
+
+def test_numbers_that_the_space_has_room_for_are_taken():
+    for dtype, value in [("int8", [-128, 127]), ("float16", [np.inf, np.nan]), ("float32", [2**24, -np.inf])]:
+        row = np.zeros((1, 2), dtype)
+        make_writer(ArraySpec((2,), np.dtype(dtype)), "observation").write(row, 0, np.array(value))
+        assert np.array_equal(row[0], np.array(value, dtype), equal_nan=dtype == "float16")
+    row = np.zeros(1, np.int8)
+    with pytest.raises(Mismatch, match=r"with 300$"):
+        make_writer(ArraySpec((), np.dtype(np.int8)), "observation").write(row, 0, 300)
+
+
+def test_tensors_with_a_gradient_are_taken():
+    row = np.zeros((1, 2), np.float32)
+    make_writer(ArraySpec((2,), row.dtype), "observation").write(row, 0, torch.ones(2, requires_grad=True))
+    assert (row == 1).all()
