@@ -15,6 +15,7 @@ What tests share is in ``support/``; no test imports another:
 
 Tests run beside each other (``pytest -n 3``): each looks at the children, descriptors and shared memory of its own
 process. Those that say something of time are marked ``alone`` and run afterwards.
+Those marked ``slow``, mostly of whole machines and of many start methods, are run last, by ``.ci/run`` alone.
 
 Fixtures: ``no_leaks`` for every test that starts a process, ``same_generators`` for one that seeds global generators,
 ``parallel`` to make a sampler of each kind with workers, and in ``samplers/`` ``kind`` to make one of each kind. Async

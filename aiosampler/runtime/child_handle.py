@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import warnings
@@ -20,6 +21,7 @@ from aiosampler.runtime.process import Process
 from aiosampler.runtime.report import Failure, Phase
 from aiosampler.runtime.resources import denied
 from aiosampler.runtime.source_lines import complete_notes
+from aiosampler.runtime.threads import in_thread
 from aiosampler.runtime.watch import Watch
 
 if TYPE_CHECKING:
@@ -219,7 +221,7 @@ class ChildHandle:
         self._crash_report.close()
         self._close_socket()
         if self._process.exitcode != 0:  # it has not seen to that itself
-            await asyncio.to_thread(kill_marked, self._mark, self._orphan_grace)
+            await in_thread(functools.partial(kill_marked, self._mark, self._orphan_grace))
         self._process.release()
         return last
 

@@ -18,8 +18,9 @@ from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
 from aiosampler.samplers.publishing import Publishing
-from aiosampler.samplers.session import Session, State
+from aiosampler.samplers.session import Session
 from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
+from aiosampler.samplers.state import State
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import Timeline, write_trace
 from aiosampler.specs.env_info_keys import as_env_info_keys

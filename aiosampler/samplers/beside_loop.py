@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from aiosampler.runtime.threads import in_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,7 +30,7 @@ async def beside_loop(function: Callable[[], T]) -> T:
                 stack.enter_context(torch.cuda.stream(stream))
             return function()
 
-    running = asyncio.ensure_future(asyncio.to_thread(call))  # owned: awaited below
+    running = asyncio.ensure_future(in_thread(call))  # owned: awaited below
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
         try:

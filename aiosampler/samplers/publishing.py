@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiosampler.samplers.beside_loop import beside_loop
-from aiosampler.samplers.session import State
+from aiosampler.samplers.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.runtime import deadlines
 from aiosampler.samplers.call_checks import checked, match, running_loop
+from aiosampler.samplers.state import State, closed
 from aiosampler.workers import messages
 
 if TYPE_CHECKING:
@@ -25,21 +25,6 @@ if TYPE_CHECKING:
 
     from aiosampler.interfaces import SamplerMemory, SamplerProcess
     from aiosampler.samplers.statistics import Counters
-
-
-class State(Enum):
-    """How far a session has come."""
-
-    NEW = auto()
-    PROBING = auto()
-    PROBED = auto()
-    STARTING = auto()
-    RUNNING = auto()
-    CLOSED = auto()
-
-
-async def _as_it_is(batch: messages.Batch) -> messages.Batch:
-    return batch
 
 
 class Session:
@@ -146,7 +131,7 @@ class Session:
         return self._closing is not None and self.failure is None
 
     async def collect(
-        self, itr: int | None, db_idx: int | None, take: Callable[[messages.Batch], Awaitable[Any]] = _as_it_is
+        self, itr: int | None, db_idx: int | None, take: Callable[[messages.Batch], Awaitable[Any]] | None = None
     ) -> Any:
         """Obtain the next batch; the one before is the sampler's again.
 
@@ -176,7 +161,7 @@ class Session:
             if self._unclaimed is None:
                 await self._receive_pending()
             assert self._unclaimed is not None
-            taken = await take(self._unclaimed)
+            taken = self._unclaimed if take is None else await take(self._unclaimed)
             self._unclaimed = None
             return taken
 
@@ -408,8 +393,6 @@ class Session:
     def _require(self, state: State) -> None:
         if self.state is State.CLOSED:
             self._raise_unmet()
-            closed = SamplerClosed(f"the sampler is closed{f' by: {self.failure}' if self.failure else ''}")
-            closed.__cause__ = self.failure
-            raise closed
+            raise closed(self.failure)
         if self.state is not state:
             raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")

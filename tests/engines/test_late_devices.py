@@ -14,7 +14,7 @@ from tests.support.late_device import LateDevice
 from tests.support.samplers import assert_same, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
+pytestmark = [pytest.mark.usefixtures("no_leaks", "same_generators"), pytest.mark.slow]
 
 
 @pytest.fixture

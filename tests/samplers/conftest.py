@@ -4,28 +4,26 @@ import pytest
 
 from tests.support.samplers import KINDS
 
+UVLOOP = {"serial-uvloop", "no-overlap"}
 
-@pytest.fixture(
-    params=[
-        pytest.param(("serial", False), id="serial-asyncio"),
-        pytest.param(("serial", True), id="serial-uvloop"),
-        pytest.param(("cpu", False), id="cpu"),
-        pytest.param(("gpu", False), id="gpu"),
-        pytest.param(("devices", False), id="devices"),
-        pytest.param(("alternating", False), id="alternating"),
-        pytest.param(("no-overlap", True), id="no-overlap"),
-    ]
-)
-def kind_and_loop(request):
-    return request.param
+
+def pytest_generate_tests(metafunc):
+    """Try a test with each kind if it asks for one; else it is a test of its own, on one loop."""
+    if "kind_and_loop" in metafunc.fixturenames:
+        names = ("serial-asyncio", "serial-uvloop", *(name for name in KINDS if name != "serial"))
+        metafunc.parametrize("kind_and_loop", [(name, name in UVLOOP) for name in names], ids=names, scope="function")
 
 
 @pytest.fixture
 def kind(kind_and_loop):
     """Makes a sampler of the kind."""
-    return KINDS[kind_and_loop[0]]
+    name, _ = kind_and_loop
+    return KINDS[name.removesuffix("-asyncio").removesuffix("-uvloop")]
 
 
 @pytest.fixture
-def anyio_backend(kind_and_loop):
-    return "asyncio", {"use_uvloop": kind_and_loop[1]}
+def anyio_backend(request):
+    if "kind_and_loop" in request.fixturenames:
+        _, use_uvloop = request.getfixturevalue("kind_and_loop")
+        return "asyncio", {"use_uvloop": use_uvloop}
+    return "asyncio", {"use_uvloop": False}

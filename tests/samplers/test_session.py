@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from aiosampler import ConfigError, SamplerClosed, SamplerError, WorkerError
-from aiosampler.samplers.session import Session, State
+from aiosampler.samplers.session import Session
+from aiosampler.samplers.state import State
 from aiosampler.samplers.statistics import Counters
 from aiosampler.workers.messages import Ask, Batch, Call, Called, Collect, Evaluate, Evaluated
 

@@ -22,7 +22,7 @@ from tests.support.processes import our_children, until
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv, FaultyEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.slow]
 
 
 @pytest.fixture(params=["serial", "cpu", "gpu", "devices"])
