@@ -37,7 +37,7 @@ def outlive_job_signals() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _go_on)
             _handle_in_c(number)
-    os.register_at_fork(after_in_child=_default_in_child)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_default_in_child)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)
 
 
@@ -55,9 +55,22 @@ def _go_on(number: int, frame: Any) -> None:
     """Stand for `_handle_in_c`, for those who ask Python for the handler."""
 
 
+_masks: list[set[signal.Signals]] = []  # of the threads that are forking
+
+
+def _hold_back() -> None:
+    """Or one that comes to a child before it has the default back would be handled, and never end it."""
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS))  # type: ignore[arg-type] # numbers are signals
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
 def _default_in_child() -> None:
     """Leave a process that was forked as if nobody had handled the signals."""
     for number in JOB_SIGNALS:
         if signal.getsignal(number) is _go_on:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
+    _let_through()

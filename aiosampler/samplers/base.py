@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
@@ -258,8 +259,8 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
             assert self._shared is not None
             assert self._start is not None
             self._start = dataclasses.replace(self._start, affinity=self.options.affinity)
-            publisher = self._shared.publisher
-            await beside_loop(lambda: publisher.publish(self.agent.model, version=0))
+            # Without a variable for the publisher: the traceback of a failure would keep it, and the shared memory
+            await beside_loop(functools.partial(self._shared.publisher.publish, self.agent.model, version=0))
             timeout = self.options.start_timeout
             await self._session.ask_start(self._start, timeout and timeout + self._processes().start_margin)
 
