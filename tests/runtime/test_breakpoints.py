@@ -10,7 +10,7 @@ from aiosampler import AgentError, RandomAgent, WorkerError
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.slow]
 
 WAY_OUT = r"in a process of the sampler has no terminal: use AsyncSerialSampler\(\.\.\., in_process=True\)"
 

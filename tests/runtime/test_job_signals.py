@@ -17,6 +17,8 @@ def test_programs_inherit_nothing():
     code = """
     import os, subprocess, signal
     from aiosampler.runtime.job_signals import JOB_SIGNALS, held_back, outlive_job_signals
+    for number in JOB_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # also where the tests run under nohup
     with held_back():
         pass
     outlive_job_signals()

@@ -8,7 +8,7 @@ from aiosampler import EnvironmentFailed
 from tests.support.samplers import assert_same, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
