@@ -21,6 +21,16 @@ def denied(what: str) -> Iterator[None]:
         raise ResourceError(f"{what}: {exc.strerror or exc}{_advice(exc)}") from exc
 
 
+def denial(exc: BaseException) -> str | None:
+    """What was denied where descriptors ran out behind `exc`, and what to do; None where it was something else."""
+    behind: BaseException | None = exc
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.errno in (errno.EMFILE, errno.ENFILE):
+            return f"{behind.strerror or behind}{_advice(behind)}"
+        behind = behind.__cause__ or behind.__context__
+    return None
+
+
 def _advice(exc: OSError) -> str:
     match exc.errno:
         case errno.EMFILE:

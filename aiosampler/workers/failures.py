@@ -5,9 +5,18 @@ import traceback
 
 from aiosampler.collectors.environments import AgentFault, EnvironmentFault
 from aiosampler.collectors.recording import Mismatch
-from aiosampler.errors import AgentError, EnvironmentFailed, SamplerError, WorkerError, shortened, text_of
+from aiosampler.errors import (
+    AgentError,
+    EnvironmentFailed,
+    ResourceError,
+    SamplerError,
+    WorkerError,
+    shortened,
+    text_of,
+)
 from aiosampler.pickling import dumps
 from aiosampler.runtime.breakpoints import NO_TERMINAL, debugger_quit
+from aiosampler.runtime.resources import denial
 
 LONGEST_TRACEBACK = 100_000  # characters
 
@@ -40,6 +49,9 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
         case AgentFault():
             cause = exc.__cause__ or exc
             error = AgentError(f"{exc} (in the {process} process)", process=process, rank=rank)
+        case _ if (denied := denial(exc)) is not None:
+            cause = exc
+            error = ResourceError(f"the {process} process failed: {denied}")
         case _:
             cause = exc
             error = WorkerError(

@@ -105,6 +105,7 @@ def limit_that_spares(n):
     return next(itertools.islice(free, n, None))
 
 
+@pytest.mark.alone  # nobody else in its process opens descriptors meanwhile, as what distributes tests does
 @pytest.mark.parametrize("name", ["serial", "gpu", "devices"])
 async def test_wherever_descriptors_run_out_a_sentence_says_so_and_nothing_is_left(name, capfd):
     _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
