@@ -18,7 +18,7 @@ async def in_thread(function: Callable[[], Result]) -> Result:
     loop = asyncio.get_running_loop()
     called: asyncio.Future[Result] = loop.create_future()
 
-    def tell(result: list[Result], failure: Exception | None) -> None:
+    def tell(result: list[Result], failure: BaseException | None) -> None:
         if called.done():
             return
         if failure is not None:
@@ -30,7 +30,7 @@ async def in_thread(function: Callable[[], Result]) -> Result:
         result, failure = [], None
         try:
             result.append(function())
-        except Exception as exc:
+        except BaseException as exc:  # or who waits would never hear of it
             failure = exc
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell, result, failure)
