@@ -15,6 +15,7 @@ from aiosampler.agents.agent import Agent
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
+from aiosampler.samplers.advice import Adviser
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
@@ -199,6 +200,7 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
         self._shared: SharedBuffers | None = None
         self._start: messages.Start | None = None
         self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
+        self._adviser = Adviser(type(self).__name__, self.options, self._processes())
 
     def _refined(self, options: Options) -> Options:
         """Settle what depends on the kind of sampler, and refuse what it would ignore; also of options settled before.
@@ -316,6 +318,7 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
             self._timelines.append(samples.stats.timeline)
             self._counters.batch(samples, perf_counter() - asked)
             self._counters.lost(batch.losses)
+            self._adviser.batch(samples.stats, self._stepping_pids)
             return samples
 
         samples: Samples = await self._session.collect(itr, db_idx, take)
@@ -337,6 +340,10 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
         version = self._shared.policy_version if self._shared is not None and self._session.started else None
         pids = ((), ()) if self._shared is None else self._shared.pids()
         return self._counters.statistics(version, self._session, pids)
+
+    def _stepping_pids(self) -> Sequence[int | None]:
+        statistics = self.statistics()
+        return statistics.worker_pids or (statistics.sampler_pid,)
 
     async def wait_closed(self) -> None:
         """Suspend until the sampler has been closed: by somebody, or by a failure, whether or not a call has met it.

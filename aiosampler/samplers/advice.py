@@ -1,0 +1,197 @@
+"""Whether another kind of sampler, or another count of workers, would be faster: told once, from a sampler's own times.
+
+All estimates are of one time step of all B environments, and on the careful side: another sampler is named only where
+it would gain a third even if its agent took as long on a share of the environments as it takes on all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aiosampler.affinity import usable_cpu_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiosampler.options import Options
+    from aiosampler.samplers.samples import SampleStats
+    from aiosampler.samplers.starting import ProcessPlan
+    from aiosampler.samplers.timeline import Timeline
+
+log = logging.getLogger("aiosampler")
+
+SETTLING = 2  # batches at first that do not count
+MEASURED = 6  # batches that count
+GAIN = 4 / 3  # times as fast another sampler would have to be
+IDLE = 0.5  # share of their steps in which environments must be idle for more workers to be named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Seconds of one time step of all environments; medians over batches.
+
+    Attributes:
+        cycle: From one time step to the next.
+        steps: The steps of all environments, one after the other.
+        agent: The agent's, for all environments, one group or share after the other.
+        idle: Share of `steps` in which the processes that step had no CPU, since the environments wait for something;
+            None where the system does not tell.
+    """
+
+    cycle: float
+    steps: float
+    agent: float
+    idle: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What there is.
+
+    Attributes:
+        sampler: Name of the class.
+        serial: Whether one process steps and acts.
+        acts_locally: Whether each process that steps acts for its environments.
+        on_cpu: Whether the agent is on the CPU.
+        B: Environments.
+        workers: Processes that step.
+        groups: Groups of them that take turns, each of which needs as many.
+        cpus: CPUs that the sampler may use.
+    """
+
+    sampler: str
+    serial: bool
+    acts_locally: bool
+    on_cpu: bool
+    B: int
+    workers: int
+    groups: int
+    cpus: int
+
+
+def advice(costs: Costs, setting: Setting) -> str | None:
+    """One sentence on what would be faster, None if nothing certainly is."""
+    B, workers, cpus = setting.B, setting.workers, setting.cpus
+    found: list[tuple[float, str]] = []
+    if costs.idle is not None and costs.idle >= IDLE:
+        more = min(B, math.ceil(cpus / max(1 - costs.idle, 1e-3)))
+        more -= more % setting.groups
+        if more > workers:
+            estimate = max(costs.cycle - costs.steps / workers * (1 - workers / more), costs.agent)
+            kind = "AsyncGpuSampler" if setting.serial else setting.sampler
+            reason = f"the environments wait for {costs.idle:.0%} of their steps"
+            found.append((estimate, f"{reason}, and {kind} with n_workers={more}"))
+    elif setting.on_cpu:
+        if not setting.serial:
+            found.append((costs.steps + costs.agent, "AsyncSerialSampler, without signals between processes,"))
+        n = min(B, cpus)
+        if n > 1 and not (setting.acts_locally and workers >= n):
+            found.append((costs.steps / n + costs.agent, f"AsyncCpuSampler with n_workers={n}"))
+    if not found:
+        return None
+    estimate, what = min(found)
+    if estimate * GAIN > costs.cycle:
+        return None
+    return (
+        f"a step of all {B} environments takes {_text(costs.cycle)}, of which the environments need "
+        f"{_text(costs.steps)} one after the other, and the agent {_text(costs.agent)}; {what} would take about "
+        f"{_text(estimate)}"
+    )
+
+
+def costs(timelines: Sequence[Timeline], seconds: Sequence[float], idle: float | None) -> Costs:
+    """The costs that batches show.
+
+    Args:
+        timelines: Of the batches, of T >= 2 time steps.
+        seconds: That each batch took.
+        idle: See `Costs`.
+    """
+    per_batch = [_times(timeline) for timeline in timelines]
+    T = timelines[0].steps.shape[1]
+    steps, agent = np.median(np.array(per_batch), axis=0).tolist()
+    return Costs(cycle=float(np.median(seconds)) / T, steps=steps, agent=agent, idle=idle)
+
+
+def _times(timeline: Timeline) -> tuple[float, float]:
+    """Seconds of a time step that all environments, and the agent for all of them, need."""
+    begin, end = timeline.steps[..., 0], timeline.steps[..., 1]
+    steps = (end - begin).mean(axis=1).sum() / 1e9
+    if timeline.groups:
+        infer = timeline.stages[:, 1:, 2] - timeline.stages[:, 1:, 1]
+        return float(steps), float(infer.mean(axis=1).sum() / 1e9)
+    return float(steps), float((begin[:, 1:] - end[:, :-1]).mean(axis=1).sum() / 1e9)
+
+
+class Adviser:
+    """Looks at the first batches of a sampler, and logs one line at INFO if another would be faster.
+
+    Args:
+        sampler: Name of the sampler's class.
+        options: Its arguments.
+        plan: Of its processes.
+    """
+
+    def __init__(self, sampler: str, options: Options, plan: ProcessPlan) -> None:
+        alone, placed = plan.counts.alone, options.affinity.workers
+        self._setting = Setting(
+            sampler=sampler,
+            serial=alone,
+            acts_locally=not plan.groups,
+            on_cpu=set(options.devices) == {"cpu"},
+            B=options.batch_B,
+            workers=plan.counts.workers,
+            groups=max(1, len(plan.groups)),
+            cpus=len({cpu for cpus in placed for cpu in cpus}) if placed else usable_cpu_count(),
+        )
+        self._timelines: list[Timeline] = []
+        self._seconds: list[float] = []
+        self._begun: float | None = None  # CPU seconds of the processes that step, when the first batch counted
+        self._done = plan.in_process or options.batch_T == 1  # where times say little
+
+    def batch(self, stats: SampleStats, pids: Callable[[], Sequence[int | None]]) -> None:
+        """Look at a batch that is handed out.
+
+        Args:
+            stats: Of the batch.
+            pids: Gives the process ids of all that step.
+        """
+        if self._done or not log.isEnabledFor(logging.INFO):
+            return
+        self._timelines.append(stats.timeline)
+        self._seconds.append(stats.seconds)
+        if len(self._seconds) == SETTLING:
+            self._begun = cpu_seconds(pids())
+        if len(self._seconds) < SETTLING + MEASURED:
+            return
+        self._done = True
+        timelines, seconds = self._timelines[SETTLING:], self._seconds[SETTLING:]
+        self._timelines.clear()
+        if all((timeline.steps > 0).all() for timeline in timelines):
+            found = advice(costs(timelines, seconds, self._idle(timelines, pids())), self._setting)
+            if found is not None:
+                log.info("%s: %s", self._setting.sampler, found)
+
+    def _idle(self, timelines: Sequence[Timeline], pids: Sequence[int | None]) -> float | None:
+        now, begun = cpu_seconds(pids), self._begun
+        stepping = sum(float((each.steps[..., 1] - each.steps[..., 0]).sum()) for each in timelines) / 1e9
+        # All that the processes ran counts as steps, whatever it was: the environments waited for at least the rest.
+        return None if now is None or begun is None else max(0.0, 1 - (now - begun) / stepping)
+
+
+def cpu_seconds(pids: Sequence[int | None]) -> float | None:
+    """CPU time that processes have used, in seconds; None where the system does not tell."""
+    try:
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
