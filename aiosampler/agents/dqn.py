@@ -31,6 +31,7 @@ class DqnAgent(ModelAgent):
     Args:
         model_fn: See above.
         recurrent: Whether the module has a state.
+        trace: Whether the module is traced where it acts, see `CategoricalPgAgent`.
         eps_init: Epsilon of the first batch.
         eps_final: Epsilon from batch `eps_itr_max` on; in between it falls linearly.
         eps_final_min: If given, environments have final epsilons of their own, spaced logarithmically from this one
@@ -81,13 +82,14 @@ class DqnAgent(ModelAgent):
         model_fn: ModelFn,
         *,
         recurrent: bool = False,
+        trace: bool = False,
         eps_init: float = 1.0,
         eps_final: float = 0.01,
         eps_final_min: float | None = None,
         eps_itr_max: int = 1000,
         eps_eval: float = 0.001,
     ) -> None:
-        super().__init__(model_fn, recurrent=recurrent)
+        super().__init__(model_fn, recurrent=recurrent, trace=trace)
         for name, value in (("eps_init", eps_init), ("eps_final", eps_final), ("eps_eval", eps_eval)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, got {value!r}")

@@ -33,6 +33,7 @@ class GaussianPgAgent(ModelAgent):
     Args:
         model_fn: See above.
         recurrent: Whether the module has a state.
+        trace: Whether the module is traced where it acts, see `CategoricalPgAgent`.
 
     Raises:
         AgentError: When the sampler starts, if an output has another shape, such as a value ``[B, 1]``, or a log_std
