@@ -17,6 +17,7 @@ from aiosampler.runtime.crash_report import UNCAUGHT, CrashReport
 from aiosampler.runtime.deadlines import EXIT_S, ORPHAN_S
 from aiosampler.runtime.descendants import kill_marked, kill_marked_programs, new_mark
 from aiosampler.runtime.isolation import enter, forget, isolate, keep_from_forks
+from aiosampler.runtime.log_records import LogInlet, own_outlet
 from aiosampler.runtime.process import Process
 from aiosampler.runtime.report import Failure, Phase
 from aiosampler.runtime.resources import denied
@@ -77,6 +78,12 @@ class ChildHandle:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
             self._crash_report = CrashReport()
             opened.callback(self._crash_report.close)
+            outlet, self._logs = own_outlet(), None
+            if outlet is None:  # this is the user's process
+                self._logs = LogInlet()
+                opened.callback(self._logs.close)
+                outlet = self._logs.outlet
+                opened.callback(outlet.sock.close)
             self._descriptor = self._socket.fileno()
             keep_from_forks(self._descriptor)
             opened.callback(forget, self._descriptor)
@@ -87,7 +94,7 @@ class ChildHandle:
                 start_method=start_method,
                 mark=self._mark,
                 prepare=isolate,
-                prepare_args=(self._crash_report.child_end, self._mark, name),
+                prepare_args=(self._crash_report.child_end, self._mark, name, outlet),
             )
             self._channel = Channel(self._socket)
             opened.callback(self._channel.close)
@@ -96,6 +103,8 @@ class ChildHandle:
             finally:
                 self._crash_report.child_end.close()
             opened.pop_all()
+            if self._logs is not None:
+                outlet.sock.close()
             child_end.close()
         # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
         self._abandoned = weakref.finalize(
@@ -103,7 +112,7 @@ class ChildHandle:
         )
         # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
         self._watching = asyncio.create_task(
-            _watch(self._process, self._channel, self._descriptor), name=f"watch-{name}"
+            _watch(self._process, self._channel, self._descriptor, self._logs), name=f"watch-{name}"
         )
 
     @property
@@ -217,6 +226,9 @@ class ChildHandle:
                 message = await self._channel.receive()
                 if isinstance(message, Failure) and (message.closing or not only_closing):
                     last = message.error if isinstance(message.error, SamplerError) else last
+        if self._logs is not None:
+            await self._logs.drain()
+            self._logs.close()
         self._abandoned.detach()
         self._crash_report.close()
         self._close_socket()
@@ -232,6 +244,8 @@ class ChildHandle:
             forget(self._descriptor)
         self._socket.close()
         self._process.forsake()
+        if self._logs is not None:
+            self._logs.close()
 
     def _close_socket(self) -> None:
         if not self._channel.closed:
@@ -282,11 +296,14 @@ class ChildHandle:
         return error
 
 
-async def _watch(process: Process, channel: Channel, descriptor: int) -> None:
+async def _watch(process: Process, channel: Channel, descriptor: int, logs: LogInlet | None) -> None:
     """Close the channel when the process has ended, should somebody else hold its end of the socket."""
     await process.wait()
     channel.read()
     _close_channel(channel, descriptor)
+    if logs is not None:
+        await logs.drain()
+        logs.close()
 
 
 def _close_channel(channel: Channel, descriptor: int) -> None:

@@ -19,6 +19,7 @@ from aiosampler.runtime.crash_report import prepare_crash_report
 from aiosampler.runtime.deadlines import ORPHAN_S
 from aiosampler.runtime.descendants import carry_mark, kill_descendants, kill_leftovers, own_processes
 from aiosampler.runtime.job_signals import outlive_job_signals
+from aiosampler.runtime.log_records import LogOutlet, send_records
 from aiosampler.runtime.segments import track_own_segments_only
 
 _THREAD_VARIABLES = (
@@ -46,13 +47,14 @@ def forget(descriptor: int) -> None:
     _own_ends.discard(descriptor)
 
 
-def isolate(crash_report: socket.socket, mark: str, name: str) -> None:
+def isolate(crash_report: socket.socket, mark: str, name: str, logs: LogOutlet) -> None:
     """Set up this process before its event loop is made; numerical libraries may start one thread in it.
 
     Args:
         crash_report: See `aiosampler.runtime.crash_report`.
         mark: See `aiosampler.runtime.descendants`.
         name: Of this process.
+        logs: See `aiosampler.runtime.log_records`.
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
@@ -63,6 +65,7 @@ def isolate(crash_report: socket.socket, mark: str, name: str) -> None:
     _own_ends.clear()
     refuse_breakpoints()
     prepare_crash_report(crash_report)
+    send_records(logs)
     signal.signal(PARENT_ENDED, signal.SIG_DFL)  # a fork server handles it
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what this process starts is its own business
     outlive_job_signals()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.runtime.channel import Channel, ChannelClosed
 from aiosampler.runtime.isolation import end_with_parent, keep_from_forks
+from aiosampler.runtime.log_records import tell_dropped
 from aiosampler.runtime.report import Failure, Phase
 
 if TYPE_CHECKING:
@@ -87,4 +88,5 @@ async def run_service(sock: socket.socket, service: Service) -> None:
     except BaseException as exc:
         if not reported:
             report(exc, closing=True)
+    tell_dropped()
     channel.close()
