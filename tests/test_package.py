@@ -30,6 +30,8 @@ LAYERS = [
     "servers",
     "engines",
     "samplers",
+    "commands",
+    "__main__",
 ]
 
 
