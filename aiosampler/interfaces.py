@@ -16,8 +16,9 @@ and in a worker, or in the sampler process of the serial sampler::
       source.begin(slot)
       for t in range(T):                      # a collector
         actions = source.act(t)               # `ActionSource`
-        ...                                   # step the environments; where an episode ends:
-        rule.reset_now(i)                     # `ResetRule`
+        unit.step(actions, environments, row) # `EnvironmentUnit`
+        if rule.reset_now(i):                 # `ResetRule`, where the episode of environment i ended
+          unit.reset([i], ...)
         source.ended([i])
       source.finish(T, idle=False)
 
@@ -26,12 +27,16 @@ Nothing is imported here but for type checkers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    import gymnasium as gym
+
+    from aiosampler.collectors.environment_access import Ask
+    from aiosampler.collectors.step_row import StepRow
     from aiosampler.errors import SamplerError
     from aiosampler.runtime.service import ServiceChannel
     from aiosampler.specs.trees import Tree
@@ -240,3 +245,74 @@ class ResetRule(Protocol):
 
     def reset_now(self, i: int) -> bool:
         """Whether environment i, whose episode just ended, is reset at once; otherwise it waits."""
+
+
+#: Told of each environment that was reset: its column, observation and info.
+OnReset: TypeAlias = "Callable[[int, Any, Any], object]"
+#: Told of each environment that was stepped: its column, and the five values of `step`.
+OnStep: TypeAlias = "Callable[[int, Any, Any, Any, Any, Any], object]"
+
+
+class EnvironmentUnit(Protocol):
+    """The n environments of a collector, however they are stepped; `i` counts them.
+
+    One so far: `SingleEnvironments`, one after the other. All methods return when what they do is done, and are called
+    in the thread of the process's event loop, while that does not run. What an environment returned is handed over
+    before a buffer of its may be written to again. Errors are `EnvironmentFault`, which names the environment, and
+    progress is told in the cells of the process, so that one that is stuck is named as well.
+    """
+
+    pauses: bool
+    """Whether an environment that is left out of a step stays as it is."""
+
+    def action_space(self, i: int) -> gym.Space[Any]:
+        """The action space of environment i."""
+
+    def reset(
+        self,
+        environments: Sequence[int],
+        seeds: Sequence[int] | None,
+        options: Sequence[Mapping[str, Any] | None],
+        on_reset: OnReset,
+        phase: Callable[[str], None] | None = None,
+    ) -> Sequence[int]:
+        """Reset environments.
+
+        Args:
+            environments: Which.
+            seeds: Of all n; None for none.
+            options: For all n, what they get as ``options``; None of one that gets none.
+            on_reset: Told of each.
+            phase: Told what is being done, when it starts.
+
+        Returns:
+            Those of which `on_reset` was not told, since they cannot be reset now. They take no step until `step` tells
+            `StepRow.start` of them; the rows until then are blank.
+        """
+
+    def step(self, actions: Sequence[Any], environments: Sequence[int], row: StepRow) -> None:
+        """Step environments, and record what they return.
+
+        Args:
+            actions: One for each of the n.
+            environments: Which; the same list as long as they do not change, the ones that start not among them.
+            row: Told of each, by `record` or what that stands for; and of those that start, by `start`.
+        """
+
+    def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
+        """Take a step in the environments that have an action here; for the random steps at the start."""
+
+    def call(self, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
+        """Have environments do something.
+
+        Args:
+            ask: What.
+            name: Of a method or an attribute.
+            packed: Each environment, and its packed arguments.
+
+        Yields:
+            Each environment, and its packed result, or what it raised.
+        """
+
+    def close(self) -> None:
+        """Close all environments; idempotent."""

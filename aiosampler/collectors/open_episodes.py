@@ -1,11 +1,20 @@
 """The episodes that are under way, and their statistics."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aiosampler.collectors.traj_info import TrajInfo
+
+
+class FinishedEpisode(NamedTuple):
+    """A trajectory info, with where its episode ended; batches list them in this order."""
+
+    t: int
+    b: int
+    info: TrajInfo
+    cut: bool = False  # before its end, since there were no more steps
 
 
 class OpenEpisodes:
@@ -48,6 +57,11 @@ class OpenEpisodes:
     def wait(self, start: int, i: int) -> None:
         """Environment i takes no step from row `start` on."""
         self._history[start:, i] = 0
+
+    def skip(self, t: int, i: int) -> None:
+        """Environment i, of which no episode is under way, takes no step at row t."""
+        self._history[t, i] = 0
+        self._counted[i] = t + 1
 
     def count(self, i: int, end: int) -> None:
         """Bring the trajectory info of environment i up to row `end`."""

@@ -48,7 +48,9 @@ class SlotRows:
         self._terminated, self._truncated = memoryview(slot["terminated"]), memoryview(slot["truncated"])
         self._final_count, self._final_t = memoryview(slot["final_count"]), memoryview(slot["final_t"])
         self._final_observation = writer.rows(slot["final_observation"])
+        self._valid = memoryview(slot["valid"])
         self._carried, self._blanks = carried(slot), Blanks(slot)
+        self._skipped: list[tuple[int, int]] = []  # row and environment
 
     def row_like(self) -> list[Any]:
         """Arrays of one row of what is carried from batch to batch, for `keep` and `begin`."""
@@ -64,11 +66,16 @@ class SlotRows:
         for row, array in zip(kept, self._carried, strict=True):
             array[0] = row
         clear(self.slot)
+        self._skipped.clear()
 
     def forget(self) -> None:
         """Set row 0 of what is carried to zero."""
         for array in self._carried:
             array[0] = 0
+
+    def write_observation(self, t: int, i: int, observation: Any) -> None:
+        """Record an observation in row t."""
+        self._writer.write(self.observation[t], i, observation)
 
     def write_rewards(self, t: int, rewards: np.ndarray[Any, Any]) -> None:
         """Record the rewards ``[n]`` of step t, as the reward of row t and the previous one of row t + 1."""
@@ -117,10 +124,30 @@ class SlotRows:
         """Leave environment i alone from row `start` on; the agent, which acts for all of them, sees zeros of it."""
         self._blanks.inputs(start, i)
 
-    def finish(self, waits_from: Iterable[tuple[int, int]]) -> None:
-        """Complete a batch; `waits_from` tells each environment that waits, and its first row that is blank."""
+    def skip(self, t: int, i: int) -> None:
+        """Environment i takes no step at row t, which will be blank."""
+        self._valid[t, i] = False
+        self._skipped.append((t, i))
+
+    def blank_inputs(self, t: int, i: int) -> None:
+        """The agent sees zeros of environment i in row t."""
+        for array in self._carried:
+            array[t, i] = 0
+
+    def finish(self, waits_from: Iterable[tuple[int, int]], starting: Iterable[int]) -> None:
+        """Complete a batch.
+
+        Args:
+            waits_from: Each environment that waits, and its first row that is blank.
+            starting: Those that are there at its end with nothing to see.
+        """
         for i, start in waits_from:
             self._blanks.rest(start, i)
+        for t, i in self._skipped:
+            self._blanks.row(t, i)
+        self._skipped.clear()
+        for i in starting:
+            self._blanks.end(i)
         np.logical_or(self.slot["terminated"], self.slot["truncated"], out=self.slot["done"])
 
     def inputs(self, t: int, i: int) -> tuple[Tree, Tree, Tree]:

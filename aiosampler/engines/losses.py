@@ -46,7 +46,8 @@ def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
         else:
             start = complete if complete < T or done[-1, i] else T - 1
             lost += T - start
-        slot["valid"][:start, i] = True
+        for t in np.flatnonzero(~slot["valid"][:start, i]).tolist():  # its reset was not answered yet
+            blanks.row(t, i)
         slot["final_count"][i] = np.count_nonzero(done[:, i])
         blanks.inputs(start, i)
         blanks.rest(start, i)

@@ -191,6 +191,17 @@ class Blanks:
         for array in self._arrays[Blank.ROWS_AT_ONCE]:
             array[start:, i] = 0
 
+    def row(self, t: int, i: int) -> None:
+        """Of environment i, which takes no step at row t, all of that row."""
+        for blank in (Blank.ROWS, Blank.ROWS_AT_ONCE):
+            for array in self._arrays[blank]:
+                array[t, i] = 0
+
+    def end(self, i: int) -> None:
+        """Of environment i, of which there is nothing to see at the end of a batch, what would tell of that."""
+        for array in self._arrays[Blank.ELEMENT]:
+            array[i] = 0
+
     def rest(self, start: int, i: int) -> None:
         """Of the same environment all that `inputs` leaves, when the batch is complete."""
         for array in self._arrays[Blank.ROWS]:

@@ -56,7 +56,7 @@ class InPlaceInference:
         spare = np.zeros((rows, len(STAGE_TIMES)), np.int64)
         self._times: Sequence[Any] = [spare] * len(slots) if clocks is None else clocks
         self._clocks = [memoryview(array) for array in self._times]
-        self._ends = [(slot["terminated"], slot["truncated"]) for slot in slots]
+        self._ends = [(slot["terminated"], slot["truncated"], slot["valid"]) for slot in slots]
         self._cells = memoryview(cells)
         self._noise: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if noise is None else noise
         self._outside = NoRunningLoop()  # an agent is called as everywhere else: with no loop that is running
@@ -122,14 +122,15 @@ class InPlaceInference:
             self._stepper.record_info(t, self._agent_info)
 
     def stepped(self, t: int) -> None:
-        """The workers have taken step t: the recurrent state of episodes that ended is void."""
+        """The workers have taken step t: the recurrent state of episodes that ended, or have yet to begin, is void."""
         if self._stepper.recurrent:
-            terminated, truncated = self._ends[self._slot]
-            ended = np.flatnonzero(terminated[t] | truncated[t]).tolist()
-            if ended:
-                self._stepper.ended(ended)
+            terminated, truncated, valid = self._ends[self._slot]
+            done = terminated[t] | truncated[t]
+            void = np.flatnonzero(done | ~valid[t]).tolist()
+            if void:
+                self._stepper.ended(void)
                 if self._waits:
-                    self._waiting.update(ended)
+                    self._waiting.update(np.flatnonzero(done).tolist())
 
     def finish(self, T: int, *, idle: bool) -> None:
         """Record the values of what follows the batch, if asked for."""

@@ -9,7 +9,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from aiosampler.collectors.collector import FinishedEpisode
+from aiosampler.collectors.open_episodes import FinishedEpisode
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.pickling import dumps
 

@@ -7,10 +7,10 @@ are dataclasses: they may hold what is defined in the user's main module, and tr
 import dataclasses
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, NamedTuple
 
 from aiosampler.affinity import Affinity
+from aiosampler.collectors.environment_access import Ask as Ask
 from aiosampler.errors import ProcessFailure, SamplerError
 from aiosampler.memory.layout import Layout
 from aiosampler.options import Options
@@ -151,15 +151,6 @@ class Evaluated(NamedTuple):
 
     episodes: list[bytes]  # packed
     losses: tuple[Loss, ...] = ()
-
-
-class Ask(Enum):
-    """What environments are asked for."""
-
-    CALL = "call"
-    GET = "get_attr"
-    SET = "set_attr"
-    RESET_OPTIONS = "set_reset_options"
 
 
 class Call(NamedTuple):

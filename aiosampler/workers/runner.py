@@ -7,25 +7,24 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Collector
-from aiosampler.collectors.environments import OwnInstances, fault_of
+from aiosampler.collectors.environment_access import NOTHING
+from aiosampler.collectors.environments import OwnInstances
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
+from aiosampler.collectors.single_environments import SingleEnvironments
 from aiosampler.memory.progress import AT, BRANCH, NOWHERE, TICK
 from aiosampler.memory.slot import columns
 from aiosampler.specs.context import EnvContext
 from aiosampler.specs.seeding import environment_seed
-from aiosampler.workers.environment_access import NOTHING, call_environment
 from aiosampler.workers.episodes import pack_episodes
 from aiosampler.workers.factories import build_environment, share_registry, traj_info_factory
 from aiosampler.workers.messages import Ask, Call, Called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
-    import gymnasium as gym
-
-    from aiosampler.collectors.collector import FinishedEpisode
+    from aiosampler.collectors.open_episodes import FinishedEpisode
     from aiosampler.errors import SamplerError
-    from aiosampler.interfaces import Acting
+    from aiosampler.interfaces import Acting, EnvironmentUnit
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.options import Options
     from aiosampler.specs.batch import StepSpecs
@@ -71,7 +70,7 @@ class Runner:
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
         self._instances = OwnInstances()
-        self._environments: dict[tuple[bool, int], gym.Env[Any, Any]] = {}  # by kind and index
+        self._units: dict[bool, EnvironmentUnit] = {}  # of training, and of evaluation
         self._quota = Quota(None)
         self._kind = options.payload.load("traj_info_cls")
         self._traj_info = traj_info_factory(options.payload, self._kind)
@@ -95,10 +94,10 @@ class Runner:
         if calls:
             self._collector.restart(None, self._phase)  # as it was when the others were told
         for call in calls:
-            with self._acting.calling(evaluation=call.evaluation):
-                for b, packed in call.each(call.environments):
-                    self._phase(f"telling environment {b} again what the one before it was told: {call.name}")
-                    self._call_one(call, b, packed)
+            self._phase(f"telling environments again what those before them were told: {call.name}")
+            for _, result in self._calls(call, call.environments):
+                if isinstance(result, Exception):
+                    raise result
         self._collector.start(self._phase, options.max_decorrelation_steps, options.seed, share.generation)
 
     def collect(self, request: Collect) -> bytes:
@@ -117,13 +116,13 @@ class Runner:
         if self._options.eval_keep_envs:
             yield self._evaluator
             return
-        kept = self._instances, self._closing, dict(self._environments)
+        kept = self._instances, self._closing, dict(self._units)
         self._instances, self._closing = self._instances.copy(), contextlib.ExitStack()
         try:
             with self._closing:
                 yield self._make_evaluator(request.before)
         finally:
-            self._instances, self._closing, self._environments = kept
+            self._instances, self._closing, self._units = kept
 
     def _run_quotas(self, request: Evaluate, collector: Collector) -> list[FinishedEpisode]:
         finished: list[FinishedEpisode] = []
@@ -145,29 +144,33 @@ class Runner:
             request: What, and which; those of other shares are left out.
             describe: Makes the error that the user sees of one that an environment raised.
         """
-        evaluation, cells = request.evaluation, self._views.progress[self._share.rank]
-        ours = self._share.evaluation if evaluation else self._share.environments
+        ours = self._share.evaluation if request.evaluation else self._share.environments
         results, errors = {}, {}
-        cells[BRANCH] = evaluation
-        try:
-            with self._acting.calling(evaluation=evaluation):
-                for b, packed in request.each(ours):
-                    cells[TICK] += 1
-                    cells[AT] = b
-                    try:
-                        results[b] = self._call_one(request, b, packed)
-                    except Exception as exc:
-                        errors[b] = describe(exc)
-        finally:
-            cells[AT] = NOWHERE
+        for b, result in self._calls(request, ours):
+            if isinstance(result, Exception):
+                errors[b] = describe(result)
+            else:
+                results[b] = result
         return Called(results, errors)
 
-    def _call_one(self, request: Call, b: int, packed: bytes) -> bytes:
-        if request.ask is Ask.RESET_OPTIONS:
-            (self._evaluator if request.evaluation else self._collector).set_reset_options(b, pickle.loads(packed))
-            return NOTHING
-        env = self._environments[request.evaluation, b]
-        return call_environment(env, request.ask, request.name, packed, b, evaluation=request.evaluation)
+    def _calls(self, request: Call, ours: Container[int]) -> Iterator[tuple[int, bytes | Exception]]:
+        """Have environments of this share do something; each of them with its result, or what it raised."""
+        evaluation, cells = request.evaluation, self._views.progress[self._share.rank]
+        first = (self._share.evaluation if evaluation else self._share.environments).start
+        cells[BRANCH] = evaluation
+        try:
+            if request.ask is Ask.RESET_OPTIONS:
+                collector = self._evaluator if evaluation else self._collector
+                for b, packed in request.each(ours):
+                    collector.set_reset_options(b, pickle.loads(packed))
+                    yield b, NOTHING
+                return
+            with self._acting.calling(evaluation=evaluation):
+                each = [(b - first, packed) for b, packed in request.each(ours)]
+                for i, result in self._units[evaluation].call(request.ask, request.name, each):
+                    yield first + i, result
+        finally:
+            cells[AT] = NOWHERE
 
     def abort(self) -> None:
         """End what is being collected at its next step; called from any thread."""
@@ -188,10 +191,10 @@ class Runner:
         first, n = environments.start, len(environments)
         ours = [columns(slot, first, n) for slot in slots]
         contexts = [self._context(b, evaluation, self._share.generation + before) for b in environments]
-        built = [self._build_environment(context) for context in contexts]
+        self._units[evaluation] = unit = self._make_unit(contexts, first, evaluation)
         views, rank = self._views, self._share.rank
         return Collector(
-            environments=built,
+            unit=unit,
             seeds=[context.seed for context in contexts],
             first=first,
             slots=ours,
@@ -216,18 +219,18 @@ class Runner:
             worker=None if options.n_workers is None else self._share.rank,
         )
 
-    def _build_environment(self, context: EnvContext) -> Any:
-        name = f"{'evaluation ' if context.evaluation else ''}environment {context.index}"
-        self._phase(f"building {name}")
+    def _make_unit(self, contexts: Sequence[EnvContext], first: int, evaluation: bool) -> EnvironmentUnit:
+        """Build environments; what was built is closed with this runner, whatever happens to the others."""
         cells = self._views.progress[self._share.rank]
-        cells[TICK] += 1
-        cells[BRANCH], cells[AT] = context.evaluation, context.index
-        env = build_environment(self._options.payload, context)
-        self._instances.add(env, name)
-        self._environments[context.evaluation, context.index] = env
-        self._closing.callback(self._close_environment, env, context.index, context.evaluation)
-        return env
-
-    def _close_environment(self, env: Any, b: int, evaluation: bool) -> None:
-        with fault_of("closing", b, evaluation):
-            env.close()
+        cells[BRANCH] = evaluation
+        unit = SingleEnvironments(first, cells, evaluation=evaluation)
+        self._closing.callback(unit.close)
+        for context in contexts:
+            name = f"{'evaluation ' if evaluation else ''}environment {context.index}"
+            self._phase(f"building {name}")
+            cells[TICK] += 1
+            cells[AT] = context.index
+            env = build_environment(self._options.payload, context)
+            self._instances.add(env, name)
+            unit.add(env)
+        return unit

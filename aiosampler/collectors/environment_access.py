@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.environments import fault_of
 from aiosampler.errors import ConfigError, UnknownAttribute, text_of
 from aiosampler.pickling import dumps
-from aiosampler.workers.messages import Ask
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
 NOTHING = pickle.dumps(None)
+
+
+class Ask(Enum):
+    """What environments are asked for."""
+
+    CALL = "call"
+    GET = "get_attr"
+    SET = "set_attr"
+    RESET_OPTIONS = "set_reset_options"
 
 
 def call_environment(env: gym.Env[Any, Any], ask: Ask, name: str, packed: bytes, b: int, *, evaluation: bool) -> bytes:
