@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from aiosampler.samplers.alternating import AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler
     from aiosampler.samplers.base import AsyncSamplerMixin as AsyncSamplerMixin
     from aiosampler.samplers.cpu import AsyncCpuSampler as AsyncCpuSampler
+    from aiosampler.samplers.episode_ends import FinalObservations as FinalObservations
+    from aiosampler.samplers.episode_ends import FinalValues as FinalValues
     from aiosampler.samplers.evaluation import Evaluation as Evaluation
-    from aiosampler.samplers.final_observations import FinalObservations as FinalObservations
     from aiosampler.samplers.gpu import AsyncGpuSampler as AsyncGpuSampler
     from aiosampler.samplers.gpu import AsyncGpuSamplerBase as AsyncGpuSamplerBase
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin as AsyncParallelSamplerMixin

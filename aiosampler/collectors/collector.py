@@ -281,7 +281,7 @@ class Collector:
 
         def on_reset(i: int, observation: Any, info: Any) -> None:
             write(row, i, observation)
-            slot.write_prev_info(t, i, info)
+            slot.write_start(t, i, info)
             if masks is not None:
                 masks[i] = action_mask(observation, info)
 

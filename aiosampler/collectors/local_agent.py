@@ -13,6 +13,7 @@ from gymnasium import spaces
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
+from aiosampler.collectors.final_values import FinalInputs
 from aiosampler.collectors.recording import ALL, exact_rows
 from aiosampler.errors import ConfigError, text_of
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_rows, tree_structure
@@ -163,8 +164,10 @@ class AgentStepper:
         self._rows = [_rows(slot) for slot in slots]
         self._structure = slots[0]["action"]
         self._single = not isinstance(self._structure, dict | tuple)
-        self._initial = agent.initial_state(slots[0]["reward"].shape[1])
+        n = slots[0]["reward"].shape[1]
+        self._initial = agent.initial_state(n)
         self._state = tree_map(torch.clone, self._initial)
+        self._final = FinalInputs(n) if slots[0]["bootstrap_value"] is not None else None
         self._slot = 0
 
     @property
@@ -175,6 +178,8 @@ class AgentStepper:
     def begin(self, slot: int) -> None:
         """Record the recurrent state that the batch begins with."""
         self._slot = slot
+        if self._final is not None:
+            self._final.begin()
         self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._state)
 
     def step(self, t: int) -> tuple[Tree, Tree]:
@@ -230,6 +235,7 @@ class AgentStepper:
         """Put the recurrent state of these environments back to the initial one."""
         if self._state is None:
             return
+        self._keep_final_states(environments)
         index = list(environments)
 
         def reset(leaf: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
@@ -240,14 +246,30 @@ class AgentStepper:
         self._state = tree_map(reset, self._state, self._initial)
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """Record the values of what follows the batch, if asked for."""
-        target = self._slots[self._slot]["bootstrap_value"]
-        if target is not None and not idle:
-            state = tree_map(torch.clone, self._state)  # the agent may write to what it is given
-            value = call_agent("value()", self._agent.value, self._inputs[self._slot][T], state)
-            self._value.write((target,), value)
+        """Record the values of what follows the batch, and of what its episodes ended with, if asked for."""
+        self._record_values(T, idle=idle)
         self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which goes to the user
         self._check_inputs()
+
+    def _keep_final_states(self, environments: Sequence[int]) -> None:
+        if self._final is not None:
+            self._final.keep(self._slots[self._slot], environments, self._state, self._initial)
+
+    def _record_values(self, T: int, *, idle: bool) -> None:
+        """Record values, if asked for: of row T, unless all environments wait, and of each end of an episode."""
+        if self._final is None:
+            return
+        slot = self._slots[self._slot]
+        if not idle:
+            self._value.write((slot["bootstrap_value"],), self._value_of(self._inputs[self._slot][T], self._state))
+        values = np.empty_like(slot["bootstrap_value"])
+        for k, environments, inputs, state in self._final.ends(slot, self._initial):
+            self._value.write((values,), self._value_of(inputs, state))
+            slot["final_value"][environments, k] = values[environments]
+
+    def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
+        # A copy of the state, which the agent may write to
+        return call_agent("value()", self._agent.value, inputs, tree_map(torch.clone, state))
 
     def _check_inputs(self) -> None:
         for path, leaf, version in self._watched[self._slot]:

@@ -46,6 +46,7 @@ class SlotRows:
         self._prev_action = tree_leaves(slot["prev_action"])
         # Single cells are written through memoryviews, in a third of the time that NumPy takes
         self._terminated, self._truncated = memoryview(slot["terminated"]), memoryview(slot["truncated"])
+        self._first = memoryview(slot["first"])
         self._final_count, self._final_t = memoryview(slot["final_count"]), memoryview(slot["final_t"])
         self._final_observation = writer.rows(slot["final_observation"])
         self._valid = memoryview(slot["valid"])
@@ -63,9 +64,9 @@ class SlotRows:
 
     def begin(self, kept: list[Any]) -> None:
         """Begin a batch, its row 0 being what was kept."""
+        clear(self.slot)
         for row, array in zip(kept, self._carried, strict=True):
             array[0] = row
-        clear(self.slot)
         self._skipped.clear()
 
     def forget(self) -> None:
@@ -86,6 +87,11 @@ class SlotRows:
         """Record the infos of step t, which are written to `env_info`, as the previous ones of row t + 1, too."""
         for info, previous in zip(self._infos, self._prev_infos, strict=True):
             previous[t + 1] = info[t]
+
+    def write_start(self, t: int, i: int, info: Any) -> None:
+        """An episode of environment i begins in row t, with this info."""
+        self._first[t, i] = True
+        self.write_prev_info(t, i, info)
 
     def write_prev_info(self, t: int, i: int, info: Any) -> None:
         """Record the info that came with the observation of row t, in place of what is there."""
@@ -109,7 +115,8 @@ class SlotRows:
         return tree_map(lambda array: array[i, k].copy(), self.slot["final_observation"])
 
     def write_previous(self, t: int, i: int, action: Tree, reward: SupportsFloat) -> None:
-        """Record what was done before row t, and what came of it."""
+        """Record what was done before row t, and what came of it: no episode begins there."""
+        self._first[t, i] = False
         self._prev_reward[t][i] = reward
         for array, leaf in zip(self._prev_action, tree_leaves(action), strict=True):
             array[t, i] = leaf

@@ -136,5 +136,5 @@ class StepRow:
     def start(self, i: int, observation: Any, info: Any) -> None:
         """Environment i, whose reset was not answered before, took no step: it begins an episode with this."""
         self.write(self.observation, i, observation)
-        self.slot.write_prev_info(self.t + 1, i, info)
+        self.slot.write_start(self.t + 1, i, info)
         self.started.append(i)

@@ -53,7 +53,7 @@ class Part(Enum):
     SAMPLES = auto()
     AGENT = auto()
     ENV = auto()
-    #: None under the name of the field: what the fields of an end hold is shown as `FinalObservations`.
+    #: None under the name of the field: what the fields of an end hold is shown as `EpisodeEnds`.
     HIDDEN = auto()
 
 
@@ -115,6 +115,7 @@ FIELDS = (
     Field(name="terminated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="truncated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="done", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV),
+    Field(name="first", axes=Axes.STEPS_AND_NEXT, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="valid", axes=Axes.STEPS, element=_each(np.bool_), part=Part.SAMPLES, cleared_to=True),
     Field(name="env_info", axes=Axes.STEPS, element=lambda step: step.env_info, part=Part.ENV, cleared_to=0),
     Field(name="env_info_present", axes=Axes.STEPS, element=_flags, part=Part.ENV, cleared_to=False),
@@ -130,6 +131,8 @@ FIELDS = (
           blank=Blank.NOTHING, cleared_to=0),
     Field(name="final_t", axes=Axes.ENDS, element=_each(np.int32), part=Part.HIDDEN, blank=Blank.NOTHING),
     Field(name="final_observation", axes=Axes.ENDS, element=lambda step: step.observation, part=Part.HIDDEN,
+          blank=Blank.NOTHING, sparse=True),
+    Field(name="final_value", axes=Axes.ENDS, element=lambda step: step.value, part=Part.HIDDEN,
           blank=Blank.NOTHING, sparse=True),
 )
 # fmt: on

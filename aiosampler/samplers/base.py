@@ -77,7 +77,8 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
         mid_batch_reset: Reset an environment at once when its episode ends. If False it waits for the next batch, and
             the steps between are blank and marked in `Samples.valid`.
         max_decorrelation_steps: Each environment first takes a random number of random steps below this.
-        bootstrap_value: Record the agent's value of what follows the batch.
+        bootstrap_value: Record the agent's values of what follows the batch, and of what episodes ended with, which
+            takes a further call of the agent for each end of an episode that an environment has in a batch.
         env_info_keys: Keys of the environment's info to record, ``"episode.r"`` for what is nested. What they hold is
             found by stepping the example environment, or declared, which is better for what is reported seldom:
             ``{"is_success": bool, "episode.r": np.float32, "mask": (np.int8, (6,))}``, or a Gymnasium space.

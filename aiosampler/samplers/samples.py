@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from aiosampler.memory.slot import Part, Slot, shown
-from aiosampler.samplers.final_observations import FinalObservations
+from aiosampler.samplers import pytrees
+from aiosampler.samplers.episode_ends import EpisodeEnds, FinalObservations, FinalValues
 from aiosampler.samplers.plain_batches import plain_infos, plain_tree, shapes
 from aiosampler.samplers.timeline import Timeline, empty_timeline
-from aiosampler.specs.trees import Tree, tree_map
+from aiosampler.specs.trees import Tree, tree_items, tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from aiosampler.collectors.traj_info import TrajInfo
 
@@ -36,6 +37,8 @@ class AgentSamples:
         bootstrap_value: ``[B]``: value of `EnvSamples.last_observation`, None if it was not asked for. Zero where there
             is no such observation, because the environment waits or its worker was lost.
         initial_state: Tree ``[B, ...]``: recurrent state before row 0, None for agents that are not recurrent.
+        final_value: Where an episode ended, the value of `EnvSamples.final_observation`; None if `bootstrap_value` was
+            not asked for.
     """
 
     action: Tree
@@ -43,6 +46,7 @@ class AgentSamples:
     agent_info: Tree
     bootstrap_value: torch.Tensor | None
     initial_state: Tree
+    final_value: FinalValues | None
 
     def __repr__(self) -> str:
         return _shapes_of(self)
@@ -59,6 +63,8 @@ class EnvSamples:
         terminated: ``[T, B]`` bool: the episode reached its end; do not bootstrap over it.
         truncated: ``[T, B]`` bool: the episode was cut; bootstrap from its final observation. Both may be set.
         done: ``[T, B]`` bool: either of them.
+        first: ``[T, B]`` bool: an episode begins here, `observation` is that of its reset. False in row 0 of an episode
+            that began in a batch before, or with random steps (`max_decorrelation_steps`).
         env_info: Dict of trees ``[T, B, ...]`` with the `env_info_keys`: what came with each step; zeros where a key
             was not reported.
         env_info_present: Dict of ``[T, B]`` bool: whether a key was reported.
@@ -79,6 +85,7 @@ class EnvSamples:
     terminated: torch.Tensor
     truncated: torch.Tensor
     done: torch.Tensor
+    first: torch.Tensor
     env_info: Tree
     env_info_present: dict[str, torch.Tensor]
     prev_env_info: Tree
@@ -131,7 +138,7 @@ class SampleStats:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One batch of T time steps of B environments.
+    """One batch of T time steps of B environments; a pytree of torch, as are its parts.
 
     Its tensors are views of shared memory, valid until the next batch is asked for: then the sampler may write to them
     again. `clone` copies a batch that is to be kept. Until then they are yours: whatever you do to them, in place or
@@ -173,29 +180,24 @@ class Samples:
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
         """The batch with `function` applied to each tensor: to those ``[T, B, ...]``, ``[B, ...]`` and ``[N, ...]``.
 
-        Trees keep their structure, and None stays None. Of `final_observation` the mapped batch holds a copy.
+        Trees keep their structure, and None stays None. Of what episodes ended with the mapped batch holds a copy.
         """
-        return dataclasses.replace(
-            self,
-            agent=_mapped(function, self.agent),
-            env=_mapped(function, self.env),
-            valid=function(self.valid),
-            traj_infos=list(self.traj_infos),
-        )
+        mapped: Samples = _mapped(function, self)
+        return dataclasses.replace(mapped, traj_infos=list(self.traj_infos))
 
     def as_dict(self) -> dict[str, Any]:
         """The batch as nested dicts of tensors, which ``torch.load(..., weights_only=True)`` takes when it was saved.
 
         The keys are the names of the attributes: ``["agent"]``, ``["env"]``, ``["valid"]``, ``["traj_infos"]``,
         ``["itr"]`` and ``["policy_version"]``. ``["env"]`` also has ``["next_observation"]``, and of its
-        ``["final_observation"]`` the ``["t"]``, ``["b"]`` and ``["observation"]``. Named tuples are dicts by the names
-        of their fields, and infos are dicts of their public attributes that are numbers, strings or None. `stats` are
-        left out. The tensors are those of the batch, so they are valid as long.
+        ``["final_observation"]`` the ``["t"]``, ``["b"]`` and ``["observation"]``, as of ``["agent"]["final_value"]``
+        these and the ``["value"]``. Named tuples are dicts by the names of their fields, and infos are dicts of their
+        public attributes that are numbers, strings or None. `stats` are left out. The tensors are those of the batch,
+        so they are valid as long.
         """
-        env = {**_fields(self.env), "next_observation": self.env.next_observation()}
         return {
-            "agent": plain_tree(_fields(self.agent)),
-            "env": plain_tree({**env, "final_observation": self.env.final_observation.as_dict()}),
+            "agent": plain_tree(_as_dict(self.agent)),
+            "env": plain_tree({**_as_dict(self.env), "next_observation": self.env.next_observation()}),
             "valid": self.valid,
             "traj_infos": plain_infos(self.traj_infos),
             "itr": self.itr,
@@ -210,13 +212,42 @@ def _fields(part: Any) -> dict[str, Any]:
     return {each.name: getattr(part, each.name) for each in dataclasses.fields(part)}
 
 
-def _mapped(function: Callable[[torch.Tensor], torch.Tensor], part: Any) -> Any:
-    """A part of a batch with `function` applied to its tensors."""
-    mapped = {
-        name: value.map(function) if isinstance(value, FinalObservations) else tree_map(function, value)
-        for name, value in _fields(part).items()
-    }
-    return type(part)(**mapped)
+def _as_dict(part: Any) -> dict[str, Any]:
+    fields = _fields(part).items()
+    return {name: value.as_dict() if isinstance(value, EpisodeEnds) else value for name, value in fields}
+
+
+#: What a batch tells beside its tensors.
+_FACTS = {"traj_infos", "itr", "policy_version", "stats"}
+
+
+def _mapped(function: Callable[[Any], Any], part: Any) -> Any:
+    """A batch or a part of it with `function` applied to its tensors."""
+    match part:
+        case EpisodeEnds():
+            return part.map(function)
+        case Samples() | AgentSamples() | EnvSamples():
+            parts = {name: _mapped(function, value) for name, value in _fields(part).items() if name not in _FACTS}
+            return dataclasses.replace(part, **parts)
+    return tree_map(function, part)
+
+
+def _items(part: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Path and tensor of each leaf of a batch or a part of it, in the order in which `_mapped` meets them."""
+    match part:
+        case EpisodeEnds():
+            members = part.as_dict()
+        case Samples() | AgentSamples() | EnvSamples():
+            members = {name: value for name, value in _fields(part).items() if name not in _FACTS}
+        case _:
+            yield from tree_items(part, path)
+            return
+    for name, value in members.items():
+        yield from _items(value, f"{path}.{name}" if path else name)
+
+
+for _kind in (Samples, AgentSamples, EnvSamples, FinalObservations, FinalValues):
+    pytrees.register(_kind, _items, _mapped)
 
 
 def _shapes_of(part: Any) -> str:
@@ -231,7 +262,9 @@ def samples_view(slot: Slot) -> Samples:
         return {name: tree_map(torch.from_numpy, tree) for name, tree in shown(slot, part)}
 
     return Samples(
-        agent=AgentSamples(**tensors(Part.AGENT)),
+        agent=AgentSamples(
+            **tensors(Part.AGENT), final_value=None if slot["bootstrap_value"] is None else FinalValues({})
+        ),
         env=EnvSamples(**tensors(Part.ENV), final_observation=FinalObservations({})),
         **tensors(Part.SAMPLES),
         traj_infos=[],
@@ -254,10 +287,12 @@ def filled_samples(slot: Slot, facts: Any, traj_infos: list[TrajInfo], timeline:
         timeline: Of the batch.
     """
     view = samples_view(slot)
-    finals = {name: slot[name] for name in ("final_count", "final_t", "final_observation", "done")}
+    ends = {field: slot[field] for field in ("final_count", "final_t", "final_observation", "final_value", "done")}
+    final_value = None if view.agent.final_value is None else FinalValues(ends)
     return dataclasses.replace(
         view,
-        env=dataclasses.replace(view.env, final_observation=FinalObservations(finals)),
+        agent=dataclasses.replace(view.agent, final_value=final_value),
+        env=dataclasses.replace(view.env, final_observation=FinalObservations(ends)),
         traj_infos=traj_infos,
         itr=facts.itr,
         policy_version=facts.policy_version,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.interfaces import Reading
     from aiosampler.memory.arena_map import ArenaViews, ProcessCounts
-    from aiosampler.samplers.final_observations import FinalObservations
+    from aiosampler.samplers.episode_ends import EpisodeEnds
     from aiosampler.samplers.samples import Samples
     from aiosampler.workers.messages import Batch
 
@@ -57,7 +57,7 @@ class SharedBuffers:
         self._agent, self.publisher = agent, Publisher(views.parameters, parameters)
         agent.attach(self.publisher)
         self._final_version = 0
-        self._held: tuple[int, FinalObservations] | None = None  # slot and part of the batch that is the user's
+        self._held: tuple[int, list[EpisodeEnds]] | None = None  # slot and parts of the batch that is the user's
         self.samples = [samples_view(slot) for slot in views.slots]
 
     @property
@@ -72,7 +72,8 @@ class SharedBuffers:
         timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
         traj_infos = [episode.info for episode in unpack_episodes(batch.episodes, self._traj_info_cls)]
         samples = filled_samples(views.slots[slot], batch, traj_infos, timeline)
-        self._held = slot, samples.env.final_observation
+        ends = samples.env.final_observation, samples.agent.final_value
+        self._held = slot, [each for each in ends if each is not None]
         return samples
 
     def pids(self) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
@@ -87,8 +88,9 @@ class SharedBuffers:
         """The batch that was handed out last is the sampler's again."""
         if self._held is not None:
             assert self._views is not None
-            (slot, final_observation), self._held = self._held, None
-            final_observation.expire()
+            (slot, ends), self._held = self._held, None
+            for each in ends:
+                each.expire()
             if self._debug:
                 poison(self._views.slots[slot])
 

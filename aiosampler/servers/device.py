@@ -42,7 +42,7 @@ from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiosampler.agents.agent import Agent
+    from aiosampler.agents.agent import Agent, AgentInputs
     from aiosampler.servers.accelerator import Accelerator
 
 WARM_UP_STEPS = 3  # libraries choose their kernels and allocate in the first steps
@@ -79,6 +79,8 @@ class DeviceStepper(AgentStepper):
     def begin(self, slot: int) -> None:
         """Record the recurrent state that the batch begins with; waits for the device, once a batch."""
         self._slot = slot
+        if self._final is not None:
+            self._final.begin()
         self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._fetched(self._state))
 
     def launch(self, t: int) -> None:
@@ -122,20 +124,22 @@ class DeviceStepper(AgentStepper):
         if self._state is None:
             return
         with self._accelerator.on(self._stream):
+            self._keep_final_states(environments)
             index = torch.tensor(list(environments), dtype=torch.int64).to(self._accelerator.device)
             if self._graph is None:
                 self._state = tree_map(torch.clone, self._state)  # it is the agent's
             tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """Record the values of what follows the batch, if asked for; waits for the device, once a batch."""
-        target = self._slots[self._slot]["bootstrap_value"]
-        if target is not None and not idle:
-            with self._accelerator.on(self._stream):
-                self._copy_in(T)
-                state = tree_map(torch.clone, self._state)  # the agent may write to what it is given
-                value = call_agent("value()", self._agent.value, self._there, state)
-            self._value.write((target,), call_agent("value()", self._fetched, value))
+        """Record the values of what follows the batch, and of what its episodes ended with, if asked for."""
+        self._record_values(T, idle=idle)
+
+    def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
+        """Ask the agent for values; waits for the device, so that the inputs may be written to again."""
+        with self._accelerator.on(self._stream):
+            tree_map(_copy, self._there, inputs)
+            value = super()._value_of(self._there, state)
+        return call_agent("value()", self._fetched, value)
 
     def _copy_in(self, t: int) -> None:
         tree_map(_copy, self._there, self._inputs[self._slot][t])

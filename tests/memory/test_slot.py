@@ -117,7 +117,7 @@ def test_the_user_sees_each_field_under_its_name_in_its_part(fields):
             for tensor, array in zip(tree_leaves(got), tree_leaves(slot[field.name]), strict=True):
                 assert np.array_equal(tensor, array[T])
     facts = {"agent", "env", "traj_infos", "itr", "policy_version", "stats"}
-    assert names == {Part.SAMPLES: facts, Part.AGENT: set(), Part.ENV: {"final_observation"}}
+    assert names == {Part.SAMPLES: facts, Part.AGENT: {"final_value"}, Part.ENV: {"final_observation"}}
 
 
 def test_what_is_shown_is_poisoned(fields):
@@ -142,7 +142,8 @@ def test_a_batch_begins_with_the_row_that_was_kept_and_with_what_must_be_cleared
         for array, last, old in zip(*(tree_leaves(slot[field.name]) for slot in (two, one, before)), strict=True):
             if field.axes is Axes.STEPS_AND_NEXT:
                 assert np.array_equal(array[0], last[T])
-                assert np.array_equal(array[1:], old[1:])
+                rest = old[1:] if field.cleared_to is None else np.full_like(old[1:], field.cleared_to)
+                assert np.array_equal(array[1:], rest)
             elif field.cleared_to is None:
                 assert np.array_equal(array, old)
             else:
@@ -193,4 +194,4 @@ def test_only_what_is_sparse_is_left_out_of_the_memory_that_is_reserved(fields):
     batch = BatchSpec(T=T, B=B)
     dense, sparse = slot_specs(batch, STEP, sparse=False), slot_specs(batch, STEP, sparse=True)
     assert {*dense, *sparse} == {field.name for field in fields}
-    assert list(sparse) == ["final_observation"]
+    assert list(sparse) == ["final_observation", "final_value"]

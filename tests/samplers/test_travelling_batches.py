@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.utils import _pytree as pytree
 
 from aiosampler import AgentStep, SamplerClosed, Samples, TrajInfo
 from aiosampler.specs.trees import tree_items, tree_map
@@ -90,6 +91,29 @@ def test_a_batch_as_a_dict_comes_back_from_a_file_that_is_loaded_without_trust(w
     assert [info["Return"] for info in loaded["traj_infos"]] == [info.Return for info in samples.traj_infos]
     count = sum(1 for tree in found.values() for _ in tree_items(tree)) + 1
     assert count >= len(expected)
+    sampler.close()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_batch_and_its_parts_are_pytrees(world):
+    sampler, samples = gathered(world, env_info_keys=("doubled",), bootstrap_value=True)
+    for part in (samples, samples.agent, samples.env, samples.env.final_observation, samples.agent.final_value):
+        found, spec = pytree.tree_flatten(part)
+        assert all(isinstance(leaf, torch.Tensor) for leaf in found)
+        assert type(pytree.tree_unflatten(found, spec)) is type(part)
+        assert [leaf.data_ptr() for _, leaf in pytree.tree_flatten_with_path(part)[0]] == [x.data_ptr() for x in found]
+    found, spec = pytree.tree_flatten(samples)
+    assert_same(pytree.tree_unflatten(found, spec), samples)
+    assert [leaf.shape for leaf in found] == [leaf.shape for _, leaf in leaves(samples)]
+    doubled = pytree.tree_map(lambda leaf: torch.cat((leaf, leaf)), {"batch": samples})["batch"]
+    assert_same(doubled, samples.map(lambda leaf: torch.cat((leaf, leaf))))
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(samples)[0]]
+    assert {".env.reward", ".env.final_observation.t", ".agent.final_value.value", ".valid"} <= set(paths)
+    sampler.collect()
+    again = sampler.collect()
+    assert pytree.tree_structure(again) == pytree.tree_structure(doubled)
+    both = pytree.tree_map(lambda one, other: torch.cat((one, other)), doubled, again)
+    assert torch.equal(both.env.reward[12:], again.env.reward)
     sampler.close()
 
 

@@ -73,12 +73,9 @@ class DrawingAgent(StateAgent):
         return torch.rand(len(inputs.observation))
 
 
-SPECS = slot_specs(
-    BatchSpec(T=T, B=B),
-    StepSpecs(observation=INTEGER, action=INTEGER, agent_info={"info": INTEGER}, env_info={},
-              state={"sum": INTEGER, "last": INTEGER, "seen": INTEGER, "own": INTEGER}, value=FLOAT),
-    sparse=False,
-)  # fmt: skip
+STEP = StepSpecs(observation=INTEGER, action=INTEGER, agent_info={"info": INTEGER}, env_info={},
+                 state={"sum": INTEGER, "last": INTEGER, "seen": INTEGER, "own": INTEGER}, value=FLOAT)  # fmt: skip
+SPECS = slot_specs(BatchSpec(T=T, B=B), STEP, sparse=False) | slot_specs(BatchSpec(T=T, B=B), STEP, sparse=True)
 
 
 class World:
@@ -92,6 +89,8 @@ class World:
 
     def begin(self, slot):
         self.slot, self.t = slot, -1
+        for name in ("final_count", "final_value"):
+            slot[name].fill(0)
         for name, array in zip(("observation", "prev_action", "prev_reward"), self.row, strict=True):
             slot[name][0] = array
 
@@ -106,6 +105,10 @@ class World:
         ends = observation % 6 == 0
         slot["terminated"][t], slot["truncated"][t] = ends & (observation % 3 > 0), ends
         slot["reward"][t] = observation % 10
+        for i in np.flatnonzero(ends):
+            k = slot["final_count"][i]
+            slot["final_observation"][i, k], slot["final_t"][i, k] = observation[i], t
+            slot["final_count"][i] = k + 1
         slot["observation"][t + 1] = observation
         slot["prev_reward"][t + 1] = np.where(ends, 0, slot["reward"][t])
         slot["prev_action"][t + 1][ends] = 0

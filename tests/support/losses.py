@@ -35,19 +35,22 @@ def assert_others_same(got, expected, lost):
     pairs = list(zip(leaves(got), leaves(expected), strict=True))
     assert len(pairs) > 12
     for (name, a), (_, b) in pairs:
-        if not name.startswith("env.final_observation"):
+        if ".final_" not in name:
             per_environment = any(part in name for part in ("bootstrap_value", "initial_state", "last_observation"))
             pick = (others,) if per_environment else (slice(None), others)
             assert torch.equal(a[pick], b[pick]), name
-    finals = [
-        {(t, b): o.tolist() for t, b, o in zip(f.t.tolist(), f.b.tolist(), f.observation, strict=True) if b in others}
-        for f in (got.env.final_observation, expected.env.final_observation)
-    ]
-    assert finals[0] == finals[1]
+    assert ends(got.env.final_observation, others) == ends(expected.env.final_observation, others)
+    assert ends(got.agent.final_value, others) == ends(expected.agent.final_value, others)
     infos = [
         [vars(info) for info in samples.traj_infos if info.last[0] not in seeds(lost)] for samples in (got, expected)
     ]
     assert infos[0] == infos[1]
+
+
+def ends(given, environments):
+    """What episodes of some environments ended with, by step and environment."""
+    t, b, each = (leaf.tolist() for leaf in given.as_dict().values())
+    return {(s, i): end for s, i, end in zip(t, b, each, strict=True) if i in environments}
 
 
 def seeds(environments, restarts=(0, 1)):
@@ -65,6 +68,7 @@ def assert_whole(samples):
     assert torch.equal(torch.stack([samples.env.final_observation.t, samples.env.final_observation.b], 1), ends)
     age, step = samples.agent.agent_info["age"], samples.env.observation[..., 2]
     assert torch.equal(age[samples.valid].long(), step[samples.valid])  # recurrent state begins with each episode
+    assert torch.equal(samples.env.first, samples.valid & (step == 0))
 
 
 class Replay:

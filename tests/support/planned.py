@@ -21,6 +21,7 @@ DRESSES = ("plain", "fortran", "reversed", "readonly", "strided", "list", "scala
 #: What is zero where a column is blank.
 ROWS = (
     "observation",
+    "first",
     "reward",
     "prev_reward",
     "env_info",
@@ -226,6 +227,7 @@ class Replay:
             same(arrays["observation"], (t, b), column.facts.observation, "observation")
             same(arrays["agent"]["prev_action"], (t, b), column.prev_action(arrays), "prev_action")
             assert arrays["prev_reward"][t, b] == np.float32(column.prev_reward)
+            assert arrays["first"][t, b] == (column.step_count == 0)
             before = column.facts
             column.step(leaf(arrays["agent"]["action"], t, b))
             facts = column.facts

@@ -19,6 +19,7 @@ from aiosampler import (
     AsyncNoOverlapAlternatingSampler,
     AsyncSerialSampler,
 )
+from aiosampler.samplers.episode_ends import EpisodeEnds
 from aiosampler.specs.trees import tree_items
 from tests.support.agents import LookingAgent
 from tests.support.worlds import CountingEnv
@@ -51,8 +52,8 @@ def leaves(samples):
         values = getattr(samples, part)
         for name in values.__slots__:
             value = getattr(values, name)
-            if name == "final_observation":
-                value = (value.t, value.b, value.observation)
+            if isinstance(value, EpisodeEnds):
+                value = tuple(value.as_dict().values())
             for path, leaf in tree_items(value):
                 yield f"{part}.{name}{path}", leaf
     yield "valid", samples.valid
