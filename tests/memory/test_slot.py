@@ -169,7 +169,7 @@ def test_an_environment_that_waits_is_blank_from_there_on_and_no_other_is(fields
     ours = rows(slot)
     ours.wait(start, 3)
     assert not any(array[start:, 3].any() for array in leaves(slot, blank=Blank.ROWS_AT_ONCE))
-    ours.finish([(3, start)])
+    ours.finish([(3, start)], ())
     assert_blank(fields, slot, before, start, 3)
 
 
