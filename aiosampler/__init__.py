@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.samples import SampleStats as SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler as AsyncSerialSampler
     from aiosampler.samplers.statistics import SamplerStatistics as SamplerStatistics
+    from aiosampler.samplers.sync import SyncSampler as SyncSampler
     from aiosampler.samplers.timeline import Timeline as Timeline
     from aiosampler.servers.action_server import AsyncActionServer as AsyncActionServer
     from aiosampler.servers.action_server import AsyncAlternatingActionServer as AsyncAlternatingActionServer

@@ -17,6 +17,7 @@ from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.options import Options, user_objects
 from aiosampler.samplers.advice import Adviser
 from aiosampler.samplers.beside_loop import beside_loop
+from aiosampler.samplers.call_checks import AsyncOnly
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
 from aiosampler.samplers.publishing import Publishing
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from aiosampler.interfaces import SamplerProcess
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.shared_buffers import SharedBuffers
+    from aiosampler.samplers.sync import SyncSampler
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.env_kwargs import EnvKwargs
     from aiosampler.specs.trees import Tree
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 TRACED_BATCHES = 16
 
 
-class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
+class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::
@@ -221,6 +223,18 @@ class AsyncSamplerMixin(Publishing, Evaluating, EnvironmentCalls):
         raise NotImplementedError
 
     # Starting
+
+    def sync(self) -> SyncSampler:
+        """This sampler for a program that is not asynchronous; see `SyncSampler`.
+
+        Raises:
+            SamplerError: It was started already.
+        """
+        from aiosampler.samplers.sync import SyncSampler
+
+        if self._session.state is not State.NEW:
+            raise SamplerError("sync() is for a sampler that was not started yet")
+        return SyncSampler(self)
 
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
         """First half of the start: try out environment and agent, and set up the shared memory.

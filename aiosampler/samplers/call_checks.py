@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NoReturn
 
 from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.specs.batch import as_integer
+
+
+class AsyncOnly:
+    """What is used by `async with` and `async for`, and says so to who tries it without."""
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(f"{self._advice('with')}, or `with sampler.sync()` where nothing is asynchronous")
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Never reached."""
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(f"{self._advice('for')}, or `with sampler.sync() as sampler` where nothing is asynchronous")
+
+    def _advice(self, word: str) -> str:
+        return f"{type(self).__name__} is asynchronous: use `async {word}`"
 
 
 def running_loop() -> asyncio.AbstractEventLoop:

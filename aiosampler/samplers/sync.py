@@ -1,0 +1,134 @@
+"""Samplers in programs that are not asynchronous: the same calls, which return when what they do is done."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+
+from aiosampler.errors import SamplerClosed, SamplerError
+from aiosampler.samplers.base import AsyncSamplerMixin
+from aiosampler.samplers.state import closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from types import TracebackType
+
+    from aiosampler.samplers.samples import Samples
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[SyncSampler, P], R]:
+    """A method of a sampler as one that returns when it is done."""
+
+    @functools.wraps(method)
+    def call(self: SyncSampler, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self._run(getattr(self._sampler, method.__name__), *args, **kwargs)
+        return result
+
+    return call
+
+
+class SyncSampler:
+    """A sampler for a program that is not asynchronous, which ``sampler.sync()`` makes.
+
+    ::
+
+        with AsyncCpuSampler("CartPole-v1", agent=agent, batch_T=32, batch_B=16).sync() as sampler:
+            for samples in sampler:
+                train(model, samples)
+                sampler.publish(model)
+
+    The sampler is the same: its processes collect the next batch while your code works on this one. An event loop of
+    its own runs in your thread while a call waits, so there must be none that runs already. What is not listed here is
+    that of the sampler: `agent`, `options`, `publish`, `statistics` and so on.
+
+    Args:
+        sampler: That was not started yet.
+    """
+
+    def __init__(self, sampler: AsyncSamplerMixin) -> None:
+        self._sampler = sampler
+        self._runner: asyncio.Runner | None = None
+        self._left = False
+
+    def __enter__(self) -> Self:
+        if self._runner is not None:
+            raise SamplerError("`with` starts a sampler once")
+        _refuse_a_running_loop()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # which it sets for nobody else
+        try:
+            self._run(self._sampler.__aenter__)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._run(self._sampler.__aexit__, kind, error, trace)
+        finally:
+            self._leave()
+
+    def __iter__(self) -> Iterator[Samples]:
+        return self
+
+    def __next__(self) -> Samples:
+        try:
+            return self._run(self._sampler.__anext__)
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    obtain_samples = _blocking(AsyncSamplerMixin.obtain_samples)
+    evaluate_agent = _blocking(AsyncSamplerMixin.evaluate_agent)
+    call = _blocking(AsyncSamplerMixin.call)
+    get_attr = _blocking(AsyncSamplerMixin.get_attr)
+    set_attr = _blocking(AsyncSamplerMixin.set_attr)
+    set_reset_options = _blocking(AsyncSamplerMixin.set_reset_options)
+
+    def close(self) -> None:
+        """End the sampler before the end of the ``with`` block; as `AsyncSamplerMixin.aclose`."""
+        self._run(self._sampler.aclose)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._sampler, name)
+        if inspect.iscoroutinefunction(value):
+            raise AttributeError(f"{name}() is awaited, in programs that are asynchronous; here there is none of it")
+        return value
+
+    def _run(self, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a coroutine function, and run the event loop until it is done.
+
+        Raises:
+            SamplerClosed: The ``with`` block was left, or not entered.
+            SamplerError: An event loop is running in this thread.
+        """
+        if self._left:
+            raise closed(self._sampler.statistics().error)
+        if self._runner is None:
+            raise SamplerClosed("the sampler is not started: use `with`")
+        _refuse_a_running_loop()
+        return self._runner.run(function(*args, **kwargs))
+
+    def _leave(self) -> None:
+        self._left = True
+        assert self._runner is not None
+        self._runner.close()
+
+
+def _refuse_a_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise SamplerError(
+        "sync() is for programs without an event loop, and one is running here, as in a notebook: leave sync() out, "
+        "and use `async with`, `async for` and `await`"
+    )

@@ -1,0 +1,113 @@
+"""Samplers in programs that are not asynchronous."""
+
+import asyncio
+import signal
+import threading
+import time
+
+import pytest
+
+from aiosampler import SamplerClosed, SamplerError, WorkerError
+from tests.support.agents import LookingAgent
+from tests.support.in_process import InProcess
+from tests.support.samplers import assert_same, small
+from tests.support.worlds import CountingEnv, FaultyEnv
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+TOLD = {"eval_n_envs": 2, "eval_max_steps": 40, "eval_max_trajectories": 4}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "in-process"])
+def test_the_batches_are_those_of_the_sampler(kind):
+    expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5, **TOLD)
+    with small(kind, **TOLD).sync() as sampler:
+        for samples in sampler:
+            assert_same(samples, expected.collect())
+            if samples.itr == 2:
+                break
+        assert sorted(map(repr, sampler.evaluate_agent())) == sorted(map(repr, expected.evaluate()))
+        assert_same(sampler.obtain_samples(copy=True), expected.collect())
+        assert sampler.publish() == sampler.policy_version == 1
+        assert sampler.get_attr("_longest") == [7] * 4
+        sampler.set_attr("_longest", 7)
+        assert (sampler.seed, sampler.options.batch_T, sampler.statistics().batches) == (5, 5, 4)
+        with pytest.raises(AttributeError, match=r"apublish\(\) is awaited"):
+            sampler.apublish()
+        with pytest.raises(AttributeError, match="nonsense"):
+            sampler.nonsense  # noqa: B018
+        sampler.close()
+        assert list(sampler) == []
+    expected.close()
+    assert sampler.statistics().state == "closed"
+    for use in (sampler.obtain_samples, lambda: next(iter(sampler)), sampler.close, lambda: sampler.__enter__()):
+        with pytest.raises(SamplerError):
+            use()
+
+
+def test_a_failure_is_raised_where_it_is_met_and_the_block_ends():
+    with (
+        pytest.raises(WorkerError, match="the sky fell"),
+        small("serial", lambda: FaultyEnv("raise", at_episode=0), agent=LookingAgent()).sync() as sampler,
+    ):
+        for _ in sampler:
+            pass
+    with pytest.raises(SamplerClosed, match="the sky fell"):
+        sampler.obtain_samples()
+    with pytest.raises(WorkerError, match="no way back"):
+        small("serial", lambda: FaultyEnv("reset", at_episode=0)).sync().__enter__()
+
+
+async def test_it_is_refused_where_a_loop_runs_and_without_with():
+    sampler = small("serial")
+    with pytest.raises(SamplerError, match=r"leave sync\(\) out, and use `async with`"):
+        sampler.sync().__enter__()
+    with pytest.raises(SamplerClosed, match="use `with`"):
+        sampler.sync().obtain_samples()
+    async with sampler:
+        with pytest.raises(SamplerError, match="not started yet"):
+            sampler.sync()
+
+
+def test_with_and_for_name_what_to_use_instead():
+    sampler = small("serial")
+    with (
+        pytest.raises(TypeError, match=r"AsyncSerialSampler is asynchronous: use `async with`, or .*sync\(\)"),
+        sampler,
+    ):
+        pass
+    with pytest.raises(TypeError, match=r"use `async for`, or .*sync\(\)"):
+        list(sampler)
+
+
+class Slow(CountingEnv):
+    def step(self, action):
+        time.sleep(0.005)
+        return super().step(action)
+
+
+def test_ctrl_c_ends_the_block_while_a_call_waits():
+    main, sampler = threading.get_ident(), small("serial", Slow, batch_T=500)
+
+    def interrupt():
+        while not sampler._session._pending:  # a batch is waited for
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), sampler.sync() as samples:
+        next(samples)
+    thread.join()
+    assert sampler.statistics().state == "closed"
+
+
+def test_nothing_of_the_thread_is_changed():
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+    handler = signal.getsignal(signal.SIGINT)
+    with small("serial").sync() as sampler:
+        sampler.obtain_samples()
+        assert signal.getsignal(signal.SIGINT) is handler
+        assert asyncio.run(asyncio.sleep(0, 3)) == 3  # between calls, other loops may run
+        sampler.obtain_samples()
+    assert signal.getsignal(signal.SIGINT) is handler
