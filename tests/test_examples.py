@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -21,6 +23,16 @@ def test_training_on_cartpole_ends_with_an_evaluation_and_a_picture(tmp_path):
     assert match
     assert 8 < float(match[1]) <= 500
     assert (tmp_path / "train_cartpole.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train_ppo"])
+def test_an_example_learns_draws_and_evaluates(name, tmp_path):
+    printed = run(str(ROOT / f"examples/{name}.py"), "--steps", "3000", "--seed", "1", cwd=tmp_path)
+    match = re.search(r"evaluation: mean return (\d+\.\d) over 100 episodes", printed)
+    assert match
+    assert 8 < float(match[1]) <= 500
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
