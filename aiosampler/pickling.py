@@ -1,17 +1,21 @@
 """Pickling what users define, by cloudpickle: what their main module defines travels by value."""
 
 import io
+import random
 from collections import ChainMap
 from types import CodeType
 from typing import Any, ClassVar
 
 import cloudpickle
+import numpy as np
 
 
 def dumps(value: Any) -> bytes:
     """Pickle a value; `pickle.loads` brings it back.
 
     Code that travels by value keeps the name of its file, so that tracebacks show its lines. Cloudpickle drops it.
+    What draws from the global generators of NumPy and Python, such as ``from numpy.random import randn``, draws from
+    those of the process that it comes to. Cloudpickle takes copies along.
     """
     with io.BytesIO() as file:
         _Pickler(file).dump(value)
@@ -27,5 +31,24 @@ def _code(filename: str, *arguments: Any) -> CodeType:
     return CodeType(*arguments).replace(co_filename=filename)
 
 
+def _reduce_numpy(state: np.random.RandomState) -> str | tuple[Any, ...]:
+    return (_global_numpy, ()) if state is _global_numpy() else state.__reduce__()
+
+
+def _reduce_python(generator: random.Random) -> str | tuple[Any, ...]:
+    return (_global_python, ()) if generator is _global_python() else generator.__reduce__()
+
+
+def _global_numpy() -> Any:
+    return np.random.random_sample.__self__  # type: ignore[attr-defined] # what `np.random.rand` and all others belong to
+
+
+def _global_python() -> Any:
+    return random.random.__self__  # type: ignore[attr-defined] # as above
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # it has no type hints
-    dispatch_table: ClassVar[Any] = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(
+        {CodeType: _reduce_code, np.random.RandomState: _reduce_numpy, random.Random: _reduce_python},
+        cloudpickle.Pickler.dispatch_table,
+    )

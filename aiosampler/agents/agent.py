@@ -76,7 +76,9 @@ class Agent:
     def initialize(self, spaces: Spaces) -> None:
         """Build `self.model` from the spaces of a single environment; called once in each process that has the agent.
 
-        `torch`'s random generator is seeded for the call, so every process builds the same.
+        `torch`'s random generator is seeded for the call, so every process builds the same. In your own process that is
+        in a thread, so that your event loop goes on; but in that loop's own, where random numbers are drawn otherwise
+        than by functions of torch that take a generator, as by NumPy or by dropout.
         """
 
     def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:

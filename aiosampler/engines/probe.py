@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aiosampler.agents.seeded_draws import SeededDraws
 from aiosampler.collectors.environment_checks import spaces_of
 from aiosampler.collectors.environments import fault_of
 from aiosampler.engines.agent_trial import Example, try_agent
 from aiosampler.engines.environment_trial import EnvironmentTrial
 from aiosampler.specs.arrays import ArraySpec, space_specs
 from aiosampler.specs.batch import StepSpecs
+from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_map
 from aiosampler.workers.factories import build_agent, build_environment, share_registry
 from aiosampler.workers.messages import Probed
+from aiosampler.workers.random_streams import undrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +46,9 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         trial.reset()
         trial.find_infos()
         phase("trying out the agent")
-        agent = build_agent(options.payload, spaces, options.seed)
+        with SeededDraws(seed := stream_seed(options.seed, Stream.AGENT_INIT)):
+            agent = build_agent(options.payload, spaces, options.seed)
+        draws_apart = undrawn(seed)
         nulls = tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), action_specs)
         tried = try_agent(
             agent,
@@ -74,7 +79,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         "agent_info": tried.agent_info,
         "env_info": trial.env_info(),
     }
-    return Probed(spaces, specs, examples)
+    return Probed(spaces, specs, examples, draws_apart)
 
 
 def _specs(tree: Tree) -> Tree:

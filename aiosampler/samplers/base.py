@@ -25,13 +25,12 @@ from aiosampler.samplers.session import Session
 from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
 from aiosampler.samplers.state import State
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
-from aiosampler.samplers.timeline import Timeline, write_trace
+from aiosampler.samplers.timeline import TRACED_BATCHES, Timeline, Tracing
 from aiosampler.specs.env_info_keys import as_env_info_keys
 from aiosampler.specs.seeding import draw_seed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     import gymnasium as gym
@@ -47,10 +46,8 @@ if TYPE_CHECKING:
     from aiosampler.specs.trees import Tree
     from aiosampler.workers import messages
 
-TRACED_BATCHES = 16
 
-
-class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls):
+class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tracing):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::
@@ -98,7 +95,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls):
         overlap: Collect the next batch while the user works on this one. If False, a batch is collected when it is
             asked for, with the parameters published before: on-policy.
         start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
-            ``"fork"`` is quick, and not safe while other threads of your process use torch.
+            ``"fork"`` is quick, and not safe while other threads of your process use torch; it holds up your event loop
+            for as long as the system takes to copy the page tables of your process.
         step_timeout: Seconds that a step or a reset of one environment may take, or, with ``eval_keep_envs=False``, its
             building for an evaluation; None is no limit.
         max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
@@ -369,22 +367,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls):
             SamplerError: The failure that closed it.
         """
         await self._session.wait_closed()
-
-    def trace(self, path: str | Path) -> None:
-        """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
-
-        The times are those that the processes wrote down as they went; nothing is recorded beyond that. Writing many
-        steps takes a while, so it may be called in another thread: ``await asyncio.to_thread(sampler.trace, path)``.
-
-        Args:
-            path: Of the file, JSON in the Chrome trace format: open it in Perfetto or ``chrome://tracing``.
-
-        Raises:
-            SamplerError: No batch was obtained yet.
-        """
-        if not self._timelines:
-            raise SamplerError("trace() shows the batches that were obtained last, and there was none yet")
-        write_trace(path, tuple(self._timelines))
 
     # Closing
 

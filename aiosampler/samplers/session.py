@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.runtime import deadlines
+from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.call_checks import checked, match, running_loop
 from aiosampler.samplers.state import State, closed
 from aiosampler.workers import messages
@@ -354,22 +355,23 @@ class Session:
     async def _end(self) -> None:
         running = self.state is State.RUNNING
         self._enter(State.CLOSED)
-        process, self.process = self.process, None
+        process, self.process, memory = self.process, None, self.memory
         if process is None:
             return
-        if self.memory is not None:
-            self.memory.abort_all()
+        if memory is not None:
+            memory.abort_all()
         try:
-            report = await process.stop(deadlines.PROBE_CLOSE_S if self.memory is None else deadlines.SAMPLER_CLOSE_S)
+            report = await process.stop(deadlines.PROBE_CLOSE_S if memory is None else deadlines.SAMPLER_CLOSE_S)
             if self._sending is not None:  # nobody reads the rest
                 self._sending.cancel()
                 await asyncio.wait((self._sending,))
-        except asyncio.CancelledError:
-            self.process = process  # by the end of the event loop; `aclose` abandons it from another
+        except BaseException:  # the event loop ends; `aclose` abandons the process from another
+            self.process = process
+            if memory is not None:
+                memory.release()
             raise
-        finally:
-            if self.memory is not None:
-                self.memory.release()
+        if memory is not None:
+            await beside_loop(memory.release)  # which gives back gigabytes, where models are large
         if report is not None and running and self.failure is None:
             raise report
 

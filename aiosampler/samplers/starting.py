@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiosampler.agents.parameters import parameter_specs, store_specs
+from aiosampler.agents.seeded_draws import SeededDraws
 from aiosampler.engines.sampler_process import sampler_main
 from aiosampler.errors import AgentError, ConfigError, text_of
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import arena_views, plan_arena
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
+from aiosampler.runtime.forking import forking
 from aiosampler.runtime.resources import denied
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.shared_buffers import SharedBuffers
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from aiosampler.agents.agent import Agent
     from aiosampler.engines.in_process import InProcess
     from aiosampler.engines.kinds import EngineKind
-    from aiosampler.memory.arena_map import ProcessCounts
+    from aiosampler.memory.arena_map import ArenaViews, ProcessCounts
     from aiosampler.options import Options
     from aiosampler.samplers.session import Session
     from aiosampler.specs.arrays import Spaces
@@ -86,22 +89,36 @@ async def open_session(
         session.process = guest or _start_process(arena, options, log)
         limit = options.start_timeout and options.start_timeout + deadlines.START_MARGIN_S
         probed: messages.Probed = await session.ask_start(messages.Probe(options, plan.engine), limit)
-        initialize_agent(agent, probed.spaces, options.seed)
-        parameters = parameter_specs(agent.model)
-        layout = plan_arena(
-            options.batch,
-            probed.specs,
-            store_specs(parameters),
-            plan.counts,
-            options.eval_batch if plan.counts.servers else None,  # where others act, evaluation records in the arena
-        )
-        await beside_loop(lambda: arena.grow(layout.total_bytes, layout.dense_bytes))
+        build = functools.partial(initialize_agent, agent, probed.spaces, options.seed, apart=probed.draws_apart)
+        if probed.draws_apart and guest is None:
+            await beside_loop(build)
+        else:
+            build()
         session.check_open()
-        views = arena_views(layout, arena.map(layout.total_bytes))
-        if guest is not None:
-            guest.views = views
+        made = await beside_loop(functools.partial(_make_memory, arena, options, plan, agent, probed))
+        session.check_open()
     finally:
         arena.close()
+    session.memory, start, views = made
+    if guest is not None:
+        guest.views = views
+    return session.memory, probed, start
+
+
+def _make_memory(
+    arena: Arena, options: Options, plan: ProcessPlan, agent: Agent, probed: messages.Probed
+) -> tuple[SharedBuffers, messages.Start, ArenaViews]:
+    """Lay out the arena, take hold of its memory, and map it."""
+    parameters = parameter_specs(agent.model)
+    layout = plan_arena(
+        options.batch,
+        probed.specs,
+        store_specs(parameters),
+        plan.counts,
+        options.eval_batch if plan.counts.servers else None,  # where others act, evaluation records in the arena
+    )
+    arena.grow(layout.total_bytes, layout.dense_bytes)
+    views = arena_views(layout, arena.map(layout.total_bytes))
     shared = SharedBuffers(
         views,
         parameters,
@@ -111,8 +128,7 @@ async def open_session(
         groups=plan.groups,
         debug=options.debug,
     )
-    session.memory = shared
-    return shared, probed, messages.Start(layout, probed.specs, parameters, options.affinity)
+    return shared, messages.Start(layout, probed.specs, parameters, options.affinity), views
 
 
 def _guest(log: Callable[[str], None]) -> InProcess:
@@ -125,14 +141,21 @@ def _start_process(arena: Arena, options: Options, log: Callable[[str], None]) -
     return ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
 
 
-def initialize_agent(agent: Agent, spaces: Spaces, seed: int) -> None:
+def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = False) -> None:
     """Build the model here as it was built there, leaving the random generators of this process as they were.
+
+    Args:
+        agent: The user's.
+        spaces: Of a single environment.
+        seed: Of the sampler.
+        apart: Whether it draws from generators of its own, so that others may draw meanwhile, as in another thread.
 
     Raises:
         AgentError: The agent raised; a `ConfigError` of it is left as it is.
     """
+    seed = stream_seed(seed, Stream.AGENT_INIT)
     try:
-        with seeded(stream_seed(seed, Stream.AGENT_INIT)):
+        with forking if apart else contextlib.nullcontext(), SeededDraws(seed) if apart else seeded(seed):
             agent.initialize(spaces)
     except ConfigError:
         raise

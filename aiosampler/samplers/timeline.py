@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aiosampler.errors import SamplerError
 from aiosampler.memory.clocks import STAGE_TIMES, STEP_TIMES
+from aiosampler.samplers.beside_loop import beside_loop
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+TRACED_BATCHES = 16
 _SPANS = ("copy in", "infer", "copy out", "release")  # between one of STAGE_TIMES and the next
 
 
@@ -84,3 +89,39 @@ def write_trace(path: str | Path, timelines: Iterable[Timeline]) -> None:
     events = [event for timeline in timelines for event in timeline.events()]
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)
+
+
+class Tracing:
+    """The part of a sampler that shows when what happened."""
+
+    _timelines: deque[Timeline]
+
+    def trace(self, path: str | Path) -> None:
+        """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
+
+        The times are those that the processes wrote down as they went; nothing is recorded beyond that. `atrace` does
+        the same without holding up the event loop.
+
+        Args:
+            path: Of the file, JSON in the Chrome trace format: open it in Perfetto or ``chrome://tracing``.
+
+        Raises:
+            SamplerError: No batch was obtained yet.
+        """
+        write_trace(path, self._traced())
+
+    async def atrace(self, path: str | Path) -> None:
+        """`trace`, with the writing in a thread.
+
+        Args:
+            path: Of the file.
+
+        Raises:
+            SamplerError: No batch was obtained yet.
+        """
+        await beside_loop(functools.partial(write_trace, path, self._traced()))
+
+    def _traced(self) -> tuple[Timeline, ...]:
+        if not self._timelines:
+            raise SamplerError("trace() shows the batches that were obtained last, and there was none yet")
+        return tuple(self._timelines)

@@ -54,6 +54,7 @@ class Probed:
     spaces: Spaces
     specs: StepSpecs
     examples: dict[str, Tree]
+    draws_apart: bool = False  # whether `Agent.initialize` drew nothing that `SeededDraws` could not give
 
 
 @dataclass(frozen=True, slots=True)

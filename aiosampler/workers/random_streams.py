@@ -161,6 +161,24 @@ def seed_generators(seed: int) -> None:
             accelerator.manual_seed_all(seed)
 
 
+def undrawn(seed: int) -> bool:
+    """Whether nobody has drawn from the global generators since they were seeded with `seed`."""
+    now = _state()
+    seed_generators(seed)
+    python, numpy, cpu, devices = _state()
+    _set_state(now)
+    return (
+        python == now[0]
+        and all(np.array_equal(one, other) for one, other in zip(numpy, now[1], strict=True))
+        and (cpu is None or cpu.equal(now[2]))
+        and all(
+            state.equal(other)
+            for (_, states), (_, others) in zip(devices, now[3], strict=True)
+            for state, other in zip(states, others, strict=True)
+        )
+    )
+
+
 def _in_use(torch: Any) -> list[Any]:
     """Modules of the accelerators that are initialised; a seed for others would be noted, and not be taken back."""
     modules = (getattr(torch, name, None) for name in _ACCELERATORS)
