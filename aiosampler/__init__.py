@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from aiosampler.samplers.alternating import AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler
     from aiosampler.samplers.base import AsyncSamplerMixin as AsyncSamplerMixin
     from aiosampler.samplers.cpu import AsyncCpuSampler as AsyncCpuSampler
+    from aiosampler.samplers.episode_assembler import Episode as Episode
+    from aiosampler.samplers.episode_assembler import EpisodeAssembler as EpisodeAssembler
     from aiosampler.samplers.episode_ends import FinalObservations as FinalObservations
     from aiosampler.samplers.episode_ends import FinalValues as FinalValues
     from aiosampler.samplers.evaluation import Evaluation as Evaluation
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.samples import SampleStats as SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler as AsyncSerialSampler
     from aiosampler.samplers.statistics import SamplerStatistics as SamplerStatistics
+    from aiosampler.samplers.step_sequences import StepSequence as StepSequence
     from aiosampler.samplers.sync import SyncSampler as SyncSampler
     from aiosampler.samplers.timeline import Timeline as Timeline
     from aiosampler.servers.action_server import AsyncActionServer as AsyncActionServer
