@@ -21,6 +21,7 @@ from aiosampler.samplers.call_checks import AsyncOnly
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
 from aiosampler.samplers.publishing import Publishing
+from aiosampler.samplers.resuming import Resuming
 from aiosampler.samplers.session import Session
 from aiosampler.samplers.starting import ProcessPlan, debug_log, no_log, open_session
 from aiosampler.samplers.state import State
@@ -40,14 +41,13 @@ if TYPE_CHECKING:
     from aiosampler.interfaces import SamplerProcess
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.shared_buffers import SharedBuffers
-    from aiosampler.samplers.sync import SyncSampler
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.specs.env_kwargs import EnvKwargs
     from aiosampler.specs.trees import Tree
     from aiosampler.workers import messages
 
 
-class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tracing):
+class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tracing, Resuming):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::
@@ -195,7 +195,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log
         self.agent = agent
-        self.seed = self.options.seed
+        self.seed, self._given_seed = self.options.seed, seed
         self._counters = Counters()
         self._session = Session(overlap=overlap, step_timeout=step_timeout, counters=self._counters, log=self._log)
         self._shared: SharedBuffers | None = None
@@ -222,18 +222,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
 
     # Starting
 
-    def sync(self) -> SyncSampler:
-        """This sampler for a program that is not asynchronous; see `SyncSampler`.
-
-        Raises:
-            SamplerError: It was started already.
-        """
-        from aiosampler.samplers.sync import SyncSampler
-
-        if self._session.state is not State.NEW:
-            raise SamplerError("sync() is for a sampler that was not started yet")
-        return SyncSampler(self)
-
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
         """First half of the start: try out environment and agent, and set up the shared memory.
 
@@ -259,7 +247,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
     async def initialize(self, affinity: Affinity | None = None) -> None:
         """Second half of the start: build all environments, reset them, and be ready to collect.
 
-        Publishes the parameters of the agent's model as version 0.
+        Publishes the parameters of the agent's model as version 0, or that of `load_state_dict`.
 
         Args:
             affinity: In place of the constructor's.
@@ -275,7 +263,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             assert self._start is not None
             self._start = dataclasses.replace(self._start, affinity=self.options.affinity)
             # Without a variable for the publisher: the traceback of a failure would keep it, and the shared memory
-            await beside_loop(functools.partial(self._shared.publisher.publish, self.agent.model, version=0))
+            await beside_loop(
+                functools.partial(self._shared.publisher.publish, self.agent.model, version=self._first_version)
+            )
             timeout = self.options.start_timeout
             await self._session.ask_start(self._start, timeout and timeout + self._processes().start_margin)
 
@@ -328,6 +318,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             samples = self._shared.hand_out(batch)
             if copy:
                 samples = await beside_loop(samples.clone)
+            self._next_itr = batch.itr + 1
             self._timelines.append(samples.stats.timeline)
             self._counters.batch(samples, perf_counter() - asked)
             self._counters.lost(batch.losses)

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from aiosampler.errors import ConfigError, SamplerError
+from aiosampler.samplers.state import State
 from aiosampler.specs.batch import as_integer
+
+if TYPE_CHECKING:
+    from aiosampler.samplers.base import AsyncSamplerMixin
+    from aiosampler.samplers.session import Session
+    from aiosampler.samplers.sync import SyncSampler
 
 
 class AsyncOnly:
     """What is used by `async with` and `async for`, and says so to who tries it without."""
+
+    _session: Session
+
+    def sync(self) -> SyncSampler:
+        """This sampler for a program that is not asynchronous; see `SyncSampler`.
+
+        Raises:
+            SamplerError: It was started already.
+        """
+        from aiosampler.samplers.sync import SyncSampler  # which knows all samplers
+
+        if self._session.state is not State.NEW:
+            raise SamplerError("sync() is for a sampler that was not started yet")
+        return SyncSampler(cast("AsyncSamplerMixin", self))
 
     def __enter__(self) -> NoReturn:
         raise TypeError(f"{self._advice('with')}, or `with sampler.sync()` where nothing is asynchronous")

@@ -43,13 +43,14 @@ class Session:
         failure: What closed it, if nobody asked for that.
         process: The sampler process, set by who starts it; None before, and when it has been ended.
         memory: What is shared with the process, set when it is known; None before.
+        first_itr: Number of the first batch, where none is given.
     """
 
     def __init__(
         self, *, overlap: bool, step_timeout: float | None, counters: Counters, log: Callable[[str], None]
     ) -> None:
         self._overlap, self._step_timeout, self._counters, self._log = overlap, step_timeout, counters, log
-        self.state, self.started = State.NEW, False
+        self.state, self.started, self.first_itr = State.NEW, False, 0
         self.failure: BaseException | None = None
         self.process: SamplerProcess | None = None
         self.memory: SamplerMemory | None = None
@@ -185,7 +186,7 @@ class Session:
         async with self._turn():
             self.require_running()
             if itr is None:
-                itr = 0 if self._next is None else self._next[0] - 1
+                itr = max(0, self._next[0] - 1 if self._next else self.first_itr - 1)
             await self._receive_pending()
             assert self.memory is not None
             self.memory.abort_evaluation(False)
@@ -225,7 +226,7 @@ class Session:
 
     def _settle(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         """Number and slot of a batch that is asked for now."""
-        default = self._next or (0, 0)
+        default = self._next or (self.first_itr, 0)
         if self._overlap and self._next is not None:
             match(default, itr, db_idx)
             return default
@@ -384,8 +385,7 @@ class Session:
 
     def _enter(self, state: State) -> None:
         self._log(f"{self.state.name.lower()} -> {state.name.lower()}")
-        self.state = state
-        self.started = self.started or state is State.RUNNING
+        self.state, self.started = state, self.started or state is State.RUNNING
 
     def _check_loop(self) -> None:
         """Refuse a caller in another event loop than that of the start; where nothing runs, `_require` says so."""

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     EVAL_GROUP_NOISE = 9
     WORLD_NOISE = 10
     EVAL_WORLD_NOISE = 11
+    RESUMED = 12
 
 
 def draw_seed() -> int:
@@ -42,7 +43,14 @@ def stream_seed(seed: int, stream: Stream, index: int = 0, generation: int = 0) 
     return int(seed_sequence(seed, stream, index, generation).generate_state(1, np.uint32)[0]) & 0x7FFF_FFFF
 
 
-def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: int = 0) -> int:
+def resumed_seed(seed: int, resumes: int) -> int:
+    """What all streams are drawn from when a run with `seed` was resumed some times: 128 bits; if never, `seed`."""
+    if not resumes:
+        return seed
+    return int.from_bytes(seed_sequence(seed, Stream.RESUMED, resumes).generate_state(4, np.uint32).tobytes(), "little")
+
+
+def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: int = 0, resumes: int = 0) -> int:
     """What environment `b` of a sampler with `seed` is given at its first ``reset(seed=...)``; below 2**31.
 
     Later resets go on with the environment's own stream, so stepping a fresh environment with the recorded actions
@@ -54,5 +62,6 @@ def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: i
         evaluation: Whether `b` counts the evaluation environments.
         restarts: How many times the worker that has the environment was replaced before; each replacement draws from
             a fresh branch, or it would repeat the steps that led to the failure.
+        resumes: How many times the run had been resumed (`load_state_dict`), the ``resumes`` of its `state_dict`.
     """
-    return stream_seed(seed, Stream.EVAL_ENV if evaluation else Stream.ENV, b, restarts)
+    return stream_seed(resumed_seed(seed, resumes), Stream.EVAL_ENV if evaluation else Stream.ENV, b, restarts)
