@@ -202,8 +202,13 @@ class Inference(Protocol):
 class Acting(Protocol):
     """Who acts for the environments of one process: an agent there (`LocalActing`), or a server (`ServedActing`)."""
 
-    def source(self, slots: Sequence[dict[str, Tree]]) -> ActionSource:
-        """Make the source of actions for some columns of some slots."""
+    def source(self, slots: Sequence[dict[str, Tree]], *, batches: bool) -> ActionSource:
+        """Make the source of actions for some columns of some slots.
+
+        Args:
+            slots: Cut to these columns.
+            batches: Whether they are wanted as they are recorded, in place of one for each environment.
+        """
 
     def starting(self) -> AbstractContextManager[object]:
         """Around building and resetting the environments."""
@@ -227,8 +232,8 @@ class ActionSource(Protocol):
     def begin(self, slot: int) -> None:
         """A batch begins in `slot`; its row 0 is written."""
 
-    def act(self, t: int) -> Sequence[Any]:
-        """Record action, previous action and agent info of step t; return one action for each environment."""
+    def act(self, t: int) -> Any:
+        """Record action, previous action and agent info of step t; return an action for each environment."""
 
     def ended(self, environments: Sequence[int]) -> None:
         """These environments have been reset, or wait for it: their recurrent state is void."""
@@ -256,14 +261,17 @@ OnStep: TypeAlias = "Callable[[int, Any, Any, Any, Any, Any], object]"
 class EnvironmentUnit(Protocol):
     """The n environments of a collector, however they are stepped; `i` counts them.
 
-    One so far: `SingleEnvironments`, one after the other. All methods return when what they do is done, and are called
-    in the thread of the process's event loop, while that does not run. What an environment returned is handed over
-    before a buffer of its may be written to again. Errors are `EnvironmentFault`, which names the environment, and
-    progress is told in the cells of the process, so that one that is stuck is named as well.
+    Two so far: `SingleEnvironments`, one after the other; `VectorEnvironments`, in one call. All methods return when
+    what they do is done, and are called in the thread of the process's event loop, while that does not run. What an
+    environment returned is handed over before a buffer of its may be written to again. Errors are `EnvironmentFault`,
+    which names the environment, and progress is told in the cells of the process, so that one that is stuck is named.
     """
 
     pauses: bool
     """Whether an environment that is left out of a step stays as it is."""
+
+    takes_batches: bool
+    """Whether `step` takes actions as they are recorded, a tree of arrays ``[n, ...]``, in place of one for each."""
 
     def action_space(self, i: int) -> gym.Space[Any]:
         """The action space of environment i."""
@@ -274,7 +282,9 @@ class EnvironmentUnit(Protocol):
         seeds: Sequence[int] | None,
         options: Sequence[Mapping[str, Any] | None],
         on_reset: OnReset,
+        *,
         phase: Callable[[str], None] | None = None,
+        anew: bool = False,
     ) -> Sequence[int]:
         """Reset environments.
 
@@ -284,23 +294,31 @@ class EnvironmentUnit(Protocol):
             options: For all n, what they get as ``options``; None of one that gets none.
             on_reset: Told of each.
             phase: Told what is being done, when it starts.
+            anew: Whether no episode of any of the n is to go on.
 
         Returns:
             Those of which `on_reset` was not told, since they cannot be reset now. They take no step until `step` tells
             `StepRow.start` of them; the rows until then are blank.
         """
 
-    def step(self, actions: Sequence[Any], environments: Sequence[int], row: StepRow) -> None:
+    def check_reset_options(self) -> None:
+        """Whether resets may have options.
+
+        Raises:
+            ConfigError: They would be ignored.
+        """
+
+    def step(self, actions: Any, environments: Sequence[int], row: StepRow) -> None:
         """Step environments, and record what they return.
 
         Args:
-            actions: One for each of the n.
+            actions: One for each of the n, which an environment may keep.
             environments: Which; the same list as long as they do not change, the ones that start not among them.
             row: Told of each, by `record` or what that stands for; and of those that start, by `start`.
         """
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
-        """Take a step in the environments that have an action here; for the random steps at the start."""
+        """Take a step in the environments that have an action here; all have, where environments do not pause."""
 
     def call(self, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
         """Have environments do something.

@@ -14,6 +14,7 @@ from aiosampler.affinity import Affinity
 from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
 from aiosampler.specs.batch import BatchSpec, as_integer
+from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
 from aiosampler.specs.registry import by_value, find_spec, pack_registry
@@ -169,6 +170,8 @@ def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
     if not isinstance(env_fn, EnvSpec) and not callable(env_fn):
         raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {env_fn!r}")
     objects.update(_settled(as_integer("batch_B", batch_B, 1), as_integer("eval_n_envs", eval_n_envs, 0), objects))
+    if takes(env_fn, NUM_ENVS):
+        _check_vector_kwargs(objects)
     _mapping("traj_info_kwargs", objects["traj_info_kwargs"])
     _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
     is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # and needs no id but its own
@@ -189,6 +192,18 @@ def _settled(B: int, eval_B: int, objects: Mapping[str, Any]) -> dict[str, Any]:
             f"eval_n_envs={eval_B} as well"
         )
     return {**settled, "eval_env_kwargs": settle_env_kwargs("eval_env_kwargs", for_evaluation, eval_B, "eval_n_envs")}
+
+
+def _check_vector_kwargs(objects: Mapping[str, Any]) -> None:
+    for name in ("env_kwargs", "eval_env_kwargs"):
+        if isinstance(objects[name], list):
+            raise ConfigError(
+                f"{name} has a dict for each environment, and env_fn makes many at once, as its parameter num_envs "
+                "says: give one dict, and have env_fn tell environments apart by a parameter context, which has their "
+                "index and seeds"
+            )
+        if objects[name] is not None and NUM_ENVS in objects[name]:
+            raise ConfigError(f"{name} must not have num_envs, which is the number of environments of each process")
 
 
 def _seconds(name: str, value: Any) -> None:

@@ -105,15 +105,23 @@ class Collector:
         The number of steps and the actions depend on `seed`, `generation` and the environment's index alone.
         """
         masks: list[Any] = [None] * self._n  # of the actions that are legal
+        seeds = None if self._started else self._seeds
         self._restart(range(self._n), phase, masks)
         if decorrelation_steps:
+            phase("taking random steps")
             walk = RandomSteps(self._unit, self._staging, self._episodes, self._first, evaluation=self._evaluation)
-            walk.take(decorrelation_steps, seed, generation, masks, self._reset, phase)
+            walk.take(decorrelation_steps, (seed, generation), masks, self._reset, seeds)
         self._cells[AT] = NOWHERE
         self._staging.keep(0, self._kept)
 
     def set_reset_options(self, b: int, options: Mapping[str, Any] | None) -> None:
-        """Have the environment with global index b reset with `options` from now on; None: without any."""
+        """Have the environment with global index b reset with `options` from now on; None: without any.
+
+        Raises:
+            ConfigError: They would be ignored.
+        """
+        if options is not None:
+            self._unit.check_reset_options()
         self._reset_options[b - self._first] = options
 
     def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
@@ -132,7 +140,7 @@ class Collector:
         for i in range(self._n):
             self._episodes.renew(i)
         seeds = None if self._started else self._seeds
-        self._reset(self._staging, 0, starts, seeds=seeds, phase=phase, masks=masks)
+        self._reset(self._staging, 0, starts, seeds=seeds, phase=phase, masks=masks, anew=True)
         self._started = True
         self._actions.ended(range(self._n))
         self._activate()
@@ -275,6 +283,7 @@ class Collector:
         seeds: Sequence[int] | None = None,
         phase: Callable[[str], None] | None = None,
         masks: list[Any] | None = None,
+        anew: bool = False,
     ) -> None:
         """Reset environments, and record in row t what they give; and, if asked for, which actions are legal there."""
         write, row = self._writer.write, slot.observation[t]
@@ -285,7 +294,7 @@ class Collector:
             if masks is not None:
                 masks[i] = action_mask(observation, info)
 
-        later = self._unit.reset(environments, seeds, self._reset_options, on_reset, phase)
+        later = self._unit.reset(environments, seeds, self._reset_options, on_reset, phase=phase, anew=anew)
         for i in later:
             slot.blank_inputs(t, i)
         self._starting.update(later)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiosampler.collectors.recording import Mismatch, Writer, make_writer
-from aiosampler.specs.trees import Tree
+import numpy as np
 
-_ABSENT = object()
+from aiosampler.collectors.recording import ALL, LeafWriter, Mismatch, Writer, make_writer
+from aiosampler.collectors.vector_infos import ABSENT, array_of, info_of
+from aiosampler.specs.trees import Tree
 
 
 class _Key(NamedTuple):
@@ -49,10 +50,41 @@ class EnvInfoWriter:
                 value = info[key.name]
             except (KeyError, TypeError, IndexError):
                 value = find(info, key.name, key.path)
-                if value is _ABSENT:
+                if value is ABSENT:
                     continue
             key.writer.write(target, i, value)
             present[i] = True
+
+    def write_all(
+        self, row: Sequence[tuple[_Key, Any, Any]], infos: Any, n: int, which: np.ndarray[Any, Any] | None
+    ) -> None:
+        """Write the keys that the infos of a vector environment have.
+
+        Args:
+            row: What to write into.
+            infos: Of n environments.
+            n: How many.
+            which: Indices of those to write; None for all.
+
+        Raises:
+            Mismatch: As of `write`.
+        """
+        for entry in row:
+            key, target, present = entry
+            values, mask = array_of(infos, key.name, key.path)
+            if values is None:
+                continue
+            if values is ABSENT or not isinstance(key.writer, LeafWriter):
+                for i in range(n) if which is None else which.tolist():
+                    self.write((entry,), i, info_of(infos, i))
+                continue
+            there: Any = which
+            if mask is not None:
+                there = np.flatnonzero(mask) if which is None else which[mask[which]]
+                if not len(there):
+                    continue
+            key.writer.write_all(target, values, ALL if there is None else there)
+            np.asarray(present)[ALL if there is None else there] = True
 
 
 def find(info: Any, name: str, path: tuple[str, ...] = ()) -> Any:
@@ -68,11 +100,11 @@ def find(info: Any, name: str, path: tuple[str, ...] = ()) -> Any:
     found: Any = info
     for part in path or name.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            return _ABSENT
+            return ABSENT
         found = found[part]
     return found
 
 
 def absent(value: Any) -> bool:
     """Whether `find` found nothing."""
-    return value is _ABSENT
+    return value is ABSENT

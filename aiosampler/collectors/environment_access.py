@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aiosampler.collectors.environments import fault_of
 from aiosampler.errors import ConfigError, UnknownAttribute, text_of
+from aiosampler.memory.progress import environment_name
 from aiosampler.pickling import dumps
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import gymnasium as gym
 
 NOTHING = pickle.dumps(None)
@@ -65,6 +71,81 @@ def call_environment(env: gym.Env[Any, Any], ask: Ask, name: str, packed: bytes,
     except Exception as exc:
         what = f"what {name}() of {who} returned" if ask is Ask.CALL else f"{name} of {who}"
         raise ConfigError(f"{what} cannot be pickled, and so cannot be sent: {text_of(exc)}") from exc
+
+
+def call_vector(
+    vector: Any, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]], first: int, n: int, *, evaluation: bool
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Have environments of a vector environment do something.
+
+    Those of a vector environment that has them as single ones (``envs``) are called each by itself. Others are asked as
+    a whole: by their own ``call``, ``get_attr`` and ``set_attr``, as of `gymnasium.vector.AsyncVectorEnv`, or for a
+    method or attribute of the vector environment itself, whose value is one for each if it is a sequence of n.
+
+    Args:
+        vector: The vector environment.
+        ask: What to do.
+        name: Of the method or attribute.
+        packed: The environments, counted from 0, and the packed arguments of each.
+        first: Global index of environment 0.
+        n: How many environments it has.
+        evaluation: Which kind of environment they are.
+
+    Yields:
+        Each environment, and its packed result, or what was raised.
+    """
+    singles = getattr(getattr(vector, "unwrapped", vector), "envs", None)
+    if isinstance(singles, Sequence) and len(singles) == n and all(hasattr(env, "reset") for env in singles):
+        for i, arguments in packed:
+            try:
+                yield i, call_environment(singles[i], ask, name, arguments, first + i, evaluation=evaluation)
+            except Exception as exc:
+                yield i, exc
+        return
+    try:
+        results: Sequence[Any] = _call_whole(vector, ask, name, dict(packed), (first, n), evaluation)
+        answers: list[bytes | Exception] = [dumps(results[i]) for i, _ in packed]
+    except Exception as exc:
+        answers = [exc] * len(packed)
+    yield from zip((i for i, _ in packed), answers, strict=True)
+
+
+def _call_whole(
+    vector: Any, ask: Ask, name: str, packed: dict[int, bytes], whose: tuple[int, int], evaluation: bool
+) -> Sequence[Any]:
+    """Ask a vector environment for what is asked of some of its environments; return something for each of all."""
+    first, n = whose
+    who = environment_name(first, evaluation, n - 1)
+    owner = getattr(vector, "unwrapped", vector)
+    doing = {Ask.CALL: f"calling {name}()", Ask.GET: f"getting {name}"}.get(ask, f"setting {name}")
+    same = len(packed) == n and len(set(packed.values())) == 1
+    with fault_of(doing, first, evaluation, n - 1):
+        if ask is Ask.SET and all(hasattr(owner, method) for method in ("get_attr", "set_attr")):
+            values = [] if len(packed) == n else list(owner.get_attr(name))
+            owner.set_attr(name, [pickle.loads(packed[i]) if i in packed else values[i] for i in range(n)])
+            return [None] * n
+        if ask is Ask.GET and hasattr(owner, "get_attr"):
+            return list(owner.get_attr(name))
+        if ask is Ask.CALL and same and hasattr(owner, "call"):
+            args, kwargs = pickle.loads(packed[0])
+            return list(owner.call(name, *args, **kwargs))
+    if ask is not Ask.GET and not same:
+        raise ConfigError(
+            f"{ask.value}({name!r}) reaches {who} together, which are one {type(owner).__name__}: give no env_indices, "
+            "and one value for all"
+        )
+    found = _find(vector if hasattr(vector, name) else owner, name, first, evaluation, who)
+    with fault_of(doing, first, evaluation, n - 1):
+        if ask is Ask.SET:
+            _set(vector if name in vars(vector) else owner, name, pickle.loads(packed[0]))
+            return [None] * n
+        if ask is Ask.CALL and callable(found):
+            args, kwargs = pickle.loads(packed[0])
+            found = found(*args, **kwargs)
+    if ask is Ask.GET and inspect.isroutine(found):
+        raise ConfigError(f"{name} of {who} is a method; use call({name!r})")
+    each = isinstance(found, list | tuple | np.ndarray) and np.ndim(found) > 0 and len(found) == n
+    return found if each else [found] * n
 
 
 def _find(env: Any, name: str, b: int, evaluation: bool, who: str) -> Any:

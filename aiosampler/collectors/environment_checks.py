@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
+from aiosampler.errors import ConfigError
 from aiosampler.specs.arrays import Spaces
 
 if TYPE_CHECKING:
@@ -59,13 +60,17 @@ def spaces_of(env: Any) -> Spaces:
     return Spaces(_space(env, "observation_space"), _space(env, "action_space"))
 
 
-def check_reset(result: Any) -> tuple[Any, Any]:
+def check_reset(result: Any, *, infos: bool = False) -> tuple[Any, Any]:
     """Check what `reset` returned.
+
+    Args:
+        result: What it returned.
+        infos: Whether it is of a vector environment, which may have a list of infos.
 
     Raises:
         TypeError: It is no pair of an observation and an info.
     """
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], (Mapping, list) if infos else Mapping):
         return result
     if inspect.isawaitable(result):
         _dispose(result)
@@ -75,13 +80,17 @@ def check_reset(result: Any) -> tuple[Any, Any]:
     )
 
 
-def check_step(result: Any) -> tuple[Any, Any, Any, Any, Any]:
+def check_step(result: Any, *, infos: bool = False) -> tuple[Any, Any, Any, Any, Any]:
     """Check what `step` returned.
+
+    Args:
+        result: What it returned.
+        infos: Whether it is of a vector environment, which may have a list of infos.
 
     Raises:
         TypeError: It is no tuple of five with an info at its end.
     """
-    if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping):
+    if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], (Mapping, list) if infos else Mapping):
         return result
     if inspect.isawaitable(result):
         _dispose(result)
@@ -119,19 +128,57 @@ def _step_hint(result: Any) -> str:
 
 
 def _refuse_several(env: Any) -> None:
-    """Refuse a vector environment, whoever made it, and one of several agents."""
-    n = getattr(env, "num_envs", None)
-    stepped_apart = ("single_observation_space",), ("step_async", "step_wait"), ("send", "recv", "async_reset")
-    if isinstance(env, gym.vector.VectorEnv) or any(_has(env, *names) for names in stepped_apart):
+    """Refuse a vector environment, and one of several agents."""
+    if is_vector(env):
+        n = getattr(env, "num_envs", None)
         of = "" if n is None else f" of {n}"
         raise TypeError(
-            f"env_fn returned a vector environment{of}, {_short(env)}; return a single one, the sampler makes as many "
-            "as batch_B says"
+            f"env_fn returned a vector environment{of}, {_short(env)}; give env_fn a parameter num_envs, by which each "
+            "worker has it make one of the size of its share, as in lambda num_envs: gymnasium.make_vec(id, num_envs); "
+            "or return a single one, the sampler makes as many as batch_B says"
         )
     if _has(env, "possible_agents"):
         raise TypeError(
             f"env_fn returned an environment of several agents, {_short(env)}; wrap it in one of a single agent"
         )
+
+
+def is_vector(env: Any) -> bool:
+    """Whether it is a vector environment, whoever made it."""
+    stepped_apart = ("single_observation_space",), ("step_async", "step_wait"), ("send", "recv", "async_reset")
+    return isinstance(env, gym.vector.VectorEnv) or any(_has(env, *names) for names in stepped_apart)
+
+
+def check_vector(env: Any, n: int) -> Any:
+    """Check what an `env_fn` that takes `num_envs` returned for n.
+
+    Raises:
+        TypeError: It is no vector environment.
+        ConfigError: It is of another size.
+    """
+    if inspect.isawaitable(env):
+        _dispose(env)
+    if not is_vector(env):
+        raise TypeError(
+            f"env_fn has a parameter num_envs, so it must return a vector environment, got {_short(env)}; one that "
+            "makes single environments must not have that parameter"
+        )
+    size = getattr(env, "num_envs", None)
+    if size != n:
+        raise ConfigError(
+            f"env_fn was asked for a vector environment of num_envs={n}, and returned one of {size}, {_short(env)}"
+        )
+    for name in METHODS:
+        if not callable(getattr(env, name, None)):
+            raise TypeError(f"the vector environment {_short(env)} has no method {name}()")
+    # Old ones have the spaces of a single environment under the other names
+    single = _has(env, "single_observation_space") and _has(env, "single_action_space")
+    for name in (
+        "observation_space",
+        "action_space",
+    ):
+        _space(env, f"single_{name}" if single else name)
+    return env
 
 
 def _has(env: Any, *names: str) -> bool:

@@ -14,11 +14,18 @@ EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
 
 
 class EnvironmentFault(Exception):
-    """Something of the user's raised while an environment was in hand; the cause is the original exception."""
+    """Something of the user's raised while an environment was in hand; the cause is the original exception.
 
-    def __init__(self, doing: str, env_index: int | None, evaluation: bool = False) -> None:
+    Args:
+        doing: What was being done.
+        env_index: Global index of the environment; None for the example.
+        evaluation: Whether it is one for evaluation.
+        more: How many that follow it were in hand with it, in a vector environment.
+    """
+
+    def __init__(self, doing: str, env_index: int | None, evaluation: bool = False, more: int = 0) -> None:
         super().__init__(doing)
-        self.doing, self.env_index, self.evaluation = doing, env_index, evaluation
+        self.doing, self.env_index, self.evaluation, self.more = doing, env_index, evaluation, more
 
 
 class AgentFault(Exception):
@@ -26,14 +33,14 @@ class AgentFault(Exception):
 
 
 @contextlib.contextmanager
-def fault_of(doing: str, env_index: int | None, evaluation: bool = False) -> Iterator[None]:
+def fault_of(doing: str, env_index: int | None, evaluation: bool = False, more: int = 0) -> Iterator[None]:
     """Turn any exception of the block into an `EnvironmentFault`; nothing in it may be awaited."""
     try:
         yield
     except (EnvironmentFault, AgentFault, ProcessFailure):
         raise
     except BaseException as exc:  # `exit()` in an environment, say, is a fault of it like any other
-        raise EnvironmentFault(doing, env_index, evaluation) from api_error(exc)
+        raise EnvironmentFault(doing, env_index, evaluation, more) from api_error(exc)
 
 
 def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> "gym.Env[Any, Any]":

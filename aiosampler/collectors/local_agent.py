@@ -287,16 +287,19 @@ class LocalAgent(AgentStepper):
         agent: Initialised.
         action_space: Of a single environment.
         slots: Arrays of the slots, cut to this collector's columns.
+        batches: Whether actions are wanted as they are recorded, in place of one for each environment.
     """
 
-    def __init__(self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]]) -> None:
+    def __init__(
+        self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]], *, batches: bool = False
+    ) -> None:
         super().__init__(agent, slots)
-        self._split = action_splitter(action_space)
+        self._split = (lambda action: action) if batches else action_splitter(action_space)
         # An environment may keep its action, or write to it, and the arrays are the agent's, which may return the same
-        # ones again. Discrete actions become numbers anyway.
-        self._keep = not isinstance(action_space, spaces.Discrete)
+        # ones again. Single discrete actions become numbers anyway.
+        self._keep = batches or not isinstance(action_space, spaces.Discrete)
 
-    def act(self, t: int) -> Sequence[Any]:
+    def act(self, t: int) -> Any:
         """Step the agent, and split its actions."""
         action, agent_info = self.step(t)
         leaves = self.record(t, action)

@@ -1,8 +1,8 @@
 """The random steps at the start of a sampler, by which environments get out of step with one another."""
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from aiosampler.collectors.slot_rows import SlotRows
 from aiosampler.interfaces import EnvironmentUnit
 from aiosampler.specs.seeding import Stream, seed_sequence
 from aiosampler.specs.trees import tree_map
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 
 class Reset(Protocol):
@@ -34,7 +37,8 @@ class Reset(Protocol):
 class RandomSteps:
     """Takes random steps in environments that were reset, each of its own number, and records the last in row 0.
 
-    All take their last step at once, so one begins the later, the fewer it takes.
+    All take their last step at once, so one begins the later, the fewer it takes. Where environments do not pause,
+    those that have yet to begin are stepped with the others, and are reset when they do.
 
     Args:
         unit: The environments.
@@ -49,68 +53,70 @@ class RandomSteps:
     ) -> None:
         self._unit, self._slot, self._episodes = unit, slot, episodes
         self._first, self._evaluation = first, evaluation
-        self._ended: list[int] = []
 
     def take(
-        self,
-        most: int,
-        seed: int,
-        generation: int,
-        masks: list[Any],
-        reset: Reset,
-        phase: Callable[[str], None],
+        self, most: int, seed: tuple[int, int], masks: list[Any], reset: Reset, seeds: Sequence[int] | None
     ) -> None:
         """Take fewer than `most` steps in each environment.
 
         Args:
             most: How many steps none takes.
-            seed: Of the sampler.
-            generation: How many processes had these environments before.
+            seed: Of the sampler, and how many processes had these environments before.
             masks: Of the actions that are legal in each; None where all are.
             reset: Resets environments.
-            phase: Told what is being done.
+            seeds: What they were reset with before; None without.
         """
-        phase("taking random steps")
-        steps, spaces = [], []
-        for i in range(len(masks)):
-            rng = np.random.default_rng(seed_sequence(seed, Stream.DECORRELATION, self._first + i, generation))
-            space = copy.deepcopy(self._unit.action_space(i))  # environments may share it
-            space.seed(int(rng.integers(2**31)))
-            spaces.append(space)
-            steps.append(int(rng.integers(most)))
-        longest = max(steps)
-        for step in range(longest):
-            actions = {}
-            for i, space in enumerate(spaces):
-                if step >= longest - steps[i]:
-                    actions[i] = sample_action(space, masks[i])
-            self._step(actions, masks, reset)
+        n, (entropy, generation) = len(masks), seed
+        spaces, others, begins = [], [], []
+        for i in range(n):
+            rng = np.random.default_rng(seed_sequence(entropy, Stream.DECORRELATION, self._first + i, generation))
+            spaces.append(self._space(i, rng))
+            begins.append(-int(rng.integers(most)))
+            others.append(self._space(i, rng))
+        longest = -min(begins)
+        for step in range(-longest, 1):
+            begin = [i for i in range(n) if begins[i] == step > -longest]
+            if begin and not self._unit.pauses:
+                reset(self._slot, 0, begin, seeds=seeds, masks=masks)
+            if step < 0:
+                walking = [i for i in range(n) if begins[i] <= step]
+                actions = {i: sample_action(spaces[i], masks[i]) for i in walking}
+                if not self._unit.pauses:
+                    actions |= {i: sample_action(others[i], masks[i]) for i in range(n) if begins[i] > step}
+                self._step(actions, set(walking), masks, reset)
 
-    def _step(self, actions: dict[int, Any], masks: list[Any], reset: Reset) -> None:
-        slot, self._ended = self._slot, []
+    def _space(self, i: int, rng: np.random.Generator) -> "gym.Space[Any]":
+        space = copy.deepcopy(self._unit.action_space(i))  # environments may share it
+        space.seed(int(rng.integers(2**31)))
+        return space
+
+    def _step(self, actions: dict[int, Any], walking: set[int], masks: list[Any], reset: Reset) -> None:
+        slot, ended = self._slot, []
 
         def on_step(i: int, observation: Any, given: Any, terminated: Any, truncated: Any, info: Any) -> None:
             with self._fault_of("taking a random step", i):
                 reward = as_reward(given)
                 terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
             before = tree_map(lambda array: array[0, i].copy(), slot.slot["observation"])
-            with self._fault_of("counting a random step in a TrajInfo", i):
-                self._episodes.infos[i].step(before, actions[i], reward, terminated, truncated, None, info)
+            if i in walking:
+                with self._fault_of("counting a random step in a TrajInfo", i):
+                    self._episodes.infos[i].step(before, actions[i], reward, terminated, truncated, None, info)
             if terminated or truncated:
                 self._episodes.renew(i)
                 slot.null_previous(0, i)
-                self._ended.append(i)
+                ended.append(i)
                 return
-            with self._fault_of("recording", i):
-                slot.write_observation(0, i, observation)
-                slot.write_prev_info(0, i, info)
-                masks[i] = action_mask(observation, info)
-                slot.write_previous(0, i, actions[i], reward)
+            masks[i] = action_mask(observation, info)
+            if i in walking:
+                with self._fault_of("recording", i):
+                    slot.write_observation(0, i, observation)
+                    slot.write_prev_info(0, i, info)
+                    slot.write_previous(0, i, actions[i], reward)
 
         # Its own, which it may write to
         self._unit.step_apart({i: copy.deepcopy(action) for i, action in actions.items()}, on_step)
-        if self._ended:
-            reset(slot, 0, self._ended, masks=masks)
+        if ended:
+            reset(slot, 0, ended, masks=masks)
 
     def _fault_of(self, doing: str, i: int) -> Any:
         return fault_of(doing, self._first + i, self._evaluation)

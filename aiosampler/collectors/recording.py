@@ -123,6 +123,19 @@ class LeafWriter:
             raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {_what_it_is(value)}")
         row[i] = value if value.dtype == self.dtype else self._cast(value)
 
+    def write_all(self, row: Any, value: Any, which: Any = ALL) -> None:
+        """Write `value`, which has one array for each of n environments, into the row; or those of `which` alone.
+
+        Raises:
+            Mismatch: As of `write`; or it has not one array for each.
+        """
+        if type(value) is not np.ndarray:
+            value = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        if value.shape != row.shape:
+            expected, got = ArraySpec(row.shape, self.dtype), _what_it_is(value)
+            raise Mismatch(f"{self.what} does not fit: expected {expected}, one for each environment, got {got}")
+        row[which] = (value if value.dtype == self.dtype else self._cast(value))[which]
+
     def _cast(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """`value` in the dtype of the spec; refused if that has no room for a number, which NumPy would wrap around."""
         integers = value.dtype.kind in "iu" and self.dtype.kind in "iu"  # as Python's arrive as int64
@@ -165,6 +178,14 @@ class DictWriter:
         except (KeyError, TypeError, IndexError) as exc:
             raise Mismatch(f"{self.what} does not fit: expected the keys {list(self.children)}, got {value!r}") from exc
 
+    def write_all(self, row: Any, value: Any, which: Any = ALL) -> None:
+        """Write each key of `value`, which has arrays of n environments."""
+        try:
+            for key, child in self.children.items():
+                child.write_all(row[key], value[key], which)
+        except (KeyError, TypeError, IndexError) as exc:
+            raise Mismatch(f"{self.what} does not fit: expected the keys {list(self.children)}, got {value!r}") from exc
+
 
 class TupleWriter:
     """Writes tuples of trees."""
@@ -182,6 +203,13 @@ class TupleWriter:
             raise Mismatch(f"{self.what} does not fit: expected {len(self.children)} items, got {value!r}")
         for child, part, item in zip(self.children, row, value, strict=True):
             child.write(part, i, item)
+
+    def write_all(self, row: Any, value: Any, which: Any = ALL) -> None:
+        """Write each item of `value`, which has arrays of n environments."""
+        if not isinstance(value, tuple | list) or len(value) != len(self.children):
+            raise Mismatch(f"{self.what} does not fit: expected {len(self.children)} items, got {value!r}")
+        for child, part, item in zip(self.children, row, value, strict=True):
+            child.write_all(part, item, which)
 
 
 Writer = LeafWriter | DictWriter | TupleWriter

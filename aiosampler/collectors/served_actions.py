@@ -24,15 +24,23 @@ class ServedActions:
         slots: Arrays of the slots, cut to this collector's columns.
         cells: Progress cells of this worker.
         rendezvous: Where it meets the server.
+        batches: Whether actions are wanted as they are recorded, in place of one for each environment.
     """
 
     def __init__(
-        self, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]], cells: Any, rendezvous: WorkerSide
+        self,
+        action_space: gym.Space[Any],
+        slots: Sequence[dict[str, Tree]],
+        cells: Any,
+        rendezvous: WorkerSide,
+        *,
+        batches: bool = False,
     ) -> None:
-        self._split = action_splitter(action_space)
+        self._split = (lambda action: action) if batches else action_splitter(action_space)
         self._cells, self._meet = memoryview(cells), rendezvous.meet
-        # An environment may keep its action, and the row is the user's soon. Discrete actions become numbers anyway.
-        self._keep = None if isinstance(action_space, gym.spaces.Discrete) else np.copy
+        # An environment may keep its action, and the row is the user's soon. Single discrete actions become numbers.
+        numbers = not batches and isinstance(action_space, gym.spaces.Discrete)
+        self._keep = None if numbers else np.copy
         self._rows = [tree_rows(slot["action"]) for slot in slots]
         self._actions = self._rows[0]
 
@@ -40,7 +48,7 @@ class ServedActions:
         """Read actions from this slot."""
         self._actions = self._rows[slot]
 
-    def act(self, t: int) -> Sequence[Any]:
+    def act(self, t: int) -> Any:
         """Wait for the actions of row t.
 
         Raises:

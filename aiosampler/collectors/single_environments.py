@@ -30,6 +30,7 @@ class SingleEnvironments:
     """
 
     pauses = True
+    takes_batches = False
 
     def __init__(self, first: int, cells: Any, *, evaluation: bool) -> None:
         self._first, self._evaluation, self._cells = first, evaluation, memoryview(cells)
@@ -48,13 +49,18 @@ class SingleEnvironments:
         """The action space of environment i."""
         return self._environments[i].action_space
 
+    def check_reset_options(self) -> None:
+        """Single environments take them."""
+
     def reset(
         self,
         environments: Sequence[int],
         seeds: Sequence[int] | None,
         options: Sequence[Mapping[str, Any] | None],
         on_reset: "OnReset",
+        *,
         phase: Callable[[str], None] | None = None,
+        anew: bool = False,
     ) -> Sequence[int]:
         """Reset environments, one after the other; all of them answer at once."""
         cells = self._cells

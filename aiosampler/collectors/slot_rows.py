@@ -93,6 +93,11 @@ class SlotRows:
         self._first[t, i] = True
         self.write_prev_info(t, i, info)
 
+    def clear_info(self, t: int, i: int) -> None:
+        """Nothing of the info of step t is recorded, for now."""
+        for info in self._infos:
+            info[t, i] = 0
+
     def write_prev_info(self, t: int, i: int, info: Any) -> None:
         """Record the info that came with the observation of row t, in place of what is there."""
         if self._prev_env_info is not None and self._info_writer is not None:

@@ -1,15 +1,19 @@
 """Where a unit of environments records what one step of them gave."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.collectors.env_infos import EnvInfoWriter
+import numpy as np
+
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import FinishedEpisode, OpenEpisodes
-from aiosampler.collectors.recording import Writer, as_flag, as_reward, flat_places
+from aiosampler.collectors.recording import Mismatch, Writer, as_flag, as_reward, flat_places
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from aiosampler.collectors.env_infos import EnvInfoWriter
     from aiosampler.collectors.slot_rows import SlotRows
 
 
@@ -44,7 +48,7 @@ class StepRow:
     """
 
     t: int
-    slot: "SlotRows"
+    slot: SlotRows
     observation: Any
     vectors: Any
     infos: Any
@@ -59,7 +63,9 @@ class StepRow:
         evaluation: bool,
     ) -> None:
         self.write: Callable[[Any, int, Any], None] = writer.write
+        self._write_all, self._info_writer = writer.write_all, info_writer
         self.write_info = None if info_writer is None else info_writer.write
+        self.infos = None
         self.places: Any = ()
         self.each_step = episodes.each_step
         self.rewards, self.rewards_array = episodes.rewards[0]
@@ -68,7 +74,7 @@ class StepRow:
         self.finished: list[FinishedEpisode] = []
         self._episodes, self._first, self._evaluation = episodes, first, evaluation
 
-    def begin(self, slot: "SlotRows") -> None:
+    def begin(self, slot: SlotRows) -> None:
         """Write to this slot from now on."""
         self.slot, self.finished = slot, []
         if slot.vectors is not None and not self.places:
@@ -81,8 +87,8 @@ class StepRow:
         self.observation = slot.observation[t + 1]
         self.vectors = None if slot.vectors is None else slot.vectors[t + 1]
         self.rewards, self.rewards_array = self._episodes.rewards[t]
-        if self.write_info is not None:
-            self.infos = slot.env_info[t]  # type: ignore[index] # present where its writer is
+        if slot.env_info is not None:
+            self.infos = slot.env_info[t]
 
     def record(self, i: int, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
         """Record what a step of environment i returned; nothing of it is kept, so it may be a buffer used again.
@@ -100,6 +106,33 @@ class StepRow:
             self.count(i, terminated, truncated, info)
         if terminated or truncated:
             self.end(i, observation, terminated, truncated)
+
+    def record_all(self, observation: Any, reward: Any, infos: Any, which: Sequence[int]) -> None:
+        """Record what a step of a vector environment returned, all but who ended, of the environments in `which`.
+
+        Raises:
+            Mismatch: It does not fit.
+        """
+        n = len(self.rewards)
+        reward = np.asarray(reward)
+        if reward.shape != (n,) or reward.dtype.kind not in "biuf":
+            raise Mismatch(f"the reward must be an array of {n} numbers, got {reward!r}")
+        some = None if len(which) == n else np.asarray(which, np.intp)
+        if some is None:
+            self.rewards_array[...] = reward
+            self._write_all(self.observation, observation)
+        else:
+            self.rewards_array[some] = reward[some]
+            self._write_all(self.observation, observation, some)
+        if self.infos is not None:
+            assert self._info_writer is not None
+            self._info_writer.write_all(self.infos, infos, n, some)
+
+    def replace_info(self, i: int, info: Any) -> None:
+        """Record an info in place of the one that was recorded for environment i."""
+        if self.write_info is not None:
+            self.slot.clear_info(self.t, i)
+            self.write_info(self.infos, i, info)
 
     def write_observation(self, i: int, observation: Any) -> None:
         """Record an observation of environment i."""
@@ -137,4 +170,5 @@ class StepRow:
         """Environment i, whose reset was not answered before, took no step: it begins an episode with this."""
         self.write(self.observation, i, observation)
         self.slot.write_start(self.t + 1, i, info)
+        self.replace_info(i, info)  # of a row that will be blank: it is copied to the next one as what came before
         self.started.append(i)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,17 +12,22 @@ from aiosampler.collectors.environment_checks import spaces_of
 from aiosampler.collectors.environments import fault_of
 from aiosampler.engines.agent_trial import Example, try_agent
 from aiosampler.engines.environment_trial import EnvironmentTrial
+from aiosampler.engines.vector_trial import FirstOfVector, check_vector_options, try_vector
 from aiosampler.specs.arrays import ArraySpec, space_specs
 from aiosampler.specs.batch import StepSpecs
+from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_map
-from aiosampler.workers.factories import build_agent, build_environment, share_registry
+from aiosampler.workers.factories import build_agent, build_environment, build_vector, share_registry
 from aiosampler.workers.messages import Probed
 from aiosampler.workers.random_streams import undrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import gymnasium as gym
+
+    from aiosampler.collectors.vector_environments import VectorTraits
     from aiosampler.options import Options
 
 
@@ -35,7 +41,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
     """
     phase("building the example environment")
     share_registry(options.payload)
-    env = build_environment(options.payload, None)
+    env, vector = _example(options)
     try:
         phase("trying out the example environment")
         with fault_of("asking for its spaces", None):
@@ -79,7 +85,23 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         "agent_info": tried.agent_info,
         "env_info": trial.env_info(),
     }
-    return Probed(spaces, specs, examples, draws_apart)
+    return Probed(spaces, specs, examples, draws_apart, vector)
+
+
+def _example(options: Options) -> tuple[gym.Env[Any, Any], VectorTraits | None]:
+    """Build an example; of a vector environment, what it can do, too."""
+    if not takes(options.payload.load("env_fn"), NUM_ENVS):
+        return build_environment(options.payload, None), None
+    n = -(-options.batch.B // options.worker_count)  # as workers ask for: some cannot be of any size
+    vector = build_vector(options.payload, n, ())
+    try:
+        traits = try_vector(vector, n, stream_seed(options.seed, Stream.EXAMPLE))
+        check_vector_options(options, traits, vector)
+        return FirstOfVector(vector, n, traits), traits
+    except BaseException:
+        with contextlib.suppress(Exception):
+            vector.close()
+        raise
 
 
 def _specs(tree: Tree) -> Tree:

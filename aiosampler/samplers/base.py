@@ -63,7 +63,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         env_fn: Gymnasium id as `gymnasium.make` takes it (``"package:id"`` imports a package, no version is the
             newest), an `EnvSpec`, or a callable that makes an environment. It travels by cloudpickle, so a lambda or a
             function of a notebook will do, and with it what is registered in this process now. If it has a parameter
-            `context`, it is told by an `EnvContext` which environment it is to make.
+            `context`, it is told by an `EnvContext` which environment it is to make. If it has a parameter `num_envs`,
+            it makes a vector environment of that size, as `functools.partial(gymnasium.make_vec, id)` does: each
+            process has one, of all of its environments, and steps it in one call.
         agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
         batch_T: Time steps of a batch.
         batch_B: Environments.

@@ -147,9 +147,9 @@ class Samples:
     Attributes:
         agent: The agent's part.
         env: The environments' part.
-        valid: ``[T, B]`` bool, False where nothing happened, and all is zero: an environment waited for its reset, or
-            its worker was lost. A valid step that is not `done`, before one that is not valid, was the last before
-            such a loss, and what it led to is lost as well.
+        valid: ``[T, B]`` bool, False where nothing happened, and all is zero: an environment waited for its reset, a
+            vector environment took the step to reset it, or its worker was lost. A valid step that is not `done`,
+            before one that is not valid, was the last before such a loss, and what it led to is lost as well.
         traj_infos: Statistics of the episodes that ended in this batch, ordered by step, then environment.
         itr: Number of the batch.
         policy_version: Version of the parameters that chose all of its actions.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
+from aiosampler.collectors.environment_checks import check_vector
 from aiosampler.collectors.environments import AgentFault, fault_of, make_environment
 from aiosampler.errors import ConfigError, text_of
-from aiosampler.specs.context import CONTEXT, takes_context
+from aiosampler.specs.context import CONTEXT, NUM_ENVS, EnvContext, takes
 from aiosampler.specs.env_kwargs import kwargs_of
 from aiosampler.specs.registry import unpack_registry
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers.random_streams import seed_generators
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import gymnasium as gym
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.payload import Payload
     from aiosampler.specs.arrays import Spaces
-    from aiosampler.specs.context import EnvContext
 
 
 def share_registry(payload: Payload) -> None:
@@ -46,9 +47,32 @@ def build_environment(payload: Payload, context: EnvContext | None) -> gym.Env[A
     with fault_of("calling env_fn", index, evaluation):
         env_fn, given = payload.load("env_fn"), payload.load("eval_env_kwargs") if evaluation else None
         kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, index or 0)
-        if callable(env_fn) and takes_context(env_fn):
+        if takes(env_fn, CONTEXT):
             kwargs.setdefault(CONTEXT, context)
         return make_environment(env_fn, kwargs)
+
+
+def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext]) -> Any:
+    """Build a vector environment.
+
+    Args:
+        payload: The user's objects.
+        n: How many environments it is to have.
+        contexts: Which; none for the example.
+
+    Raises:
+        EnvironmentFault: `env_fn` raised, or made no vector environment of this size.
+    """
+    context = None
+    if contexts:
+        context = dataclasses.replace(contexts[0], seeds=tuple(context.seed for context in contexts))
+    evaluation = context is not None and context.evaluation
+    with fault_of("calling env_fn", None if context is None else context.index, evaluation, n - 1):
+        env_fn, given = payload.load("env_fn"), payload.load("eval_env_kwargs") if evaluation else None
+        kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, 0)
+        if takes(env_fn, CONTEXT):
+            kwargs.setdefault(CONTEXT, context)
+        return check_vector(env_fn(**{**kwargs, NUM_ENVS: n}), n)
 
 
 def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:

@@ -14,6 +14,7 @@ from aiosampler.errors import (
     shortened,
     text_of,
 )
+from aiosampler.memory.progress import environment_name
 from aiosampler.pickling import dumps
 from aiosampler.runtime.breakpoints import NO_TERMINAL, debugger_quit
 from aiosampler.runtime.resources import denial
@@ -35,15 +36,17 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
             return exc
         case EnvironmentFault():
             cause = exc.__cause__ or exc
-            which = "evaluation environment" if exc.evaluation else "environment"
-            who = which if exc.env_index is None else f"{which} {exc.env_index}"
+            if exc.env_index is None:
+                who = "evaluation environment" if exc.evaluation else "environment"
+            else:
+                who = environment_name(exc.env_index, exc.evaluation, exc.more)
             kind = EnvironmentFailed if starting else WorkerError
             what = text_of(cause) if isinstance(cause, Mismatch) else f"{type(cause).__name__}: {text_of(cause)}"
             error: SamplerError = kind(
                 f"{who} failed in the {process} process while {exc.doing}: {what}",
                 process=process,
                 rank=rank,
-                env_index=exc.env_index,
+                env_index=None if exc.more else exc.env_index,
                 evaluation=exc.evaluation,
             )
         case AgentFault():

@@ -52,6 +52,7 @@ def local_runner(
         aborts=(views.control.abort_batch, views.control.abort_evaluation),
         acting=LocalActing(options, probed, start, views, share),
         phase=phase,
+        vector=probed.vector,
     )
 
 
@@ -78,9 +79,9 @@ class LocalActing:
         bind_parameters([agent], self._parameters)
         self._random = RandomStreams(options.seed, share.rank, share.generation)
 
-    def source(self, slots: Columns) -> ActionSource:
+    def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make the source of actions for some columns of some slots."""
-        return LocalAgent(self._agent, self._action_space, slots)
+        return LocalAgent(self._agent, self._action_space, slots, batches=batches)
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:

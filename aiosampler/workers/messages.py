@@ -49,12 +49,13 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What was found."""
+    """What was found; `vector` tells what a vector environment can do, None where environments are single ones."""
 
     spaces: Spaces
     specs: StepSpecs
     examples: dict[str, Tree]
     draws_apart: bool = False  # whether `Agent.initialize` drew nothing that `SeededDraws` could not give
+    vector: Any = None  # a `VectorTraits`
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,21 @@ from aiosampler.collectors.environment_access import NOTHING
 from aiosampler.collectors.environments import OwnInstances
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
 from aiosampler.collectors.single_environments import SingleEnvironments
-from aiosampler.memory.progress import AT, BRANCH, NOWHERE, TICK
+from aiosampler.collectors.vector_environments import VectorEnvironments
+from aiosampler.errors import ConfigError
+from aiosampler.memory.progress import AT, BRANCH, MORE, NOWHERE, TICK, environment_name
 from aiosampler.memory.slot import columns
 from aiosampler.specs.context import EnvContext
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.episodes import pack_episodes
-from aiosampler.workers.factories import build_environment, share_registry, traj_info_factory
+from aiosampler.workers.factories import build_environment, build_vector, share_registry, traj_info_factory
 from aiosampler.workers.messages import Ask, Call, Called
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
 
     from aiosampler.collectors.open_episodes import FinishedEpisode
+    from aiosampler.collectors.vector_environments import VectorTraits
     from aiosampler.errors import SamplerError
     from aiosampler.interfaces import Acting, EnvironmentUnit
     from aiosampler.memory.arena_map import ArenaViews
@@ -52,9 +55,10 @@ class Runner:
         aborts: One cell each that ends collecting, and evaluating, at the next step.
         acting: Who acts for them.
         phase: Told what is being done.
+        vector: What a vector environment can do; None where environments are single ones.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is fixed for the runner's life
         self,
         *,
         options: Options,
@@ -65,7 +69,9 @@ class Runner:
         aborts: tuple[Any, Any],
         acting: Acting,
         phase: Callable[[str], None],
+        vector: VectorTraits | None,
     ) -> None:
+        self._vector = vector
         self._options, self._specs, self._views, self._share = options, specs, views, share
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
@@ -162,8 +168,12 @@ class Runner:
             if request.ask is Ask.RESET_OPTIONS:
                 collector = self._evaluator if evaluation else self._collector
                 for b, packed in request.each(ours):
-                    collector.set_reset_options(b, pickle.loads(packed))
-                    yield b, NOTHING
+                    try:
+                        collector.set_reset_options(b, pickle.loads(packed))
+                    except ConfigError as exc:
+                        yield b, exc
+                    else:
+                        yield b, NOTHING
                 return
             with self._acting.calling(evaluation=evaluation):
                 each = [(b - first, packed) for b, packed in request.each(ours)]
@@ -199,7 +209,7 @@ class Runner:
             first=first,
             slots=ours,
             specs=self._specs,
-            actions=self._acting.source(ours),
+            actions=self._acting.source(ours, batches=unit.takes_batches),
             rule=rule,
             traj_info=self._traj_info,
             cells=views.progress[rank],
@@ -223,6 +233,8 @@ class Runner:
         """Build environments; what was built is closed with this runner, whatever happens to the others."""
         cells = self._views.progress[self._share.rank]
         cells[BRANCH] = evaluation
+        if self._vector is not None and contexts:
+            return self._make_vector(self._vector, contexts, first, evaluation)
         unit = SingleEnvironments(first, cells, evaluation=evaluation)
         self._closing.callback(unit.close)
         for context in contexts:
@@ -233,4 +245,18 @@ class Runner:
             env = build_environment(self._options.payload, context)
             self._instances.add(env, name)
             unit.add(env)
+        return unit
+
+    def _make_vector(
+        self, traits: VectorTraits, contexts: Sequence[EnvContext], first: int, evaluation: bool
+    ) -> EnvironmentUnit:
+        cells, n = self._views.progress[self._share.rank], len(contexts)
+        name = environment_name(first, evaluation, n - 1)
+        self._phase(f"building {name}")
+        cells[TICK] += 1
+        cells[AT], cells[MORE] = first, n - 1
+        vector = build_vector(self._options.payload, n, contexts)
+        self._instances.add(vector, name)
+        unit = VectorEnvironments(vector, n, first, cells, traits, evaluation=evaluation)
+        self._closing.callback(unit.close)
         return unit

@@ -49,6 +49,7 @@ def served_runner(
         aborts=(rendezvous.leave, rendezvous.leave),
         acting=ServedActing(work, views, rendezvous),
         phase=phase,
+        vector=work.probed.vector,
     )
 
 
@@ -66,9 +67,9 @@ class ServedActing:
         self._progress = views.progress[work.share.rank]
         self._random = RandomStreams(work.options.seed, work.share.rank, work.share.generation, acts=False)
 
-    def source(self, slots: Columns) -> ActionSource:
+    def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make the source of actions for some columns of some slots."""
-        return ServedActions(self._action_space, slots, self._progress, self._rendezvous)
+        return ServedActions(self._action_space, slots, self._progress, self._rendezvous, batches=batches)
 
     def starting(self) -> contextlib.nullcontext[None]:
         """Around building and resetting the environments: the server is not met."""

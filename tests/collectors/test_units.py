@@ -21,9 +21,9 @@ class LateEnvironments(SingleEnvironments):
         self.late = {}
         self.resets = 0
 
-    def reset(self, environments, seeds, options, on_reset, phase=None):
+    def reset(self, environments, seeds, options, on_reset, **how):
         if seeds is not None:
-            return super().reset(environments, seeds, options, on_reset, phase)
+            return super().reset(environments, seeds, options, on_reset, **how)
         self.late.update(dict.fromkeys(environments, self.delay))
         return environments
 

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from aiosampler.specs.context import takes_context
+from aiosampler.specs.context import takes
 
 
 def by_keyword(*, context): ...
@@ -32,7 +32,7 @@ def wrapper(*args, **kwargs): ...
 
 
 @pytest.mark.parametrize(
-    ("env_fn", "takes"),
+    ("env_fn", "expected"),
     [
         (by_keyword, True),
         (by_default, True),
@@ -53,5 +53,5 @@ def wrapper(*args, **kwargs): ...
         (iter, False),
     ],
 )
-def test_who_takes_a_context(env_fn, takes):
-    assert takes_context(env_fn) is takes
+def test_who_takes_a_context(env_fn, expected):
+    assert takes(env_fn, "context") is expected
