@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aiosampler.agents.agent import AgentStep as AgentStep
     from aiosampler.agents.categorical import CategoricalPgAgent as CategoricalPgAgent
     from aiosampler.agents.dqn import DqnAgent as DqnAgent
+    from aiosampler.agents.frame_stack import FrameStackAgent as FrameStackAgent
     from aiosampler.agents.gaussian import GaussianPgAgent as GaussianPgAgent
     from aiosampler.agents.random import RandomAgent as RandomAgent
     from aiosampler.collectors.traj_info import TrajInfo as TrajInfo
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.episode_ends import FinalObservations as FinalObservations
     from aiosampler.samplers.episode_ends import FinalValues as FinalValues
     from aiosampler.samplers.evaluation import Evaluation as Evaluation
+    from aiosampler.samplers.frame_stacks import FrameStacks as FrameStacks
     from aiosampler.samplers.gpu import AsyncGpuSampler as AsyncGpuSampler
     from aiosampler.samplers.gpu import AsyncGpuSamplerBase as AsyncGpuSamplerBase
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin as AsyncParallelSamplerMixin

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from aiosampler.agents.indexing import indexable
 from aiosampler.memory.slot import Part, Slot, shown
 from aiosampler.samplers import pytrees
 from aiosampler.samplers.episode_ends import EpisodeEnds, FinalObservations, FinalValues
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aiosampler.collectors.traj_info import TrajInfo
-
-
-#: What torch has for numbers that it cannot index: others of the same size.
-_INDEXED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +95,9 @@ class EnvSamples:
         final = self.final_observation
 
         def follow(observation: torch.Tensor, last: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-            dtype, indexed = observation.dtype, _INDEXED.get(observation.dtype, observation.dtype)
-            following = torch.cat((observation.view(indexed)[1:], last.view(indexed)[None]))
-            following[final.t, final.b] = ends.view(indexed)
-            return following.view(dtype)
+            following = torch.cat((indexable(observation)[1:], indexable(last)[None]))
+            following[final.t, final.b] = indexable(ends)
+            return following.view(observation.dtype)
 
         return tree_map(follow, self.observation, self.last_observation, final.observation)
 
