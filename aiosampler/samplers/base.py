@@ -20,6 +20,7 @@ from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.call_checks import AsyncOnly
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
+from aiosampler.samplers.interrupted import leaves_nothing
 from aiosampler.samplers.publishing import Publishing
 from aiosampler.samplers.resuming import Resuming
 from aiosampler.samplers.session import Session
@@ -293,6 +294,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
 
     # Batches
 
+    @leaves_nothing
     async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None, *, copy: bool = False) -> Samples:
         """The next batch.
 
@@ -333,6 +335,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
     def __aiter__(self) -> AsyncIterator[Samples]:
         return self
 
+    @leaves_nothing
     async def __anext__(self) -> Samples:
         try:
             return await self.obtain_samples()
@@ -351,6 +354,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         statistics = self.statistics()
         return statistics.worker_pids or (statistics.sampler_pid,)
 
+    @leaves_nothing
     async def wait_closed(self) -> None:
         """Suspend until the sampler has been closed: by somebody, or by a failure, whether or not a call has met it.
 

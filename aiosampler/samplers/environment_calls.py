@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import ConfigError, text_of
 from aiosampler.pickling import dumps
+from aiosampler.samplers.interrupted import leaves_nothing
 from aiosampler.workers.messages import Ask, Call
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class EnvironmentCalls:
     options: Options
     _session: Session
 
+    @leaves_nothing
     async def call(
         self,
         name: str,
@@ -75,6 +77,7 @@ class EnvironmentCalls:
         what = f"the arguments of call({name!r})"
         return await self._ask(Ask.CALL, name, [_pack(what, (args, kwargs))], env_indices, evaluation)
 
+    @leaves_nothing
     async def get_attr(
         self, name: str, env_indices: int | Iterable[int] | None = None, evaluation: bool = False
     ) -> list[Any]:
@@ -90,6 +93,7 @@ class EnvironmentCalls:
         """
         return await self._ask(Ask.GET, name, [NOTHING], env_indices, evaluation)
 
+    @leaves_nothing
     async def set_attr(
         self, name: str, values: Any, env_indices: int | Iterable[int] | None = None, evaluation: bool = False
     ) -> None:
@@ -108,6 +112,7 @@ class EnvironmentCalls:
         packed = [_pack(f"the value of {name}", value) for value in (values if each else [values])]
         await self._ask(Ask.SET, name, packed, env_indices, evaluation, each=each)
 
+    @leaves_nothing
     async def set_reset_options(
         self,
         options: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import ConfigError
+from aiosampler.samplers.interrupted import leaves_nothing
 from aiosampler.specs.batch import as_integer
 from aiosampler.workers.episodes import unpack_episodes
 
@@ -70,6 +71,7 @@ class Evaluating:
     _session: Session
     _counters: Counters
 
+    @leaves_nothing
     async def evaluate_agent(
         self, itr: int | None = None, *, max_trajectories: int | None = None, max_steps: int | None = None
     ) -> Evaluation:

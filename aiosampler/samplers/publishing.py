@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiosampler.samplers.beside_loop import beside_loop
+from aiosampler.samplers.interrupted import leaves_nothing
 from aiosampler.samplers.state import State
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Publishing:
         assert self._shared is not None
         return self._shared.publisher.publish(self.agent.model if module is None else module)
 
+    @leaves_nothing
     async def apublish(self, module: nn.Module | Mapping[str, torch.Tensor] | None = None) -> int:
         """`publish`, with the copying in a thread: for large models, which would hold up the event loop.
 
