@@ -2,6 +2,7 @@
 
     python examples/benchmark.py --env cartpole --B 16 --workers 2
     python examples/benchmark.py --env pong --samplers gpu,alternating --affinity apart
+    python examples/benchmark.py --env cartpole-vector --samplers cpu --T 32 --B 64
 
 The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
 + (time to act on n observations)): nothing recorded, nobody waited for. An action server acts on all B observations
@@ -58,6 +59,22 @@ def make_cartpole() -> "gym.Env[Any, Any]":
     return gym.make("CartPole-v1", disable_env_checker=True)
 
 
+def make_cartpole_vector(num_envs: int) -> Any:
+    return gym.make_vec("CartPole-v1", num_envs)
+
+
+def make_cartpole_envpool(num_envs: int) -> Any:
+    import envpool  # the extra `worlds`
+
+    return envpool.make_gymnasium("CartPole-v1", num_envs=num_envs, num_threads=1, seed=0)
+
+
+def make_pong_envpool(num_envs: int) -> Any:
+    import envpool
+
+    return envpool.make_gymnasium("Pong-v5", num_envs=num_envs, num_threads=1, seed=0, stack_num=4, frame_skip=4)
+
+
 class Policy(nn.Module):
     """Logits and value: the Nature CNN for images, two layers of 64 otherwise."""
 
@@ -91,20 +108,27 @@ def seconds_per_call(call: Callable[[], object], seconds: float) -> float:
 class Ceiling:
     """Measures the best possible rate of a number of workers, for whom the agent acts `acts` times a step."""
 
-    def __init__(self, env_fn: Callable[[], "gym.Env[Any, Any]"], n: int, n_acting: int, acts: float) -> None:
-        self.env, self.n, self.acts = env_fn(), n, acts
-        self.env.reset(seed=0)
+    def __init__(self, env_fn: Callable[..., Any], n: int, n_acting: int, acts: float, *, vector: bool) -> None:
+        self.env, self.n, self.acts, self.vector = env_fn(n) if vector else env_fn(), n, acts, vector
+        observation = self.env.reset()[0]
+        spaces = Spaces(self.env.observation_space, self.env.action_space)
+        if vector:
+            observation, spaces = (
+                observation[0],
+                Spaces(self.env.single_observation_space, self.env.single_action_space),
+            )
         self.agent = CategoricalPgAgent(Policy)
-        self.agent.initialize(Spaces(self.env.observation_space, self.env.action_space))
+        self.agent.initialize(spaces)
         self.agent.sample_mode(0)
-        self.actions = np.random.default_rng(0).integers(0, self.env.action_space.n, 64).tolist()  # type: ignore[attr-defined] # Discrete
-        observation = torch.from_numpy(np.stack([self.env.reset()[0]] * n_acting))
+        actions = np.random.default_rng(0).integers(0, spaces.action.n, (64, n) if vector else 64)  # type: ignore[attr-defined] # Discrete
+        self.actions: Any = list(actions) if vector else actions.tolist()
+        observation = torch.from_numpy(np.stack([observation] * n_acting))
         self.inputs = AgentInputs(observation, torch.zeros(n_acting, dtype=torch.int64), torch.zeros(n_acting))
 
     def step_environment(self) -> None:
         for action in self.actions:
             _, _, terminated, truncated, _ = self.env.step(action)
-            if terminated or truncated:
+            if not self.vector and (terminated or truncated):
                 self.env.reset()
 
     @torch.inference_mode()
@@ -122,18 +146,24 @@ class Ceiling:
 
     def measure(self, workers: int, seconds: float) -> tuple[float, float, float, float]:
         """Two ceilings in steps per second, and the seconds of one environment's step and of acting."""
-        env = seconds_per_call(self.step_environment, seconds / 2) / len(self.actions)
+        env = seconds_per_call(self.step_environment, seconds / 2) / len(self.actions) / (self.n if self.vector else 1)
         act, step = (seconds_per_call(call, seconds / 4) for call in (self.act, self.step_agent))
         best, strict = [workers * self.n / (self.n * env + self.acts * acting) for acting in (act, step)]
         return best, strict, env, act
 
 
-ENVIRONMENTS: dict[str, Callable[[], "gym.Env[Any, Any]"]] = {"cartpole": make_cartpole, "pong": make_pong}
+ENVIRONMENTS: dict[str, Callable[..., Any]] = {
+    "cartpole": make_cartpole,
+    "pong": make_pong,
+    "cartpole-vector": make_cartpole_vector,
+    "cartpole-envpool": make_cartpole_envpool,
+    "pong-envpool": make_pong_envpool,
+}
 
 
 @functools.cache  # in each process that measures
 def ceiling(env: str, n: int, n_acting: int, acts: float) -> Ceiling:
-    return Ceiling(ENVIRONMENTS[env], n, n_acting, acts)
+    return Ceiling(ENVIRONMENTS[env], n, n_acting, acts, vector="-" in env)
 
 
 def measure(of: tuple[str, int, int, float], workers: int, seconds: float) -> tuple[float, float, float, float]:
@@ -211,7 +241,7 @@ async def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", choices=["cartpole", "pong"], default="cartpole")
+    parser.add_argument("--env", choices=list(ENVIRONMENTS), default="cartpole")
     parser.add_argument("--samplers", default="serial,cpu")
     parser.add_argument("--B", type=int, default=16)
     parser.add_argument("--T", type=int, default=64)

@@ -217,17 +217,18 @@ class Collector:
 
     def _follow(self, slot: SlotRows, t: int, ended: list[int]) -> None:
         """Reset the environments whose episodes ended at step t, or have them wait."""
-        resets = []
+        resets, gone = [], []
         for i in ended:
             slot.null_previous(t + 1, i)
             if self._rule.reset_now(i):
                 resets.append(i)
             else:
                 self._wait(slot, i, t + 1)
+                gone.append(i)
         if resets:
-            self._reset(slot, t + 1, resets)
-        if self._waits_from or self._starting:
-            self._activate()
+            gone += self._reset(slot, t + 1, resets)
+        if gone:
+            self._active = [i for i in self._active if i not in gone]
         self._actions.ended(ended)
 
     def _go_on_starting(self, slot: SlotRows, t: int) -> None:
@@ -243,7 +244,7 @@ class Collector:
         if started:
             self._starting.difference_update(started)
             self._actions.ended(started)
-            self._activate()
+            self._active = sorted(self._active + started)
             self._row.started = []
 
     def _begin(self, slot: SlotRows) -> None:
@@ -284,8 +285,12 @@ class Collector:
         phase: Callable[[str], None] | None = None,
         masks: list[Any] | None = None,
         anew: bool = False,
-    ) -> None:
-        """Reset environments, and record in row t what they give; and, if asked for, which actions are legal there."""
+    ) -> Sequence[int]:
+        """Reset environments, and record in row t what they give; and, if asked for, which actions are legal there.
+
+        Returns:
+            Those that give nothing yet, and are to start later.
+        """
         write, row = self._writer.write, slot.observation[t]
 
         def on_reset(i: int, observation: Any, info: Any) -> None:
@@ -297,10 +302,12 @@ class Collector:
         later = self._unit.reset(environments, seeds, self._reset_options, on_reset, phase=phase, anew=anew)
         for i in later:
             slot.blank_inputs(t, i)
-        self._starting.update(later)
+            self._starting.add(i)
+        return later
 
     def _activate(self) -> None:
-        self._active = [i for i in range(self._n) if i not in self._waits_from and i not in self._starting]
+        others = self._starting.union(self._waits_from)
+        self._active = [i for i in range(self._n) if i not in others]
 
     def _fault_of(self, doing: str, i: int) -> Any:
         return fault_of(doing, self._first + i, self._evaluation)

@@ -30,7 +30,7 @@ class Reset(Protocol):
         *,
         seeds: Sequence[int] | None = None,
         masks: list[Any] | None = None,
-    ) -> None:
+    ) -> object:
         """Reset them; see `Collector`."""
 
 

@@ -155,9 +155,9 @@ class SlotRows:
         """
         for i, start in waits_from:
             self._blanks.rest(start, i)
-        for t, i in self._skipped:
-            self._blanks.row(t, i)
-        self._skipped.clear()
+        if self._skipped:
+            self._blanks.cells(*zip(*self._skipped, strict=True))
+            self._skipped.clear()
         for i in starting:
             self._blanks.end(i)
         np.logical_or(self.slot["terminated"], self.slot["truncated"], out=self.slot["done"])

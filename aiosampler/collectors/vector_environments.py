@@ -23,8 +23,8 @@ import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from aiosampler.collectors.environment_access import Ask, call_vector
-from aiosampler.collectors.environment_checks import check_reset, check_step
-from aiosampler.collectors.environments import fault_of
+from aiosampler.collectors.environment_checks import api_error, check_reset, check_step
+from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import Mismatch
 from aiosampler.collectors.vector_infos import ABSENT, FINAL_OBSERVATIONS, final_of, info_of
 from aiosampler.errors import ConfigError
@@ -76,6 +76,7 @@ class VectorEnvironments:
         self._cells, self._traits = memoryview(cells), traits
         self._masks = traits.masks or n == 1  # a reset of all is one of the only one
         self._same_step = traits.mode == SAME_STEP
+        self._later_only = traits.mode == NEXT_STEP and not self._masks
         self._done = np.zeros(n, np.bool_)
         self._all = tuple(range(n))
         self._fresh: dict[int, tuple[Any, Any]] = {}  # what environments gave that were reset within the last step
@@ -110,69 +111,77 @@ class VectorEnvironments:
         anew: bool = False,
     ) -> Sequence[int]:
         """Reset environments: those that are to have the same options at once."""
+        if self._later_only and not anew:
+            self._later += environments
+            return environments
         if phase is not None:
             phase(f"resetting {self._who}")
         self._in_hand()
         if not environments:
             return ()
-        groups = _by_options(environments, options)
-        with self._fault_of("resetting"):
+        try:
+            groups = _by_options(environments, options)
             if self._n == 1 or (anew and (len(groups) == 1 or not self._begun)):
                 self._reset_all(environments, seeds, groups[0][0], on_reset)
                 return ()
-            later: list[int] = []
             for given, some in groups:
                 if self._fresh and given is None and seeds is None:
-                    kept = [i for i in some if i in self._fresh]
-                    for i in kept:
-                        on_reset(i, *self._fresh[i])
-                    some = [i for i in some if i not in self._fresh]
-                if some and self._masks:
+                    some = self._answer_with_fresh(some, on_reset)
+                if some:
                     self._reset_some(some, seeds, given, on_reset)
-                else:
-                    later += some
-            self._later = later
-        return later
+        except EnvironmentFault:
+            raise
+        except BaseException as exc:
+            raise EnvironmentFault("resetting", self._first, self._evaluation, self._n - 1) from api_error(exc)
+        return ()
+
+    def _answer_with_fresh(self, environments: Sequence[int], on_reset: OnReset) -> list[int]:
+        """Tell of those that were reset within the last step; return the others."""
+        for i in environments:
+            if i in self._fresh:
+                on_reset(i, *self._fresh[i])
+        return [i for i in environments if i not in self._fresh]
 
     def step(self, actions: Any, environments: Sequence[int], row: StepRow) -> None:
         """Step all environments, and record of these what they return."""
-        self._in_hand()
-        later, self._later = self._later, []
-        doing = f"taking step {row.t} of the batch"
-        with self._fault_of(doing):
-            observation, reward, terminated, truncated, infos = self._step(actions)
+        cells = self._cells
+        cells[MORE] = self._n - 1
+        cells[AT] = self._first
+        later = self._later
+        try:
+            ended, (observation, reward, terminated, truncated, infos) = self._step(actions)
             which = self._all if len(environments) + len(later) == self._n else environments
             row.record_all(observation, reward, infos, which)
-            if row.each_step or self._done.any():
-                self._look_at_each(environments, row, observation, terminated, truncated, infos)
-            for i in later:
-                row.start(i, pick(observation, i), info_of(infos, i))
-
-    def _look_at_each(
-        self, environments: Sequence[int], row: StepRow, observation: Any, terminated: Any, truncated: Any, infos: Any
-    ) -> None:
-        """Show steps to trajectory infos, and see to the episodes that ended."""
-        done = self._done.tolist()
-        self._note_ends()
-        for i in environments:
-            ended = done[i]
-            if not ended and not row.each_step:
-                continue
-            if ended and self._same_step:
-                last, info = self._end_of(i, observation, infos)
-                row.replace_info(i, info)
-            else:
-                last, info = pick(observation, i), info_of(infos, i) if row.each_step else None
-            flags = bool(terminated[i]), bool(truncated[i])
             if row.each_step:
-                row.count(i, *flags, info)
-            if ended:
-                row.end(i, last, *flags)
+                for i in environments:
+                    self._look_at(i, row, observation, terminated, truncated, infos)
+            elif ended:
+                for i in self._done.nonzero()[0].tolist():
+                    if i in environments:
+                        self._look_at(i, row, observation, terminated, truncated, infos)
+            if later:
+                self._later = []
+                for i in later:
+                    row.start(i, pick(observation, i), info_of(infos, i))
+        except EnvironmentFault:
+            raise
+        except BaseException as exc:
+            doing = f"taking step {row.t} of the batch"
+            raise EnvironmentFault(doing, self._first, self._evaluation, self._n - 1) from api_error(exc)
 
-    def _note_ends(self) -> None:
-        """Environments whose episodes ended are not to be stepped before a reset, unless they reset by themselves."""
-        if self._traits.mode == DISABLED:
-            self._dead.update(np.flatnonzero(self._done).tolist())
+    def _look_at(self, i: int, row: StepRow, observation: Any, terminated: Any, truncated: Any, infos: Any) -> None:
+        """Show a step of environment i to its trajectory info, if wanted, and see to the end of its episode."""
+        flags = bool(terminated[i]), bool(truncated[i])
+        ended = flags[0] or flags[1]
+        if ended and self._same_step:
+            last, info = self._end_of(i, observation, infos)
+            row.replace_info(i, info)
+        else:
+            last, info = pick(observation, i), info_of(infos, i) if row.each_step else None
+        if row.each_step:
+            row.count(i, *flags, info)
+        if ended:
+            row.end(i, last, *flags)
 
     def _end_of(self, i: int, observation: Any, infos: Any) -> tuple[Any, Any]:
         """The last observation and info of an episode of an environment that was reset within the step.
@@ -196,8 +205,7 @@ class VectorEnvironments:
         with self._fault_of("taking random steps"):
             empty: Any = create_empty_array(space, self._n)
             chosen = concatenate(space, [actions[i] for i in self._all], empty)
-            observation, reward, terminated, truncated, infos = self._step(chosen)
-            self._note_ends()
+            _, (observation, reward, terminated, truncated, infos) = self._step(chosen)
         for i in self._all:
             last, info = pick(observation, i), info_of(infos, i)
             if self._same_step and self._done[i]:
@@ -216,16 +224,20 @@ class VectorEnvironments:
             with fault_of("closing", self._first, self._evaluation, self._n - 1):
                 self._vector.close()
 
-    def _step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Step all environments, those that wait as well, and note whose episodes ended."""
-        self._fresh.clear()
+    def _step(self, actions: Any) -> tuple[bool, tuple[Any, Any, Any, Any, Any]]:
+        """Step all environments, those that wait as well; return whether an episode ended, and what step returned."""
+        if self._fresh:
+            self._fresh.clear()
         if self._dead:
             self._reset_some(sorted(self._dead), None, None, None)
         observation, reward, terminated, truncated, infos = check_step(self._vector.step(actions), infos=True)
         terminated = _flags("terminated", terminated, self._n)
         truncated = _flags("truncated", truncated, self._n)
-        np.logical_or(terminated, truncated, out=self._done)
-        return observation, reward, terminated, truncated, infos
+        np.logical_or(terminated, truncated, self._done)
+        ended = 1 in self._done.tobytes()  # in a tenth of the time of `any`
+        if ended and self._traits.mode == DISABLED:  # they are not to be stepped before a reset
+            self._dead.update(self._done.nonzero()[0].tolist())
+        return ended, (observation, reward, terminated, truncated, infos)
 
     def _reset_all(
         self,
@@ -303,9 +315,9 @@ def _flags(name: str, value: Any, n: int) -> np.ndarray[Any, Any]:
     Raises:
         Mismatch: They are not plainly booleans, or not n.
     """
-    array = np.asarray(value)
+    array = value if type(value) is np.ndarray else np.asarray(value)
     if array.shape == (n,):
-        if array.dtype.kind == "b":
+        if array.dtype.char == "?":
             return array
         if array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
             return array.astype(np.bool_)
@@ -316,6 +328,8 @@ def _by_options(
     environments: Sequence[int], options: Sequence[Mapping[str, Any] | None]
 ) -> list[tuple[Mapping[str, Any] | None, list[int]]]:
     """Environments that get the same options, with these."""
+    if len(environments) == 1:
+        return [(options[environments[0]], list(environments))]
     groups: list[tuple[Mapping[str, Any] | None, list[int]]] = []
     for i in environments:
         for given, some in groups:
@@ -324,7 +338,7 @@ def _by_options(
                 break
         else:
             groups.append((options[i], [i]))
-    return groups or [(None, [])]
+    return groups
 
 
 def _same(a: Any, b: Any) -> bool:

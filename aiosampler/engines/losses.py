@@ -46,8 +46,8 @@ def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
         else:
             start = complete if complete < T or done[-1, i] else T - 1
             lost += T - start
-        for t in np.flatnonzero(~slot["valid"][:start, i]).tolist():  # its reset was not answered yet
-            blanks.row(t, i)
+        skipped = np.flatnonzero(~slot["valid"][:start, i])  # before its reset was answered
+        blanks.cells(skipped.tolist(), [i] * len(skipped))
         slot["final_count"][i] = np.count_nonzero(done[:, i])
         blanks.inputs(start, i)
         blanks.rest(start, i)

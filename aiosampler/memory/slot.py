@@ -5,7 +5,7 @@ batch begins, what is blanked where an environment is left alone, and how a batc
 derived from `FIELDS`. A new field is one line there, and one where it is written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -194,11 +194,12 @@ class Blanks:
         for array in self._arrays[Blank.ROWS_AT_ONCE]:
             array[start:, i] = 0
 
-    def row(self, t: int, i: int) -> None:
-        """Of environment i, which takes no step at row t, all of that row."""
+    def cells(self, rows: Sequence[int], environments: Sequence[int]) -> None:
+        """Of environments that take no step at some rows, one row for each, all of that row."""
+        index = np.asarray(rows, np.intp), np.asarray(environments, np.intp)
         for blank in (Blank.ROWS, Blank.ROWS_AT_ONCE):
             for array in self._arrays[blank]:
-                array[t, i] = 0
+                array[index] = 0
 
     def end(self, i: int) -> None:
         """Of environment i, of which there is nothing to see at the end of a batch, what would tell of that."""
