@@ -23,6 +23,9 @@ START_METHODS = ("spawn", "forkserver", "fork")
 SEED_LIMIT = 2**128
 
 
+_FLAGS = ("mid_batch_reset", "bootstrap_value", "overlap", "debug", "in_process", "eval_keep_envs", "lockstep")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The arguments of a sampler; see `AsyncSamplerMixin` for their meaning.
@@ -63,6 +66,9 @@ class Options:
     debug: bool
     in_process: bool = False
     eval_keep_envs: bool = True
+    lockstep: bool = True
+    min_batch: int | None = None
+    max_wait: float | None = None
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)
@@ -73,7 +79,7 @@ class Options:
             raise TypeError(f"affinity must be an Affinity, got {self.affinity!r}")
         if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
-        for name in ("mid_batch_reset", "bootstrap_value", "overlap", "debug", "in_process", "eval_keep_envs"):
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._integer("max_decorrelation_steps", 0)
@@ -81,8 +87,9 @@ class Options:
         if self.start_method not in START_METHODS:
             raise ConfigError(f"start_method must be one of {', '.join(START_METHODS)}, got {self.start_method!r}")
         self._integer("max_worker_restarts", 0)
-        for name in ("step_timeout", "start_timeout"):
+        for name in ("step_timeout", "start_timeout", "max_wait"):
             _seconds(name, getattr(self, name))
+        self._check_batching()
 
     @property
     def batch(self) -> BatchSpec:
@@ -127,6 +134,15 @@ class Options:
         integer = as_integer(name, getattr(self, name), minimum)
         object.__setattr__(self, name, integer)
         return integer
+
+    def _check_batching(self) -> None:
+        for name in ("min_batch", "max_wait"):
+            if self.lockstep and getattr(self, name) is not None:
+                raise ConfigError(f"{name}={getattr(self, name)!r} would be ignored: it needs lockstep=False")
+        if self.min_batch is not None and self._integer("min_batch", 1) > self.batch_B:
+            raise ConfigError(f"min_batch={self.min_batch} is more than the batch_B={self.batch_B} environments")
+        if self.max_wait is not None and (self.min_batch or 1) == 1:
+            raise ConfigError(f"max_wait={self.max_wait} would be ignored: it needs a min_batch above 1")
 
     def _check_evaluation(self) -> None:
         self._integer("eval_n_envs", 0)

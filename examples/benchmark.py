@@ -3,6 +3,7 @@
     python examples/benchmark.py --env cartpole --B 16 --workers 2
     python examples/benchmark.py --env pong --samplers gpu,alternating --affinity apart
     python examples/benchmark.py --env cartpole-vector --samplers cpu --T 32 --B 64
+    python examples/benchmark.py --env unequal --samplers gpu,dynamic --B 64 --workers 64 --T 32 --start-method fork
 
 The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
 + (time to act on n observations)): nothing recorded, nobody waited for. An action server acts on all B observations
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import functools
 import multiprocessing
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -73,6 +75,18 @@ def make_pong_envpool(num_envs: int) -> Any:
     import envpool
 
     return envpool.make_gymnasium("Pong-v5", num_envs=num_envs, num_threads=1, seed=0, stack_num=4, frame_skip=4)
+
+
+class Waiting(gym.Wrapper[Any, Any, Any, Any]):
+    """CartPole whose steps wait 1 ms, as a simulator elsewhere would have it; with `slow`, every twentieth 20 ms."""
+
+    def __init__(self, *, slow: bool) -> None:
+        super().__init__(make_cartpole())
+        self.slow, self.random = slow, random.Random()
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.02 if self.slow and self.random.random() < 0.05 else 0.001)
+        return self.env.step(action)
 
 
 class Policy(nn.Module):
@@ -158,6 +172,8 @@ ENVIRONMENTS: dict[str, Callable[..., Any]] = {
     "cartpole-vector": make_cartpole_vector,
     "cartpole-envpool": make_cartpole_envpool,
     "pong-envpool": make_pong_envpool,
+    "equal": functools.partial(Waiting, slow=False),
+    "unequal": functools.partial(Waiting, slow=True),
 }
 
 
@@ -198,6 +214,7 @@ async def main(args: argparse.Namespace) -> None:
         "serial": (AsyncSerialSampler, 1, {}),
         "cpu": (AsyncCpuSampler, args.workers, {"n_workers": args.workers}),
         "gpu": (AsyncGpuSampler, args.workers, served),
+        "dynamic": (AsyncGpuSampler, args.workers, {**served, "lockstep": False}),
         "alternating": (AsyncAlternatingSampler, args.workers, {**served, "affinity": affinity}),
         "no-overlap": (AsyncNoOverlapAlternatingSampler, args.workers, {**served, "affinity": affinity}),
     }
@@ -212,7 +229,9 @@ async def main(args: argparse.Namespace) -> None:
         for name in names:
             kind, workers, options = kinds[name]
             n, half = args.B // workers, args.B // 2
-            n_acting, acts = {"gpu": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(name, (half, 2 / workers))
+            n_acting, acts = {"gpu": (args.B, 1.0), "dynamic": (args.B, 1.0), "serial": (n, 1.0), "cpu": (n, 1.0)}.get(
+                name, (half, 2 / workers)
+            )
             of[name] = args.env, n, n_acting, acts
             agent = CategoricalPgAgent(Policy)
             options = {"start_method": args.start_method, **options}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
-from tests.support.samplers import PARALLEL, small
+from tests.support.samplers import LOCKSTEP, PARALLEL, small
 
 ROOT = Path(__file__).parent.parent
 #: Programs that tests start use this checkout, whatever is installed.
@@ -32,6 +32,12 @@ def anyio_backend(request):
 @pytest.fixture(params=PARALLEL)
 def parallel(request):
     """Makes a small sampler of each kind that has workers."""
+    return functools.partial(small, request.param)
+
+
+@pytest.fixture(params=[name for name in PARALLEL if name in LOCKSTEP])
+def lockstep(request):
+    """Makes a small sampler of each kind that has workers in lockstep: timing does not show in what agents draw."""
     return functools.partial(small, request.param)
 
 

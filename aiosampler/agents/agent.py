@@ -28,6 +28,9 @@ class AgentInputs(NamedTuple):
     prev_action: Tree  # zeros where an episode starts
     prev_reward: torch.Tensor  # [B] float32, zero where an episode starts
     env_info: Tree = None  # dict of the `env_info_keys` that came with the observation, zero where absent
+    #: [B] int64, where ``lockstep=False`` and these are not all environments in order: which of those that
+    #: `collector_initialize` named they are. None: all of them.
+    environments: torch.Tensor | None = None
 
 
 class AgentStep(NamedTuple):

@@ -131,7 +131,10 @@ class DqnAgent(ModelAgent):
         """Take the best action, or with probability epsilon any."""
         q, state = self.forward(inputs, state)
         action = q.argmax(-1)
-        explore = torch.rand(action.shape, device=q.device) < self.epsilon.to(q.device)
+        epsilon = self.epsilon
+        if inputs.environments is not None and epsilon.ndim:
+            epsilon = epsilon[inputs.environments]
+        explore = torch.rand(action.shape, device=q.device) < epsilon.to(q.device)
         action = torch.where(explore, torch.randint_like(action, q.shape[-1]), action)
         if self._start:
             action += self._start

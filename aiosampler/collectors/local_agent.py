@@ -160,7 +160,7 @@ class AgentStepper:
         self._initial_state = Recorder("state", slots[0]["initial_state"])
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._inputs = [agent_inputs(slot) for slot in slots]
-        self._watched = [_versions(inputs[0]) for inputs in self._inputs]
+        self._watched = [versions_of(inputs[0]) for inputs in self._inputs]
         self._rows = [_rows(slot) for slot in slots]
         self._structure = slots[0]["action"]
         self._single = not isinstance(self._structure, dict | tuple)
@@ -249,7 +249,7 @@ class AgentStepper:
         """Record the values of what follows the batch, and of what its episodes ended with, if asked for."""
         self._record_values(T, idle=idle)
         self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which goes to the user
-        self._check_inputs()
+        check_versions(self._watched[self._slot])
 
     def _keep_final_states(self, environments: Sequence[int]) -> None:
         if self._final is not None:
@@ -270,14 +270,6 @@ class AgentStepper:
     def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
         # A copy of the state, which the agent may write to
         return call_agent("value()", self._agent.value, inputs, tree_map(torch.clone, state))
-
-    def _check_inputs(self) -> None:
-        for path, leaf, version in self._watched[self._slot]:
-            if leaf._version != version:  # noqa: SLF001 - torch has no public name for it
-                raise AgentFault(
-                    f"the agent wrote to inputs{path}, which is the batch that is recorded: have it write to a copy, "
-                    "as of clone()"
-                )
 
 
 class LocalAgent(AgentStepper):
@@ -352,7 +344,7 @@ def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:
     return [AgentInputs(*row) for row in zip(*rows, strict=True)]
 
 
-def _versions(inputs: AgentInputs) -> list[tuple[str, torch.Tensor, int]]:
+def versions_of(inputs: AgentInputs) -> list[tuple[str, torch.Tensor, int]]:
     """Path, a view and the version of each tensor; views of one tensor, such as its rows, have their version in common.
 
     The version grows with each write by torch, while what collectors write as arrays does not count.
@@ -364,3 +356,20 @@ def _versions(inputs: AgentInputs) -> list[tuple[str, torch.Tensor, int]]:
         if tree is not None
         for path, leaf in tree_items(tree)
     ]
+
+
+def check_versions(watched: Sequence[tuple[str, torch.Tensor, int]]) -> None:
+    """Refuse an agent that has written to what it was shown.
+
+    Args:
+        watched: As of `versions_of`, when it had not.
+
+    Raises:
+        AgentFault: It has.
+    """
+    for path, leaf, version in watched:
+        if leaf._version != version:  # noqa: SLF001 - torch has no public name for it
+            raise AgentFault(
+                f"the agent wrote to inputs{path}, which is the batch that is recorded: have it write to a copy, "
+                "as of clone()"
+            )

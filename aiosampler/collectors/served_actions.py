@@ -9,6 +9,7 @@ import numpy as np
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.collector import Aborted
 from aiosampler.memory.progress import AT, NOWHERE
+from aiosampler.signals.arrivals import Kind, WorkerArrivals
 from aiosampler.signals.rendezvous import WorkerSide
 from aiosampler.specs.trees import Tree, tree_map, tree_rows
 
@@ -57,6 +58,9 @@ class ServedActions:
         self._cells[AT] = NOWHERE  # waiting is not being stuck
         if not self._meet():
             raise Aborted
+        return self._given(t)
+
+    def _given(self, t: int) -> Any:
         actions = self._actions[t]
         return self._split(actions if self._keep is None else tree_map(self._keep, actions))
 
@@ -71,4 +75,57 @@ class ServedActions:
         """
         self._cells[AT] = NOWHERE
         if not self._meet(for_good=idle):
+            raise Aborted
+
+
+class DynamicActions(ServedActions):
+    """An `ActionSource` that waits for a server which acts for each worker as it arrives, wherever others are.
+
+    Args:
+        action_space: Of a single environment.
+        slots: Arrays of the slots, cut to this collector's columns.
+        cells: Progress cells of this worker.
+        arrivals: Where it arrives.
+        batches: As of `ServedActions`.
+        first_slot: Number of the first of the slots, as the server counts them.
+    """
+
+    def __init__(
+        self,
+        action_space: gym.Space[Any],
+        slots: Sequence[dict[str, Tree]],
+        cells: Any,
+        arrivals: WorkerArrivals,
+        *,
+        batches: bool,
+        first_slot: int,
+    ) -> None:
+        super().__init__(action_space, slots, cells, arrivals, batches=batches)
+        self._arrive, self._first_slot, self._slot = arrivals.arrive, first_slot, first_slot
+
+    def begin(self, slot: int) -> None:
+        """Read actions from this slot."""
+        super().begin(slot)
+        self._slot = self._first_slot + slot
+
+    def act(self, t: int) -> Any:
+        """Wait for the actions of row t.
+
+        Raises:
+            Aborted: The server has ended.
+        """
+        self._come(t, Kind.ACT)
+        return self._given(t)
+
+    def finish(self, T: int, *, idle: bool) -> None:
+        """Wait until the server has written all that it writes.
+
+        Raises:
+            Aborted: The server has ended.
+        """
+        self._come(T, Kind.FINISH_IDLE if idle else Kind.FINISH)
+
+    def _come(self, t: int, kind: Kind) -> None:
+        self._cells[AT] = NOWHERE  # waiting is not being stuck
+        if not self._arrive(self._slot, t, kind):
             raise Aborted

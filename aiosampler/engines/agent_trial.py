@@ -13,7 +13,7 @@ from aiosampler.agents.adopted import TrialWatch
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import about_the_model, call_agent
-from aiosampler.errors import AgentError
+from aiosampler.errors import AgentError, text_of
 from aiosampler.specs.arrays import ArraySpec, batched
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure
 
@@ -36,6 +36,7 @@ class Example(NamedTuple):
     observation: Tree
     prev_action: Tree
     env_info: dict[str, Tree]
+    some: bool = False  # whether the agent will act for some of the environments at a time
 
 
 def try_agent(agent: Agent, B: int, example: Example, action_specs: Tree, *, with_value: bool) -> Tried:
@@ -54,6 +55,8 @@ def try_agent(agent: Agent, B: int, example: Example, action_specs: Tree, *, wit
     watch = None if agent.model is None else TrialWatch(agent.model)
     with torch.inference_mode():
         tried, answers = _try(agent, B, example, action_specs, with_value=with_value)
+        if example.some:
+            _try_some(agent, B, example)
     with about_the_model():
         if watch is not None:
             watch.verify(agent.model)
@@ -96,6 +99,25 @@ def _try(
     return Tried(_one(step[0], "action", B), agent_info, initial, value), answers
 
 
+def _try_some(agent: Agent, B: int, example: Example) -> None:
+    """Have the agent act for the last of the B environments alone.
+
+    Raises:
+        AgentFault: It cannot.
+    """
+    inputs = _copies(example, 1)._replace(environments=torch.tensor([B - 1]))
+    state = tree_map(lambda leaf: leaf[B - 1 :], agent.initial_state(B))
+    try:
+        step = agent.step(inputs, state)
+        for what, tree in (("action", step[0]), ("agent_info", step[1]), ("state", step[2])):
+            _one(tree, what, 1)
+    except Exception as exc:
+        raise AgentFault(
+            f"the agent raised {type(exc).__name__} when it acted for one of {B} environments: {text_of(exc)}; with "
+            "lockstep=False it acts for those that are ready, and inputs.environments says which these are"
+        ) from exc
+
+
 def _try_another_size(agent: Agent, answers: dict[str, Tree], n: int, example: Example) -> None:
     """Have the agent answer for n environments, and compare the shapes with those that it gave for others.
 
@@ -129,8 +151,9 @@ def _copies(example: Example, n: int) -> AgentInputs:
     def repeat(leaf: Any) -> torch.Tensor:
         return torch.from_numpy(np.asarray(leaf)).expand(n, *np.shape(leaf)).contiguous()
 
-    observation, prev_action, env_info = tree_map(repeat, tuple(example))
-    return AgentInputs(observation, prev_action, torch.zeros(n), env_info or None)
+    observation, prev_action, env_info = tree_map(repeat, tuple(example[:3]))
+    environments = torch.arange(n) if example.some else None
+    return AgentInputs(observation, prev_action, torch.zeros(n), env_info or None, environments)
 
 
 def _check_outputs(agent: Agent, inputs: AgentInputs, state: Tree) -> None:

@@ -22,6 +22,7 @@ class EngineKind(Enum):
     CPU = "cpu"
     SERVED = "served"
     DEVICES = "devices"
+    DYNAMIC = "dynamic"
 
 
 class EngineClass(Protocol):
@@ -68,3 +69,7 @@ def engine_class(kind: EngineKind) -> EngineClass:
             from aiosampler.engines.devices_engine import DevicesEngine
 
             return DevicesEngine
+        case EngineKind.DYNAMIC:
+            from aiosampler.engines.dynamic_engine import DynamicEngine
+
+            return DynamicEngine

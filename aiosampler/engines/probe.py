@@ -59,7 +59,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         tried = try_agent(
             agent,
             options.batch.B,
-            Example(trial.observation(), nulls, trial.env_info()),
+            Example(trial.observation(), nulls, trial.env_info(), some=not options.lockstep),
             action_specs,
             with_value=options.bootstrap_value,
         )
@@ -75,6 +75,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         env_info=trial.info_specs,
         state=_specs(tried.state),
         value=None if tried.value is None else ArraySpec.of(tried.value),
+        policy_version=None if options.lockstep else ArraySpec((), np.dtype(np.int64)),
     )
     examples = {
         "observation": trial.observation(),

@@ -108,7 +108,6 @@ class ServedEngine:
         with denied("there are no signals for the workers"):
             obs_ready = [Signal() for _ in self._assignment.groups]
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
-        may_wait = not options.mid_batch_reset or options.eval_n_envs > 0
         affinity, n_servers, n_groups = self._start.affinity, len(options.devices), len(self._assignment.groups)
         if n_servers == 1 and self._assignment.device == "cpu":
             self._server_cpus = server_cpus(
@@ -117,16 +116,7 @@ class ServedEngine:
         spin = self._server_cpus is None and servers_have_cpus(affinity, n_servers, options.worker_count, n_groups)
         for index, group in enumerate(self._assignment.groups):
             cells = views.rendezvous[group[0].rank : group[-1].rank + 1]
-            made = WorkerGroup(
-                cells,
-                obs_ready[index],
-                act_ready[index],
-                may_wait=may_wait,
-                spin=spin,
-                server_cpus=self._server_cpus,
-                index=index,
-            )
-            self._groups.append(made)
+            self._add_group(index, cells, obs_ready[index], act_ready[index], spin=spin)
         self._phase(f"starting {len(shares)} workers")
         self._workers = ProcessGroup(
             served_worker_main,
@@ -154,6 +144,19 @@ class ServedEngine:
             ),
         )
         await all_or_first_error([starting, outside_loop(self._build)])
+
+    def _add_group(self, index: int, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool) -> None:
+        options = self._options
+        group = WorkerGroup(
+            cells,
+            obs_ready,
+            act_ready,
+            may_wait=not options.mid_batch_reset or options.eval_n_envs > 0,
+            spin=spin,
+            server_cpus=self._server_cpus,
+            index=index,
+        )
+        self._groups.append(group)
 
     async def collect(self, request: Collect) -> Collected:
         """Serve the workers while they fill a slot."""
@@ -282,9 +285,9 @@ class ServedEngine:
         bind_parameters(self._agents, self._parameters, copy=self._accelerator is not None)
         self._random = RandomStreams(options.seed, self._assignment.index)
         with torch.inference_mode():
-            self._server = self._make_server()
+            self._make_server()
 
-    def _make_server(self) -> AsyncActionServer:
+    def _make_server(self) -> None:
         options, views = self._options, self._views
         training, evaluation = [], []
         members = zip(self._groups, self._assignment.groups, self._agents, strict=True)
@@ -304,13 +307,12 @@ class ServedEngine:
                 slots = [columns(views.evaluation_slot, evaluated.start, len(evaluated))]
                 inference = self._inference(agent, slots, None, noise=noise, evaluation=True)
                 evaluation.append(Pipeline(group, inference))
-        server: AsyncActionServer = options.payload.load("action_server")(
+        self._server: AsyncActionServer = options.payload.load("action_server")(
             training,
             evaluation,
             T=options.batch.T,
             abort_evaluation=views.control.abort_evaluation,
         )
-        return server
 
     def _inference(self, agent: Agent, slots: Columns, clocks: Any, **settings: Any) -> InPlaceInference:
         settings["info_first"] = sees_steps(self._options.payload.load("traj_info_cls"))

@@ -111,6 +111,7 @@ FIELDS = (
     Field(name="prev_reward", axes=Axes.STEPS_AND_NEXT, element=_each(np.float32), part=Part.ENV),
     Field(name="action", axes=Axes.STEPS, element=lambda step: step.action, part=Part.AGENT),
     Field(name="agent_info", axes=Axes.STEPS, element=lambda step: step.agent_info, part=Part.AGENT),
+    Field(name="policy_version", axes=Axes.STEPS, element=lambda step: step.policy_version, part=Part.AGENT),
     Field(name="reward", axes=Axes.STEPS, element=_each(np.float32), part=Part.ENV),
     Field(name="terminated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="truncated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),

@@ -153,7 +153,7 @@ class Adviser:
         self._timelines: list[Timeline] = []
         self._seconds: list[float] = []
         self._begun: float | None = None  # CPU seconds of the processes that step, when the first batch counted
-        self._done = plan.in_process or options.batch_T == 1  # where times say little
+        self._done = plan.in_process or options.batch_T == 1 or not options.lockstep  # where times say little
 
     def batch(self, stats: SampleStats, pids: Callable[[], Sequence[int | None]]) -> None:
         """Look at a batch that is handed out.

@@ -116,6 +116,13 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             profilers work. Your event loop stands still while a batch is collected, which is when it is asked for, with
             `overlap` too. What concerns processes is without effect: `start_method`, `step_timeout`, `start_timeout`,
             ``affinity.cpus``. What the example environment leaves behind in your process stays there.
+        lockstep: For `AsyncGpuSampler`, on the CPU. If False, nobody waits for the slowest environment: the agent acts
+            for whoever is ready, each worker fills its columns at its own pace, and goes on with the next batch. What
+            the batches hold is as exact as ever, and `AgentSamples.policy_version` says which parameters chose each
+            action; but who is acted for together, and thus what an agent draws, depends on timing. For environments
+            whose steps take unequal time, with few of them in a worker.
+        min_batch: With ``lockstep=False``: how many environments the agent waits for before it acts; 1 by default.
+        max_wait: With a `min_batch`: how many seconds it waits for them at most; 0.001 by default.
 
     Attributes:
         seed: The seed in use.
@@ -159,6 +166,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         debug: bool = False,
         in_process: bool = False,
         eval_keep_envs: bool = True,
+        lockstep: bool = True,
+        min_batch: int | None = None,
+        max_wait: float | None = None,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -194,6 +204,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             debug=debug,
             in_process=in_process,
             eval_keep_envs=eval_keep_envs,
+            lockstep=lockstep,
+            min_batch=min_batch,
+            max_wait=max_wait,
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

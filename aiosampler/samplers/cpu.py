@@ -29,6 +29,11 @@ class AsyncCpuSampler(AsyncParallelSamplerMixin):
                 f"device={device!r} would be ignored by AsyncCpuSampler, whose workers keep the agent on the CPU; "
                 "leave it out"
             )
+        if not options.lockstep:
+            raise ConfigError(
+                "lockstep=False would be ignored by AsyncCpuSampler, whose workers never wait for each other; use "
+                "AsyncGpuSampler"
+            )
         return super()._refined(options)
 
     def _processes(self) -> ProcessPlan:

@@ -41,12 +41,24 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         )
         names = device_names(options.devices, options.start_method)
         options = super()._refined(dataclasses.replace(options, payload=payload, devices=names))
+        if not options.lockstep:
+            self._check_dynamic(names)
         if options.worker_count < len(names):
             raise ConfigError(
                 f"n_workers={options.worker_count} is less than the {len(names)} devices, each of which needs workers "
                 "of its own"
             )
         return options
+
+    def _check_dynamic(self, devices: tuple[str, ...]) -> None:
+        assert self.action_server is not None
+        if self.action_server.n_groups > 1:
+            raise ConfigError(
+                f"lockstep=False would be ignored by {type(self).__name__}, whose groups take turns; use "
+                "AsyncGpuSampler"
+            )
+        if devices != ("cpu",):
+            raise ConfigError(f"lockstep=False needs device='cpu' so far, got {', '.join(devices)}")
 
     @classmethod
     async def action_server_process(cls, sock: socket.socket, arena: Arena, index: int, device: str) -> None:
@@ -71,9 +83,11 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         assert self.action_server is not None
         W, devices, n_groups = self.options.worker_count, self.options.devices, self.action_server.n_groups
         groups = [group for assignment in assign(W, 0, W, devices, n_groups) for group in assignment.groups]
-        several = len(devices) > 1
+        several, engine = len(devices) > 1, EngineKind.DEVICES if len(devices) > 1 else EngineKind.SERVED
+        if not self.options.lockstep:
+            groups, engine = [], EngineKind.DYNAMIC  # nobody steps together
         return ProcessPlan(
-            engine=EngineKind.DEVICES if several else EngineKind.SERVED,
+            engine=engine,
             counts=ProcessCounts(W, servers=len(devices), groups=len(groups)),
             groups=[range(group[0].rank, group[-1].rank + 1) for group in groups],
             start_margin=START_MARGIN_S * (1 + several),  # a server of its own process, too, waits for its workers

@@ -31,6 +31,8 @@ class AgentSamples:
         action: Tree ``[T, B, ...]``, in the dtype of the action space.
         prev_action: Tree ``[T, B, ...]``: the action before; zeros where an episode starts.
         agent_info: Tree ``[T, B, ...]`` of what the agent gave beside its actions, None if it gave nothing.
+        policy_version: ``[T, B]`` int64: version of the parameters that chose each action, with ``lockstep=False``;
+            otherwise None, since it is `Samples.policy_version` for all.
         bootstrap_value: ``[B]``: value of `EnvSamples.last_observation`, None if it was not asked for. Zero where there
             is no such observation, because the environment waits or its worker was lost.
         initial_state: Tree ``[B, ...]``: recurrent state before row 0, None for agents that are not recurrent.
@@ -41,6 +43,7 @@ class AgentSamples:
     action: Tree
     prev_action: Tree
     agent_info: Tree
+    policy_version: torch.Tensor | None
     bootstrap_value: torch.Tensor | None
     initial_state: Tree
     final_value: FinalValues | None
@@ -148,7 +151,8 @@ class Samples:
             before one that is not valid, was the last before such a loss, and what it led to is lost as well.
         traj_infos: Statistics of the episodes that ended in this batch, ordered by step, then environment.
         itr: Number of the batch.
-        policy_version: Version of the parameters that chose all of its actions.
+        policy_version: Version of the parameters that chose all of its actions; with ``lockstep=False`` the one that it
+            was begun with, and `AgentSamples.policy_version` tells for each.
         stats: How it was collected.
     """
 
@@ -217,13 +221,19 @@ def _as_dict(part: Any) -> dict[str, Any]:
 _FACTS = {"traj_infos", "itr", "policy_version", "stats"}
 
 
+def _tensors(part: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes of a batch or a part of it that hold tensors."""
+    facts = _FACTS if isinstance(part, Samples) else ()
+    return ((name, value) for name, value in _fields(part).items() if name not in facts)
+
+
 def _mapped(function: Callable[[Any], Any], part: Any) -> Any:
     """A batch or a part of it with `function` applied to its tensors."""
     match part:
         case EpisodeEnds():
             return part.map(function)
         case Samples() | AgentSamples() | EnvSamples():
-            parts = {name: _mapped(function, value) for name, value in _fields(part).items() if name not in _FACTS}
+            parts = {name: _mapped(function, value) for name, value in _tensors(part)}
             return dataclasses.replace(part, **parts)
     return tree_map(function, part)
 
@@ -234,7 +244,7 @@ def _items(part: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         case EpisodeEnds():
             members = part.as_dict()
         case Samples() | AgentSamples() | EnvSamples():
-            members = {name: value for name, value in _fields(part).items() if name not in _FACTS}
+            members = dict(_tensors(part))
         case _:
             yield from tree_items(part, path)
             return

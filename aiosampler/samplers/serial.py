@@ -33,6 +33,11 @@ class AsyncSerialSampler(AsyncSamplerMixin):
                     f"{name}={value!r} would be ignored by AsyncSerialSampler, which has no workers and keeps the "
                     "agent on the CPU; leave it out"
                 )
+        if not options.lockstep:
+            raise ConfigError(
+                "lockstep=False would be ignored by AsyncSerialSampler, which steps one environment at a time; use "
+                "AsyncGpuSampler"
+            )
         if options.affinity.workers is not None:
             raise ConfigError(
                 "affinity.workers would be ignored by AsyncSerialSampler, which has no workers; leave it out"

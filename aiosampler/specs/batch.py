@@ -46,3 +46,4 @@ class StepSpecs:
     env_info: Tree
     state: Tree  # recurrent state
     value: ArraySpec | None  # None: no bootstrap value is recorded
+    policy_version: ArraySpec | None = None  # None: all steps of a batch are chosen by one version

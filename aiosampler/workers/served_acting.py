@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from aiosampler.collectors.served_actions import ServedActions
+from aiosampler.collectors.served_actions import DynamicActions, ServedActions
+from aiosampler.memory.arena_map import N_SLOTS
+from aiosampler.signals.arrivals import WorkerArrivals
 from aiosampler.signals.rendezvous import WorkerSide
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
@@ -32,22 +34,23 @@ def served_runner(
         act_ready: Posted by the server when this worker is asleep.
         phase: Told what is being done.
     """
-    rank, group = work.share.rank, work.group
-    rendezvous = WorkerSide(
-        views.rendezvous[group.start : group.stop],
-        rank - group.start,
-        obs_ready,
-        act_ready,
-        spin=work.spin,
-    )
+    rank, group, control = work.share.rank, work.group, views.control
+    place = views.rendezvous[group.start : group.stop], rank - group.start, obs_ready, act_ready
+    acting: ServedActing
+    if work.options.lockstep:
+        rendezvous = WorkerSide(*place, spin=work.spin)
+        acting, aborts = ServedActing(work, views, rendezvous), (rendezvous.leave, rendezvous.leave)
+    else:
+        acting = DynamicActing(work, views, WorkerArrivals(*place, spin=work.spin))
+        aborts = control.abort_batch, control.abort_evaluation
     return Runner(
         options=work.options,
         specs=work.start.specs,
         views=views,
         share=work.share,
         eval_slot=views.evaluation_slot or {},
-        aborts=(rendezvous.leave, rendezvous.leave),
-        acting=ServedActing(work, views, rendezvous),
+        aborts=aborts,
+        acting=acting,
         phase=phase,
         vector=work.probed.vector,
     )
@@ -95,3 +98,24 @@ class ServedActing:
     def abort(self) -> None:
         """End what is being collected at its next step, also if it waits for the server; from any thread."""
         self._rendezvous.abort()
+
+
+class DynamicActing(ServedActing):
+    """The same for a server that acts for each worker as it arrives.
+
+    Args:
+        work: What there is to do.
+        views: Of the arena.
+        arrivals: Where this worker arrives.
+    """
+
+    def __init__(self, work: Work, views: ArenaViews, arrivals: WorkerArrivals) -> None:
+        super().__init__(work, views, arrivals)
+        self._arrivals = arrivals
+
+    def source(self, slots: Columns, *, batches: bool) -> ActionSource:
+        """Make the source of actions for some columns of some slots."""
+        first_slot = 0 if len(slots) == N_SLOTS else N_SLOTS  # that of evaluation is counted behind those of batches
+        return DynamicActions(
+            self._action_space, slots, self._progress, self._arrivals, batches=batches, first_slot=first_slot
+        )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.samplers import KINDS
+from tests.support.samplers import KINDS, LOCKSTEP
 
 UVLOOP = {"serial-uvloop", "no-overlap"}
 
@@ -10,7 +10,8 @@ UVLOOP = {"serial-uvloop", "no-overlap"}
 def pytest_generate_tests(metafunc):
     """Try a test with each kind if it asks for one; else it is a test of its own, on one loop."""
     if "kind_and_loop" in metafunc.fixturenames:
-        names = ("serial-asyncio", "serial-uvloop", *(name for name in KINDS if name != "serial"))
+        kinds = LOCKSTEP if metafunc.definition.get_closest_marker("lockstep") else KINDS
+        names = ("serial-asyncio", "serial-uvloop", *(name for name in kinds if name != "serial"))
         metafunc.parametrize("kind_and_loop", [(name, name in UVLOOP) for name in names], ids=names, scope="function")
 
 

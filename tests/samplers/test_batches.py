@@ -33,6 +33,7 @@ async def test_every_start_method_gives_the_batches_of_the_serial_loop(kind, sta
     expected.close()
 
 
+@pytest.mark.lockstep
 async def test_a_stochastic_agent_repeats_itself_and_evaluation_does_not_disturb_it(kind):
     async def actions(evaluating):
         arguments = {"agent": NoisyAgent(), "eval_n_envs": 1, "eval_max_steps": 20}

@@ -45,6 +45,7 @@ class _SwappedVector(CountingEnv):
         return super()._observe().astype(self.observation_space.dtype)
 
 
+@pytest.mark.lockstep
 async def test_another_byte_order_changes_no_number(kind):
     arguments = {"agent": RandomAgent(), "env_info_keys": ("kick",), "max_decorrelation_steps": 5}
     async with small(kind, _Plain, **arguments) as plain, small(kind, _Swapped, **arguments) as swapped:

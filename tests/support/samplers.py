@@ -31,12 +31,15 @@ KINDS = {
     "gpu": functools.partial(AsyncGpuSampler, n_workers=2),
     "devices": functools.partial(AsyncGpuSampler, n_workers=2, device=["cpu", "cpu"]),
     "alternating": functools.partial(AsyncAlternatingSampler, n_workers=2),
+    "dynamic": functools.partial(AsyncGpuSampler, n_workers=2, lockstep=False),
     "no-overlap": functools.partial(AsyncNoOverlapAlternatingSampler, n_workers=2),
 }
 #: Those, and the serial one without any process; for tests of what is recorded, not of processes.
 EVERYWHERE = {**KINDS, "in-process": functools.partial(AsyncSerialSampler, in_process=True)}
 PARALLEL = {name: kind for name, kind in KINDS.items() if name != "serial"}
 SERVED = {name: kind for name, kind in PARALLEL.items() if name != "cpu"}
+#: Those in which the order of an agent's draws, and the version of the policy in a batch, do not depend on timing.
+LOCKSTEP = {name: kind for name, kind in KINDS.items() if name != "dynamic"}
 
 
 def small(kind, env_fn=CountingEnv, **arguments):
@@ -51,6 +54,8 @@ def leaves(samples):
     for part in ("agent", "env"):
         values = getattr(samples, part)
         for name in values.__slots__:
+            if name == "policy_version":  # is there where others are not in lockstep
+                continue
             value = getattr(values, name)
             if isinstance(value, EpisodeEnds):
                 value = tuple(value.as_dict().values())

@@ -112,7 +112,7 @@ class UnsteadyEnv(CountingEnv):
 @pytest.mark.parametrize(
     ("kind", "agent"),
     [
-        *((kind, DrawingAgent) for kind in EVERYWHERE),
+        *((kind, DrawingAgent) for kind in EVERYWHERE if kind != "dynamic"),
         (functools.partial(AsyncAlternatingSampler, n_workers=4, device=["cpu", "cpu"]), DrawingAgent),
         *((kind, RandomAgent) for kind in ("cpu", "alternating")),
     ],
@@ -184,9 +184,9 @@ def test_all_seeds_of_environments_fit_a_signed_integer_of_32_bits_and_none_is_u
 
 
 @pytest.mark.parametrize("n_workers", [2, 4])
-async def test_a_stochastic_agent_repeats_itself_for_each_number_of_workers(parallel, n_workers):
+async def test_a_stochastic_agent_repeats_itself_for_each_number_of_workers(lockstep, n_workers):
     async def actions():
-        async with parallel(agent=NoisyAgent(), n_workers=n_workers) as sampler:
+        async with lockstep(agent=NoisyAgent(), n_workers=n_workers) as sampler:
             return torch.stack([(await sampler.obtain_samples()).agent.action.clone() for _ in range(4)])
 
     first = await actions()

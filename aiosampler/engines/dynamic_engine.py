@@ -1,0 +1,138 @@
+"""An action server with its workers, each of which goes at its own pace: the agent acts for whoever is ready.
+
+As with the CPU sampler's, a worker that is done with its columns of a batch begins with those of the next at once, if
+that was asked for. So the server may act for steps of two batches in one call, with the parameters that came last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.collector import Aborted
+from aiosampler.collectors.local_agent import call_agent, use_parameters, verify_parameters
+from aiosampler.engines.served_engine import ServedEngine
+from aiosampler.runtime.outside_loop import outside_loop
+from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
+from aiosampler.servers.gathered import GatheredStepper
+from aiosampler.signals.arrivals import ServerArrivals
+from aiosampler.workers.messages import Collect, Collected, Evaluate
+from aiosampler.workers.runner import eval_quotas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.errors import ProcessFailure
+    from aiosampler.signals.counter import Signal
+
+DEFAULT_MAX_WAIT_S = 0.001
+
+
+class DynamicEngine(ServedEngine):
+    """Has workers step and an agent act for those that are ready."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
+        self._serving: asyncio.Task[None] | None = None
+        self.runs_ahead = not self._options.max_worker_restarts  # as that of the CPU sampler, and for its reason
+
+    async def start(self) -> None:
+        """Start the workers, build the agent, and begin to serve."""
+        await super().start()
+        self._serving = asyncio.create_task(self._dynamic.serve())  # owned: awaited in _gather() or aclose()
+
+    async def collect(self, request: Collect) -> Collected:
+        """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
+        assert self._workers is not None
+        await self._workers.replace_lost()
+        use_parameters(self._agents, self._parameters, request.parameters)
+        self._dynamic.expect(request.itr, request.slot)
+        self._losses.begin(request.slot)
+        await self._workers.send(request)
+        async with self._turn:
+            episodes = await self._gather()
+            verify_parameters(self._agents, self._parameters)
+            self._losses.finish(request.slot)
+            self._workers.begin_replacing()
+        if self._views.control.abort_batch[0]:
+            raise Aborted
+        return Collected(episodes, self._losses.take())
+
+    async def evaluate(self, request: Evaluate) -> Collected:
+        """Serve the workers that have quotas until these are met."""
+        assert self._workers is not None
+        await self._workers.replace_lost()
+        quotas = eval_quotas(self._options, request)
+        busy = [i for i, share in enumerate(self._shares) if any(quotas is None or quotas[b] for b in share.evaluation)]
+        with self._random.evaluation():
+            use_parameters(self._agents, self._parameters, request.parameters)
+            await outside_loop(self._dynamic.evaluating, request.itr)
+            await self._workers.send(request, busy)
+            episodes = await self._gather(busy)
+            verify_parameters(self._agents, self._parameters)
+        self._losses.settle()
+        self._workers.begin_replacing()
+        return Collected(episodes, self._losses.take())
+
+    async def aclose(self) -> None:
+        """Have the workers close their environments, and end them."""
+        self._views.control.abort_all()
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.cancel()
+            await asyncio.wait((serving,))
+        await super().aclose()
+
+    async def _gather(self, indices: Sequence[int] | None = None) -> list[bytes]:
+        """Gather the workers' answers, while they are served.
+
+        Raises:
+            AgentFault: The agent raised, or answered what does not fit.
+        """
+        assert self._workers is not None
+        assert self._serving is not None
+        gathering = asyncio.ensure_future(self._workers.gather(self._options.step_timeout, indices))
+        try:
+            await asyncio.wait((gathering, self._serving), return_when=asyncio.FIRST_COMPLETED)
+            if self._serving.done():
+                self._serving.result()
+            return [answer.episodes for answer in gathering.result()]
+        finally:
+            gathering.cancel()
+            with contextlib.suppress(BaseException):
+                await gathering
+
+    def _add_group(self, index: int, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool) -> None:
+        self._arrivals = ServerArrivals(cells, obs_ready, act_ready)
+        self._groups.append(self._arrivals)  # type: ignore[arg-type] # it is aborted and closed as a group is
+
+    def _make_server(self) -> None:
+        options, views, shares = self._options, self._views, self._shares
+        (agent,) = self._agents
+        call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(range(options.batch.B)))
+        waits = not options.mid_batch_reset
+        ours = [share.environments for share in shares]
+        training = Branch(GatheredStepper(agent, views.slots, ours, waits=waits), ours)
+        evaluation = training
+        if views.evaluation_slot is not None:
+            ours = [share.evaluation for share in shares]
+            evaluation = Branch(GatheredStepper(agent, [views.evaluation_slot], ours), ours)
+        self._dynamic = AsyncDynamicActionServer(
+            self._arrivals,
+            agent,
+            training,
+            evaluation,
+            version=lambda: self._parameters.version,
+            min_batch=options.min_batch or 1,
+            max_wait=options.max_wait or DEFAULT_MAX_WAIT_S,
+            cells=views.progress[options.worker_count],
+        )
+
+    def _on_loss(self, index: int, error: ProcessFailure) -> None:
+        """A worker has ended: its environments begin anew with the next batch."""
+        self._losses.found(index, error)
+        self._arrivals.lose(index)
+        if self._serving is not None:  # while the workers start there is no server yet
+            self._dynamic.lost(index)

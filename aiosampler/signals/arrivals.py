@@ -1,0 +1,139 @@
+"""A server serves whoever has arrived: each worker says where it stands, and goes on when it has been answered.
+
+The same row of cells for each worker as in `aiosampler.signals.rendezvous`, with more in it:
+
+=============  ==========  ==========================================================================================
+cell           writer      meaning
+=============  ==========  ==========================================================================================
+arrived        its worker  how often it has arrived, ever
+released       the server  the same number when it may go on; that of the last arrival of a worker that was lost
+asleep         its worker  1 while it needs a post to go on
+leave          the server  1 tells a worker that is released to go on alone
+slot, row      its worker  where it stands: its columns of this row are written
+kind           its worker  what it asks for: an entry of `Kind`
+server_asleep  the server  1 while it needs a post to look
+=============  ==========  ==========================================================================================
+
+A worker that arrives posts if the server is asleep, and the server looks once more after it has said that it is going
+to sleep; so arrivals while it is at work cost no system call, and none is missed. Nothing counts from anew for a
+batch: a worker may be in the next one while another is still in the last.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from aiosampler.signals.counter import Signal
+from aiosampler.signals.fence import fence
+from aiosampler.signals.rendezvous import FOR_GOOD, WorkerSide
+from aiosampler.signals.waiter import Waiter
+
+_ARRIVED, _RELEASED, _ASLEEP, _LEAVE, _SLOT, _ROW, _KIND, _SERVER_ASLEEP = range(8)
+
+
+class Kind(IntEnum):
+    """What a worker asks for when it arrives."""
+
+    ACT = 0  # actions for its row
+    FINISH = 1  # to record what belongs to the end of a batch, whose row T is written
+    FINISH_IDLE = 2  # the same, where all of its environments wait
+
+
+class WorkerArrivals(WorkerSide):
+    """A worker's end.
+
+    Args:
+        cells: Of its group, rows of the array that `rendezvous_specs` describes.
+        member: Index of this worker among them.
+        obs_ready: Of the group.
+        act_ready: Posted by the server when this worker is asleep.
+        spin: Whether it has a CPU to itself.
+    """
+
+    def __init__(self, cells: Any, member: int, obs_ready: Signal, act_ready: Signal, *, spin: bool) -> None:
+        super().__init__(cells, member, obs_ready, act_ready, spin=spin)
+        self._round = self._mine[_ARRIVED]  # a worker that replaces another counts on
+
+    def begin(self) -> None:
+        """Begin a batch: nothing counts from anew."""
+
+    def arrive(self, slot: int, row: int, kind: Kind) -> bool:
+        """Say where this worker stands, and block this thread until it is answered; return False to leave."""
+        mine = self._mine
+        mine[_SLOT], mine[_ROW], mine[_KIND] = slot, row, kind
+        fence()  # before `meet` says that they are there
+        return self.meet()
+
+    def _is_last(self, wanted: int) -> bool:
+        return bool(self._mine[_SERVER_ASLEEP])  # so that it is woken
+
+
+class ServerArrivals:
+    """The server's end, on the running event loop. Only one coroutine waits at a time.
+
+    Args:
+        cells: Of the group.
+        obs_ready: Posted by a worker that arrives while the server sleeps.
+        act_ready: Posted for workers that are asleep.
+    """
+
+    def __init__(self, cells: Any, obs_ready: Signal, act_ready: list[Signal]) -> None:
+        self._arrived, self._released, self._asleep = cells[:, _ARRIVED], cells[:, _RELEASED], cells[:, _ASLEEP]
+        self._places, self._server_asleep = cells[:, _SLOT : _KIND + 1], cells[:, _SERVER_ASLEEP]
+        self._leave = cells[:, _LEAVE]
+        self._obs_ready, self._act_ready = obs_ready, act_ready
+        self._loop = asyncio.get_running_loop()
+        self._waiter = Waiter()
+        self._loop.add_reader(obs_ready.fileno(), self._on_obs_ready)
+        self.wake_ups = 0
+
+    def ready(self) -> list[int]:
+        """The members that have arrived and were not released yet, in order."""
+        return np.flatnonzero(self._arrived > self._released).tolist()
+
+    def places(self, members: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Slot, row and kind of members that have arrived."""
+        return list(map(tuple, self._places[members].tolist()))
+
+    async def wait(self, known: int = 0) -> None:
+        """Suspend until more than `known` members have arrived; maybe earlier."""
+        self._server_asleep[:] = 1
+        fence()  # or one might arrive just now, and see the server awake
+        try:
+            if np.count_nonzero(self._arrived > self._released) <= known:
+                self.wake_ups += 1
+                await self._waiter
+        finally:
+            self._server_asleep[:] = 0
+
+    def release(self, members: Sequence[int]) -> None:
+        """Have members that have arrived go on: what they asked for is there."""
+        self._released[members] = self._arrived[members]
+        fence()
+        for member in np.flatnonzero(self._asleep[members]).tolist():
+            self._act_ready[members[member]].post()
+
+    def lose(self, member: int) -> None:
+        """Serve this worker no more: its process has ended."""
+        self._released[member] = self._arrived[member]
+
+    def abort(self) -> None:
+        """Have all workers leave, now or when they arrive."""
+        self._leave[:] = 1
+        self._released[:] = FOR_GOOD
+        for signal in self._act_ready:
+            signal.post()
+
+    def close(self) -> None:
+        """Leave the loop and close the signals."""
+        self._loop.remove_reader(self._obs_ready.fileno())
+        for signal in (self._obs_ready, *self._act_ready):
+            signal.close()
+
+    def _on_obs_ready(self) -> None:
+        self._obs_ready.take()
+        if self._waiter.waiting:
+            self._waiter.resume_now()

@@ -1,0 +1,258 @@
+"""Acting for whoever is ready: nobody waits for the slowest, and what is recorded is as exact as in lockstep."""
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from aiosampler import (
+    Agent,
+    AgentError,
+    AgentInputs,
+    AgentStep,
+    AsyncAlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncSerialSampler,
+    BatchSpec,
+    ConfigError,
+    DqnAgent,
+)
+from aiosampler.collectors.served_actions import DynamicActions
+from aiosampler.memory.slot import columns, slot_specs
+from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
+from aiosampler.servers.gathered import GatheredStepper
+from aiosampler.signals.arrivals import ServerArrivals, WorkerArrivals
+from aiosampler.signals.counter import Signal
+from aiosampler.signals.rendezvous import rendezvous_specs
+from aiosampler.specs.arrays import ArraySpec, Spaces
+from aiosampler.specs.batch import StepSpecs
+from aiosampler.specs.trees import tree_map
+from tests.support.agents import AgeAgent
+from tests.support.models import OBSERVATION, Head
+from tests.support.samplers import small
+from tests.support.worlds import CountingEnv
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}
+
+
+class CompanyAgent(Agent):
+    """Tells of each step with how many environments it was chosen, and which these were."""
+
+    def step(self, inputs, state):
+        n = len(inputs.observation)
+        company = torch.full((n,), n)
+        action = torch.zeros(n, dtype=torch.int64)
+        return AgentStep(action, {"n": company, "which": inputs.environments.clone()}, None)
+
+
+class PatientEnv(CountingEnv):
+    """Environment 0 does not take its second step before environment 3 has taken its ninth."""
+
+    def __init__(self, folder, context):
+        super().__init__()
+        self._index, self._done = None if context is None else context.index, Path(folder) / "done"
+        self._steps = 0
+
+    def step(self, action):
+        self._steps += 1
+        if self._index == 0 and self._steps == 2:
+            deadline = time.monotonic() + 30
+            while not self._done.exists() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert self._done.exists(), "environment 3 waits for this one"
+        if self._index == 3 and self._steps == 9:
+            self._done.touch()
+        return super().step(action)
+
+
+async def test_fast_environments_go_on_into_the_next_batch_while_a_slow_one_is_in_the_last(tmp_path, no_leaks):
+    def make(*, context):
+        return PatientEnv(tmp_path, context)
+
+    async with small(AsyncGpuSampler, make, agent=CompanyAgent(), n_workers=4, batch_T=5, lockstep=False) as sampler:
+        first = (await sampler.obtain_samples()).clone()
+        second = await sampler.obtain_samples()
+        assert first.valid.all()
+        assert second.valid.all()
+        for samples in (first, second):
+            assert (samples.agent.agent_info["which"] == torch.arange(4)).all()
+            assert (samples.agent.policy_version == 0).all()
+        assert (first.agent.agent_info["n"] < 4).any()
+
+
+@pytest.mark.parametrize("min_batch", [1, 4])
+async def test_the_agent_waits_for_a_least_number_of_environments(min_batch, no_leaks):
+    arguments = {"min_batch": min_batch, "max_wait": 60.0} if min_batch > 1 else {}
+    sampler = small(AsyncGpuSampler, agent=CompanyAgent(), n_workers=4, lockstep=False, overlap=False, **arguments)
+    async with sampler:
+        for _ in range(3):
+            company = (await sampler.obtain_samples()).agent.agent_info["n"]
+            assert (company >= min_batch).all()
+
+
+async def test_it_waits_for_nobody_who_does_not_come(no_leaks):
+    """Workers that are two batches ahead of the user come no more, and a minute is too long for a test."""
+    arguments = {"min_batch": 4, "max_wait": 60.0, "batch_T": 3}
+    async with small(AsyncGpuSampler, agent=CompanyAgent(), n_workers=4, lockstep=False, **arguments) as sampler:
+        async with asyncio.timeout(30):
+            for _ in range(10):
+                assert (await sampler.obtain_samples()).valid.all()
+
+
+async def test_columns_are_the_same_life_that_they_are_in_lockstep_whoever_is_late(no_leaks):
+    class Uneven(CountingEnv):
+        def step(self, action):
+            if os.getpid() % 3 == 0:
+                time.sleep(0.0005)
+            return super().step(action)
+
+    arguments = {"agent": AgeAgent(), "batch_B": 6, "bootstrap_value": True}
+    async with small(AsyncSerialSampler, **arguments) as serial:
+        expected = [(await serial.obtain_samples()).clone() for _ in range(6)]
+    async with small(AsyncGpuSampler, Uneven, n_workers=6, lockstep=False, **arguments) as sampler:
+        for batch in expected:
+            samples = await sampler.obtain_samples()
+            for part, names in ((samples.env, ("observation", "reward", "first")), (samples.agent, ("action",))):
+                for name in names:
+                    right = getattr(batch.env if part is samples.env else batch.agent, name)
+                    assert torch.equal(getattr(part, name), right), name
+            assert torch.equal(samples.agent.bootstrap_value, batch.agent.bootstrap_value)
+            assert torch.equal(samples.agent.final_value.value, batch.agent.final_value.value)
+            assert torch.equal(samples.agent.initial_state["age"], batch.agent.initial_state["age"])
+
+
+def test_epsilons_are_those_of_the_environments_that_are_acted_for():
+    agent = DqnAgent(lambda o, a: Head([1.0, 0.0]), eps_final=1.0, eps_final_min=1e-6, eps_itr_max=0)
+    agent.initialize(Spaces(OBSERVATION, spaces.Discrete(2)))
+    agent.collector_initialize(4, range(4))  # epsilons of 1e-6, 1e-4, 1e-2 and 1
+    agent.sample_mode(5)
+    drawn = []
+    for environments in ([3], [0]):
+        inputs = AgentInputs(torch.zeros(1, 4), None, torch.zeros(1), environments=torch.tensor(environments))
+        drawn.append({int(agent.step(inputs, None).action) for _ in range(200)})
+    assert drawn == [{0, 1}, {0}]
+
+
+async def test_an_agent_that_needs_all_environments_is_refused_at_the_start(no_leaks):
+    class Stubborn(CompanyAgent):
+        def collector_initialize(self, global_B, env_ranks):
+            self.offsets = torch.arange(len(env_ranks))
+
+        def step(self, inputs, state):
+            step = super().step(inputs, state)
+            return step._replace(action=(step.action + self.offsets) % 5)
+
+    with pytest.raises(AgentError, match=r"one of 4 environments: .* inputs\.environments says which these are"):
+        async with small(AsyncGpuSampler, agent=Stubborn(), n_workers=2, lockstep=False):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "told"),
+    [
+        (AsyncSerialSampler, {"lockstep": False}, "lockstep=False would be ignored by AsyncSerialSampler"),
+        (AsyncCpuSampler, {"lockstep": False}, "lockstep=False would be ignored by AsyncCpuSampler"),
+        (AsyncAlternatingSampler, {"lockstep": False, "n_workers": 2}, "whose groups take turns; use AsyncGpuSampler"),
+        (AsyncGpuSampler, {"lockstep": False, "device": ["cpu", "cpu"]}, "needs device='cpu' so far"),
+        (AsyncGpuSampler, {"min_batch": 2}, "min_batch=2 would be ignored: it needs lockstep=False"),
+        (AsyncGpuSampler, {"max_wait": 0.1}, "max_wait=0.1 would be ignored: it needs lockstep=False"),
+        (AsyncGpuSampler, {"lockstep": False, "max_wait": 0.1}, "it needs a min_batch above 1"),
+        (AsyncGpuSampler, {"lockstep": False, "min_batch": 5}, "more than the batch_B=4 environments"),
+        (AsyncGpuSampler, {"lockstep": False, "min_batch": 2, "max_wait": 0}, "max_wait must be a number of seconds"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(kind, arguments, told):
+    with pytest.raises(ConfigError, match=told):
+        small(kind, **arguments)
+    with pytest.raises(TypeError, match="lockstep must be True or False"):
+        small(AsyncGpuSampler, lockstep="no")
+
+
+INTEGER = ArraySpec((), np.dtype(np.int64))
+STEP = StepSpecs(
+    observation=INTEGER, action=INTEGER, agent_info={"n": INTEGER, "which": INTEGER}, env_info={}, state=None,
+    value=None, policy_version=INTEGER,
+)  # fmt: skip
+
+
+class CountedSignal:
+    """A signal that counts how often it was posted."""
+
+    def __init__(self):
+        self._signal = Signal()
+        self.fileno, self.take, self.wait, self.close = (
+            getattr(self._signal, name) for name in ("fileno", "take", "wait", "close")
+        )
+        self.posts = 0
+
+    def post(self):
+        self.posts += 1
+        self._signal.post()
+
+
+class CountedAgent(CompanyAgent):
+    calls = 0
+
+    def step(self, inputs, state):
+        self.calls += 1
+        return super().step(inputs, state)
+
+
+@pytest.mark.parametrize("W", [1, 4])
+async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody_who_is_awake(W):
+    T = 50
+    specs = {
+        **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=False),
+        **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=True),
+    }
+    slots = [tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs) for _ in range(2)]
+    layout = rendezvous_specs(W)
+    cells = np.zeros(layout.shape, layout.dtype)
+    obs_ready, act_ready = CountedSignal(), [CountedSignal() for _ in range(W)]
+    agent = CountedAgent()
+    shares = [range(b, b + 1) for b in range(W)]
+    training = Branch(GatheredStepper(agent, slots, shares), shares)
+    arrivals = ServerArrivals(cells, obs_ready, act_ready)
+    server = AsyncDynamicActionServer(
+        arrivals, agent, training, training, version=lambda: 7, min_batch=1, max_wait=1.0, cells=np.zeros(8, np.int64)
+    )
+
+    def work(member):
+        side = WorkerArrivals(cells, member, obs_ready, act_ready[member], spin=False)
+        ours = [columns(slot, member, 1) for slot in slots]
+        source = DynamicActions(spaces.Discrete(2), ours, np.zeros(8, np.int64), side, batches=False, first_slot=0)
+        for slot in (0, 1):
+            source.begin(slot)
+            for t in range(T):
+                source.act(t)
+            source.finish(T, idle=False)
+
+    threads = [threading.Thread(target=work, args=(member,)) for member in range(W)]
+    for slot in (0, 1):
+        server.expect(slot, slot)
+    serving = asyncio.create_task(server.serve())
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    serving.cancel()
+    arrivals.close()
+    steps = 2 * W * (T + 1)  # those at the end of each batch among them
+    assert server.acted == 2 * W * T
+    assert server.calls == agent.calls <= 2 * W * T
+    assert arrivals.wake_ups <= steps + 1
+    assert obs_ready.posts <= arrivals.wake_ups + W  # who arrives while the server looks posts in vain
+    assert sum(signal.posts for signal in act_ready) <= steps
+    for slot in slots:
+        assert (slot["policy_version"] == 7).all()
+        assert (slot["agent_info"]["which"] == np.arange(W)).all()
