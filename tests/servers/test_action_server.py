@@ -288,6 +288,7 @@ async def test_actions_state_and_values_are_written_for_each_group(server):
     pipelines = []
     for g in range(server.n_groups):
         slot = tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs)
+        slot["valid"].fill(True)
         slot["observation"][0] = g + 1
         ends = np.zeros((T, n), bool)
         ends[1, 0] = ends[3, 2] = True

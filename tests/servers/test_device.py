@@ -91,6 +91,7 @@ class World:
         self.slot, self.t = slot, -1
         for name in ("final_count", "final_value"):
             slot[name].fill(0)
+        slot["valid"].fill(True)
         for name, array in zip(("observation", "prev_action", "prev_reward"), self.row, strict=True):
             slot[name][0] = array
 
