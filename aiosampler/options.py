@@ -23,7 +23,16 @@ START_METHODS = ("spawn", "forkserver", "fork")
 SEED_LIMIT = 2**128
 
 
-_FLAGS = ("mid_batch_reset", "bootstrap_value", "overlap", "debug", "in_process", "eval_keep_envs", "lockstep")
+_FLAGS = (
+    "mid_batch_reset",
+    "bootstrap_value",
+    "overlap",
+    "debug",
+    "in_process",
+    "eval_keep_envs",
+    "lockstep",
+    "seed_every_reset",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,7 @@ class Options:
     lockstep: bool = True
     min_batch: int | None = None
     max_wait: float | None = None
+    seed_every_reset: bool = False
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)

@@ -50,6 +50,7 @@ class Collector:
     Args:
         unit: The n environments.
         seeds: For the first reset of each.
+        reset_seed: Gives one for each later reset, from the column and how many came before; None for no seeds.
         first: Global index of the first of them.
         slots: Arrays of the slots, cut to the columns of the environments.
         specs: Of a single step.
@@ -68,6 +69,7 @@ class Collector:
         *,
         unit: EnvironmentUnit,
         seeds: Sequence[int],
+        reset_seed: Callable[[int, int], int] | None = None,
         first: int,
         slots: Sequence[Slot],
         specs: StepSpecs,
@@ -80,6 +82,7 @@ class Collector:
         evaluation: bool = False,
     ) -> None:
         self._unit, self._seeds, self._first = unit, seeds, first
+        self._reset_seed = reset_seed
         self._actions, self._rule = actions, rule
         self._cells, self._abort, self._evaluation = memoryview(cells), memoryview(abort), evaluation
         self._writer = writer = make_writer(specs.observation, "observation")
@@ -96,6 +99,7 @@ class Collector:
         self._active: list[int] = []  # environments that are stepped; a new list where they are others
         self._started = False
         self._reset_options: list[Mapping[str, Any] | None] = [None] * self._n
+        self._resets = [0] * self._n  # that each had since it was seeded first; counted if later ones are seeded
 
     def start(
         self, phase: Callable[[str], None], decorrelation_steps: int = 0, seed: int = 0, generation: int = 0
@@ -292,6 +296,8 @@ class Collector:
             Those that give nothing yet, and are to start later.
         """
         write, row = self._writer.write, slot.observation[t]
+        if self._reset_seed is not None:
+            seeds = self._seeds_of(environments, seeds, self._reset_seed)
 
         def on_reset(i: int, observation: Any, info: Any) -> None:
             write(row, i, observation)
@@ -304,6 +310,19 @@ class Collector:
             slot.blank_inputs(t, i)
             self._starting.add(i)
         return later
+
+    def _seeds_of(
+        self, environments: Sequence[int], first: Sequence[int] | None, reset_seed: Callable[[int, int], int]
+    ) -> Sequence[int]:
+        """Seeds for resets, of all n: `first` if these are the first ones, otherwise new ones for `environments`."""
+        seeds = list(first or self._seeds)
+        for i in environments:
+            if first is None:
+                seeds[i] = reset_seed(i, self._resets[i])
+                self._resets[i] += 1
+            else:
+                self._resets[i] = 1
+        return seeds
 
     def _activate(self) -> None:
         others = self._starting.union(self._waits_from)

@@ -84,6 +84,11 @@ def check_vector_options(options: Options, traits: VectorTraits, vector: Any) ->
     Raises:
         ConfigError: It resets environments by itself, where the sampler has to.
     """
+    if options.seed_every_reset and not (traits.masks and traits.seeds in ("list", "array")):
+        raise ConfigError(
+            f"seed_every_reset=True needs environments that can be reset one by one with a seed each, and "
+            f"{type(vector.unwrapped).__name__} takes no {'list of seeds' if traits.masks else 'reset_mask'}"
+        )
     if traits.masks:
         return
     steps = options.max_decorrelation_steps
@@ -137,7 +142,8 @@ def _offers_masks(vector: Any, n: int, seed: int) -> bool:
         actions = _batch(space, [sample_action(space, mask) for mask in masks])
         before, _, terminated, truncated, infos = check_step(vector.step(actions), infos=True)
         before = copy.deepcopy(before)
-        if not np.any(terminated) and not np.any(truncated) and not _equal(pick(before, 1), pick(begun, 1)):
+        goes_on = [i for i in range(1, n) if not terminated[i] and not truncated[i]]
+        if any(not _equal(pick(before, i), pick(begun, i)) for i in goes_on):
             break
     else:
         return False  # it cannot be told

@@ -123,6 +123,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             whose steps take unequal time, with few of them in a worker.
         min_batch: With ``lockstep=False``: how many environments the agent waits for before it acts; 1 by default.
         max_wait: With a `min_batch`: how many seconds it waits for them at most; 0.001 by default.
+        seed_every_reset: Give each reset of an environment a seed, that of ``environment_seed(seed, b, resets=k)``, and
+            not the first alone: for environments that draw what follows from elsewhere, which a second run would not
+            repeat. Those whose episodes depend on one another, as in a curriculum, lose that by it.
 
     Attributes:
         seed: The seed in use.
@@ -169,6 +172,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         lockstep: bool = True,
         min_batch: int | None = None,
         max_wait: float | None = None,
+        seed_every_reset: bool = False,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -207,6 +211,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             lockstep=lockstep,
             min_batch=min_batch,
             max_wait=max_wait,
+            seed_every_reset=seed_every_reset,
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     WORLD_NOISE = 10
     EVAL_WORLD_NOISE = 11
     RESUMED = 12
+    RESET = 13
+    EVAL_RESET = 14
 
 
 def draw_seed() -> int:
@@ -40,7 +42,7 @@ def seed_sequence(seed: int, stream: Stream, index: int = 0, generation: int = 0
 
 def stream_seed(seed: int, stream: Stream, index: int = 0, generation: int = 0) -> int:
     """A seed below 2**31 drawn from `seed_sequence`: many native environments take a signed 32-bit integer."""
-    return int(seed_sequence(seed, stream, index, generation).generate_state(1, np.uint32)[0]) & 0x7FFF_FFFF
+    return _number(seed_sequence(seed, stream, index, generation))
 
 
 def resumed_seed(seed: int, resumes: int) -> int:
@@ -50,11 +52,13 @@ def resumed_seed(seed: int, resumes: int) -> int:
     return int.from_bytes(seed_sequence(seed, Stream.RESUMED, resumes).generate_state(4, np.uint32).tobytes(), "little")
 
 
-def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: int = 0, resumes: int = 0) -> int:
+def environment_seed(
+    seed: int, b: int, *, evaluation: bool = False, restarts: int = 0, resumes: int = 0, resets: int = 0
+) -> int:
     """What environment `b` of a sampler with `seed` is given at its first ``reset(seed=...)``; below 2**31.
 
     Later resets go on with the environment's own stream, so stepping a fresh environment with the recorded actions
-    from this seed replays the trajectory.
+    from this seed replays the trajectory. With ``seed_every_reset=True`` each has a seed of its own.
 
     Args:
         seed: Of the sampler.
@@ -63,5 +67,14 @@ def environment_seed(seed: int, b: int, *, evaluation: bool = False, restarts: i
         restarts: How many times the worker that has the environment was replaced before; each replacement draws from
             a fresh branch, or it would repeat the steps that led to the failure.
         resumes: How many times the run had been resumed (`load_state_dict`), the ``resumes`` of its `state_dict`.
+        resets: How many times it was reset before, where every reset is seeded.
     """
-    return stream_seed(resumed_seed(seed, resumes), Stream.EVAL_ENV if evaluation else Stream.ENV, b, restarts)
+    entropy = resumed_seed(seed, resumes)
+    if resets:
+        branch = (Stream.EVAL_RESET if evaluation else Stream.RESET, b, restarts, resets)
+        return _number(np.random.SeedSequence(entropy, spawn_key=tuple(map(int, branch))))
+    return stream_seed(entropy, Stream.EVAL_ENV if evaluation else Stream.ENV, b, restarts)
+
+
+def _number(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint32)[0]) & 0x7FFF_FFFF

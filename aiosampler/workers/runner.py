@@ -206,6 +206,7 @@ class Runner:
         return Collector(
             unit=unit,
             seeds=[context.seed for context in contexts],
+            reset_seed=self._reset_seed(contexts) if self._options.seed_every_reset else None,
             first=first,
             slots=ours,
             specs=self._specs,
@@ -228,6 +229,18 @@ class Runner:
             seed=environment_seed(options.seed, b, evaluation=evaluation, restarts=restarts),
             worker=None if options.n_workers is None else self._share.rank,
         )
+
+    def _reset_seed(self, contexts: Sequence[EnvContext]) -> Callable[[int, int], int]:
+        """What gives the seed of an environment's reset, from its column and how many it had before."""
+        seed = self._options.seed
+
+        def reset_seed(i: int, resets: int) -> int:
+            context = contexts[i]
+            return environment_seed(
+                seed, context.index, evaluation=context.evaluation, restarts=context.restarts, resets=resets
+            )
+
+        return reset_seed
 
     def _make_unit(self, contexts: Sequence[EnvContext], first: int, evaluation: bool) -> EnvironmentUnit:
         """Build environments; what was built is closed with this runner, whatever happens to the others."""
