@@ -17,52 +17,41 @@ from aiosampler.runtime.restarts import attach
 from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate, Serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from aiosampler.memory.arena import Arena
-    from aiosampler.memory.arena_map import ArenaViews
-    from aiosampler.options import Options
-    from aiosampler.workers.messages import Probed, Start
+    from aiosampler.engines.parts import EngineParts
 
 
 class DevicesEngine:
-    """Has action servers collect, all with the same parameters."""
+    """Has action servers collect, all with the same parameters.
+
+    Args:
+        parts: What it is made of.
+    """
 
     runs_ahead = False
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        probed: Probed,
-        start: Start,
-        arena: Arena,
-        views: ArenaViews,
-        phase: Callable[[str], None],
-    ) -> None:
-        self._options, self._probed, self._start = options, probed, start
-        self._arena, self._phase = arena, phase
-        self._progress = views.progress
+    def __init__(self, parts: EngineParts) -> None:
+        self._parts, self._options = parts, parts.options
         self._servers: ProcessGroup | None = None
         self._failures: list[ProcessFailure] = []  # of workers that were replaced
 
     async def start(self) -> None:
         """Start the servers, all at once."""
-        options = self._options
+        parts, options = self._parts, self._options
         process = options.payload.packed("action_server_process")
-        self._phase(f"starting {len(options.devices)} action servers")
+        parts.phase(f"starting {len(options.devices)} action servers")
+        progress = parts.views.progress[options.worker_count : -1]
         self._servers = ProcessGroup(
             device_main,
-            [(self._arena, device, process) for device in options.devices],
+            [(parts.arena, device, process) for device in options.devices],
             ranks=range(len(options.devices)),
             kind="server",
             start_method=options.start_method,
-            readings=[functools.partial(read_progress, cells) for cells in self._progress[options.worker_count : -1]],
-            on_phase=self._phase,
+            readings=[functools.partial(read_progress, cells) for cells in progress],
+            on_phase=parts.phase,
             close_grace=SERVER_CLOSE_S,
         )
-        self._arena.close()
-        work = [Serve(options, self._probed, self._start, assignment) for assignment in assignments(options)]
+        parts.arena.close()
+        work = [Serve(options, parts.probed, parts.start, assignment) for assignment in assignments(options)]
         await self._servers.start(work, options.start_timeout and options.start_timeout + START_MARGIN_S)
 
     async def collect(self, request: Collect) -> Collected:

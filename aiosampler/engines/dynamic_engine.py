@@ -17,14 +17,15 @@ from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.signals.arrivals import ServerArrivals
-from aiosampler.workers.messages import Collect, Collected, Evaluate
 from aiosampler.workers.runner import eval_quotas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiosampler.engines.parts import EngineParts
     from aiosampler.errors import ProcessFailure
     from aiosampler.signals.counter import Signal
+    from aiosampler.workers.messages import Collect, Collected, Evaluate
 
 DEFAULT_MAX_WAIT_S = 0.001
 
@@ -32,8 +33,8 @@ DEFAULT_MAX_WAIT_S = 0.001
 class DynamicEngine(ServedEngine):
     """Has workers step and an agent act for those that are ready."""
 
-    def __init__(self, **parts: Any) -> None:
-        super().__init__(**parts)
+    def __init__(self, parts: EngineParts) -> None:
+        super().__init__(parts)
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
         self._serving: asyncio.Task[None] | None = None
         self.runs_ahead = not self._options.max_worker_restarts  # as that of the CPU sampler, and for its reason
@@ -45,24 +46,21 @@ class DynamicEngine(ServedEngine):
 
     async def collect(self, request: Collect) -> Collected:
         """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
-        assert self._workers is not None
         await self._workers.replace_lost()
         use_parameters(self._agents, self._parameters, request.parameters)
         self._dynamic.expect(request.itr, request.slot)
-        self._losses.begin(request.slot)
+        self._workers.begin(request.slot)
         await self._workers.send(request)
         async with self._turn:
             episodes = await self._gather()
             verify_parameters(self._agents, self._parameters)
-            self._losses.finish(request.slot)
-            self._workers.begin_replacing()
+            collected = self._workers.complete(episodes, request.slot)
         if self._views.control.abort_batch[0]:
             raise Aborted
-        return Collected(episodes, self._losses.take())
+        return collected
 
     async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas until these are met."""
-        assert self._workers is not None
         await self._workers.replace_lost()
         quotas = eval_quotas(self._options, request)
         busy = [i for i, share in enumerate(self._shares) if any(quotas is None or quotas[b] for b in share.evaluation)]
@@ -72,9 +70,7 @@ class DynamicEngine(ServedEngine):
             await self._workers.send(request, busy)
             episodes = await self._gather(busy)
             verify_parameters(self._agents, self._parameters)
-        self._losses.settle()
-        self._workers.begin_replacing()
-        return Collected(episodes, self._losses.take())
+        return self._workers.complete(episodes)
 
     async def aclose(self) -> None:
         """Have the workers close their environments, and end them."""
@@ -91,14 +87,13 @@ class DynamicEngine(ServedEngine):
         Raises:
             AgentFault: The agent raised, or answered what does not fit.
         """
-        assert self._workers is not None
         assert self._serving is not None
-        gathering = asyncio.ensure_future(self._workers.gather(self._options.step_timeout, indices))
+        gathering = asyncio.ensure_future(self._workers.gather(indices))
         try:
             await asyncio.wait((gathering, self._serving), return_when=asyncio.FIRST_COMPLETED)
             if self._serving.done():
                 self._serving.result()
-            return [answer.episodes for answer in gathering.result()]
+            return gathering.result()
         finally:
             gathering.cancel()
             with contextlib.suppress(BaseException):
@@ -132,7 +127,6 @@ class DynamicEngine(ServedEngine):
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """A worker has ended: its environments begin anew with the next batch."""
-        self._losses.found(index, error)
         self._arrivals.lose(index)
         if self._serving is not None:  # while the workers start there is no server yet
             self._dynamic.lost(index)

@@ -16,7 +16,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import torch
 
@@ -67,7 +67,7 @@ class InProcess:
         self.phase = "ready"
         self.views: ArenaViews | None = None
         self._tell: Callable[[str], None] = lambda what: on_phase(f"{NAME}: {what}")
-        self._requests: deque[Any] = deque()
+        self._requests: deque[messages.Request] = deque()
         self._answers: deque[Any] = deque()  # errors among them, which are raised
         self._interrupted: BaseException | None = None
         self._stopped, self._started = False, False
@@ -144,7 +144,7 @@ class InProcess:
             self._interrupted = exc
             raise
 
-    def _answer(self, request: Any) -> Any:
+    def _answer(self, request: messages.Request) -> Any:
         match request:
             case messages.Probe():
                 self._options: Options = request.options
@@ -157,11 +157,12 @@ class InProcess:
                 return self._collect(itr, slot)
             case messages.Evaluate():
                 return self._evaluate(request)
-
             case messages.Call():
                 assert self._runner is not None
                 self._finish_ahead()
                 return self._runner.call(request, self._described)
+            case _:
+                assert_never(request)
 
     def _start(self, start: messages.Start) -> None:
         assert self.views is not None

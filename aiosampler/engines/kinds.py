@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiosampler.engines.parts import EngineParts
     from aiosampler.interfaces import Engine
-    from aiosampler.memory.arena import Arena
-    from aiosampler.memory.arena_map import ArenaViews
-    from aiosampler.options import Options
-    from aiosampler.workers.messages import Probed, Start
 
 
 class EngineKind(Enum):
@@ -25,33 +22,8 @@ class EngineKind(Enum):
     DYNAMIC = "dynamic"
 
 
-class EngineClass(Protocol):
-    """How an engine is made."""
-
-    def __call__(
-        self,
-        *,
-        options: Options,
-        probed: Probed,
-        start: Start,
-        arena: Arena,
-        views: ArenaViews,
-        phase: Callable[[str], Any],
-    ) -> Engine:
-        """Make an engine, which starts nothing yet.
-
-        Args:
-            options: The sampler's arguments.
-            probed: What was learned about environment and agent.
-            start: Layout and specs.
-            arena: The shared memory, for processes that the engine starts; the engine closes it.
-            views: Of it.
-            phase: Told what is being done.
-        """
-
-
-def engine_class(kind: EngineKind) -> EngineClass:
-    """The class of an engine."""
+def engine_class(kind: EngineKind) -> Callable[[EngineParts], Engine]:
+    """The class of an engine, which starts nothing when it is made."""
     match kind:
         case EngineKind.SERIAL:
             from aiosampler.engines.serial_engine import SerialEngine
@@ -73,3 +45,5 @@ def engine_class(kind: EngineKind) -> EngineClass:
             from aiosampler.engines.dynamic_engine import DynamicEngine
 
             return DynamicEngine
+        case _:
+            assert_never(kind)

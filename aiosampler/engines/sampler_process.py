@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from aiosampler.collectors.collector import Aborted
 from aiosampler.engines.kinds import engine_class
+from aiosampler.engines.parts import EngineParts
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.runtime.tasks import first_error
 from aiosampler.workers import messages
@@ -93,7 +94,7 @@ class _Sampler:
         self._control = views.control
         self._overlap, self._tell = options.overlap, parent.phase
         self._parameters = Reader(views.parameters)
-        engine: Engine = engine_class(request.engine)(
+        parts = EngineParts(
             options=options,
             probed=probed,
             start=start,
@@ -101,7 +102,7 @@ class _Sampler:
             views=views,
             phase=lambda name: self._tell(name),
         )
-        self._engine = engine
+        self._engine = engine = engine_class(request.engine)(parts)
         beat(views.progress[-1, TICK : TICK + 1], options.step_timeout)
         self._parameters.adopt()  # for the models that are built now
         await engine.start()
@@ -114,7 +115,8 @@ class _Sampler:
         ahead: asyncio.Task[messages.Batch | None] | None = None
         while True:
             # What was aborted is not wanted: this process is to end, or the caller of an evaluation left.
-            match await parent.receive():
+            request: messages.Asked = await parent.receive()
+            match request:
                 case messages.Collect(itr, slot):
                     wanted = ahead or self._begin(engine, tasks, itr, slot)
                     if self._overlap and not engine.runs_ahead:
@@ -123,11 +125,11 @@ class _Sampler:
                     batch = await wanted
                     if batch is not None:
                         parent.send(batch)
-                case messages.Call() as call:
+                case messages.Call():
                     if ahead is not None:
                         await asyncio.wait((ahead,))  # so that a call takes effect between the same batches, always
-                    parent.send(await engine.call(call))
-                case messages.Evaluate() as request:
+                    parent.send(await engine.call(request))
+                case messages.Evaluate():
                     if ahead is not None:
                         await asyncio.wait((ahead,))
                     self._tell(f"evaluating after batch {request.itr}")
@@ -135,6 +137,8 @@ class _Sampler:
                     with contextlib.suppress(Aborted):
                         evaluated = await engine.evaluate(request._replace(parameters=self._parameters.adopt().buffer))
                     parent.send(messages.Evaluated(*evaluated))
+                case _:
+                    assert_never(request)
 
     def _begin(
         self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int

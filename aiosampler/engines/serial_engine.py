@@ -11,41 +11,31 @@ from aiosampler.workers.local_acting import local_runner
 from aiosampler.workers.messages import Call, Called, Collect, Collected, Evaluate, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from aiosampler.memory.arena import Arena
-    from aiosampler.memory.arena_map import ArenaViews
-    from aiosampler.options import Options
-    from aiosampler.workers.messages import Probed, Start
+    from aiosampler.engines.parts import EngineParts
     from aiosampler.workers.runner import Runner
 
 
 class SerialEngine:
-    """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do."""
+    """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do.
+
+    Args:
+        parts: What it is made of.
+    """
 
     runs_ahead = False
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        probed: Probed,
-        start: Start,
-        arena: Arena,
-        views: ArenaViews,
-        phase: Callable[[str], None],
-    ) -> None:
-        arena.close()  # there are no workers to pass it on to
-        self._step_clocks = views.step_clocks
+    def __init__(self, parts: EngineParts) -> None:
+        parts.arena.close()  # there are no workers to pass it on to
+        self._step_clocks = parts.views.step_clocks
         self._runner: Runner | None = None
         self._make_runner = functools.partial(
             local_runner,
-            options=options,
-            probed=probed,
-            start=start,
-            views=views,
-            share=Share(0, range(options.batch.B), range(options.eval_n_envs)),
-            phase=phase,
+            options=parts.options,
+            probed=parts.probed,
+            start=parts.start,
+            views=parts.views,
+            share=Share(0, range(parts.options.batch.B), range(parts.options.eval_n_envs)),
+            phase=parts.phase,
         )
 
     async def start(self) -> None:

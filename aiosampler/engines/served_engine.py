@@ -13,14 +13,11 @@ from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import bind_parameters, call_agent, use_parameters, verify_parameters
 from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.assignments import Assignment, assign
-from aiosampler.engines.losses import Losses
-from aiosampler.engines.worker_calls import CallReplay, call_workers
+from aiosampler.engines.engine_workers import EngineWorkers
 from aiosampler.memory.progress import read_progress
 from aiosampler.memory.slot import columns
 from aiosampler.runtime.outside_loop import outside_loop
-from aiosampler.runtime.process_group import ProcessGroup
 from aiosampler.runtime.resources import denied
-from aiosampler.runtime.restarts import Restarts
 from aiosampler.runtime.tasks import all_or_first_error
 from aiosampler.servers.accelerator import accelerator
 from aiosampler.servers.device import DeviceInference
@@ -41,15 +38,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from aiosampler.agents.agent import Agent
+    from aiosampler.engines.parts import EngineParts
     from aiosampler.errors import ProcessFailure
-    from aiosampler.memory.arena import Arena
-    from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.memory.progress import Reading
     from aiosampler.options import Options
     from aiosampler.servers.accelerator import Accelerator
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.servers.server_cpus import ServerCpus
-    from aiosampler.workers.messages import Probed, Share, Start
+    from aiosampler.workers.messages import Share
     from aiosampler.workers.runner import Columns
 
 
@@ -63,40 +59,22 @@ class ServedEngine:
     """Has workers step and an agent act for them.
 
     Args:
-        options: The sampler's arguments.
-        probed: What was learned about them.
-        start: Layout and specs.
-        arena: The shared memory, for the workers.
-        views: Of it.
-        phase: Told what is being done.
+        parts: What it is made of.
         assignment: Of this server, where there are several.
     """
 
     runs_ahead = False
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        probed: Probed,
-        start: Start,
-        arena: Arena,
-        views: ArenaViews,
-        phase: Callable[[str], None],
-        assignment: Assignment | None = None,
-    ) -> None:
-        self._options, self._probed, self._start = options, probed, start
-        self._arena, self._views, self._phase = arena, views, phase
-        self._assignment = assignments(options)[0] if assignment is None else assignment
+    def __init__(self, parts: EngineParts, assignment: Assignment | None = None) -> None:
+        self._parts, self._options, self._views = parts, parts.options, parts.views
+        self._assignment = assignments(parts.options)[0] if assignment is None else assignment
         self._shares = self._assignment.shares
-        self._losses = Losses(options, views, self._shares)
-        self._replay = CallReplay(wanted=options.max_worker_restarts > 0)
-        self._workers: ProcessGroup | None = None
+        self._workers = EngineWorkers(parts, self._shares, index=self._assignment.index, on_loss=self._on_loss)
         self._groups: list[WorkerGroup] = []
         self._server_cpus: ServerCpus | None = None
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
-        self._parameters = AdoptedParameters(views.parameters, start.parameters)
+        self._parameters = AdoptedParameters(parts.views.parameters, parts.start.parameters)
         self._noise: list[GroupStream] = []  # of each group, where it is apart from that of the process
         self._eval_noise: list[GroupStream] = []
         self._accelerator: Accelerator | None = None
@@ -104,11 +82,11 @@ class ServedEngine:
 
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
-        options, shares, views = self._options, self._shares, self._views
+        options, views = self._options, self._views
         with denied("there are no signals for the workers"):
             obs_ready = [Signal() for _ in self._assignment.groups]
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
-        affinity, n_servers, n_groups = self._start.affinity, len(options.devices), len(self._assignment.groups)
+        affinity, n_servers, n_groups = self._parts.start.affinity, len(options.devices), len(self._assignment.groups)
         if n_servers == 1 and self._assignment.device == "cpu":
             self._server_cpus = server_cpus(
                 affinity, [[share.rank for share in group] for group in self._assignment.groups]
@@ -117,31 +95,15 @@ class ServedEngine:
         for index, group in enumerate(self._assignment.groups):
             cells = views.rendezvous[group[0].rank : group[-1].rank + 1]
             self._add_group(index, cells, obs_ready[index], act_ready[index], spin=spin)
-        self._phase(f"starting {len(shares)} workers")
-        self._workers = ProcessGroup(
+        starting = self._workers.start(
             served_worker_main,
             [
-                (self._arena, of_group, of_worker)
+                (self._parts.arena, of_group, of_worker)
                 for of_group, of_workers in zip(obs_ready, act_ready, strict=True)
                 for of_worker in of_workers
             ],
-            ranks=[share.rank for share in shares],
-            start_method=options.start_method,
-            readings=[self._reading(share) for share in shares],
-            on_phase=self._phase,
-        )
-        if not options.max_worker_restarts:
-            self._arena.close()
-        starting = self._workers.start(
             [self._work(share, group) for group in self._assignment.groups for share in group],
-            options.start_timeout,
-            Restarts(
-                options.max_worker_restarts,
-                views.control.restarts,
-                self._assignment.index,
-                self._on_loss,
-                self._replay.renewed,
-            ),
+            [self._reading(share) for share in self._shares],
         )
         await all_or_first_error([starting, outside_loop(self._build)])
 
@@ -160,22 +122,18 @@ class ServedEngine:
 
     async def collect(self, request: Collect) -> Collected:
         """Serve the workers while they fill a slot."""
-        assert self._workers is not None
         itr, slot, parameters = request
         await self._workers.replace_lost()
         use_parameters(self._agents, self._parameters, parameters, self._noise)
-        self._losses.begin(slot)
+        self._workers.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.expect(range(len(shares)))
         episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
         verify_parameters(self._agents, self._parameters)
-        self._losses.finish(slot)
-        self._workers.begin_replacing()
-        return Collected(episodes, self._losses.take())
+        return self._workers.complete(episodes, slot)
 
     async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas until these are met."""
-        assert self._workers is not None
         await self._workers.replace_lost()
         quotas = eval_quotas(self._options, request)
         busy = [
@@ -193,46 +151,34 @@ class ServedEngine:
             serving = self._server.serve_actions_evaluation(request.itr, self._options.eval_chunks(request.max_steps))
             episodes = await self._ask(request, indices, serving)
         verify_parameters(self._agents, self._parameters)
-        self._losses.settle()
-        self._workers.begin_replacing()
-        return Collected(episodes, self._losses.take())
+        return self._workers.complete(episodes)
 
     async def call(self, request: Call) -> Called:
         """Have the workers that have the environments make a call; the server has no part in it."""
-        assert self._workers is not None
-        return await call_workers(
-            self._workers,
-            self._shares,
-            request,
-            losses=self._losses,
-            replay=self._replay,
-            timeout=self._options.step_timeout,
-        )
+        return await self._workers.call(request)
 
     async def aclose(self) -> None:
         """Have the workers close their environments, and end them."""
-        workers, self._workers = self._workers, None
-        if workers is not None:
-            for group in self._groups:
-                group.abort()
-            reports = await workers.stop()
-            self._unpin()
-            for group in self._groups:
-                group.close()
-            for report in reports:
-                raise report
+        groups, self._groups = self._groups, []
+        for group in groups:
+            group.abort()
+        reports = await self._workers.stop()
+        unpin, self._unpin = self._unpin, lambda: None
+        unpin()
+        for group in groups:
+            group.close()
+        for report in reports:
+            raise report
 
     async def _ask(
         self, request: Collect | Evaluate, indices: Sequence[int] | None, serving: Coroutine[Any, Any, None]
     ) -> list[bytes]:
-        assert self._workers is not None
         await self._workers.send(request, indices)
-        asking = self._workers.gather(self._options.step_timeout, indices)
         with torch.inference_mode():
-            answers, aborted = await all_or_first_error([asking, self._served(serving)])
+            episodes, aborted = await all_or_first_error([self._workers.gather(indices), self._served(serving)])
         if aborted:
             raise Aborted
-        return [answer.episodes for answer in answers]
+        return episodes  # type: ignore[no-any-return] # coroutines of several types
 
     async def _served(self, serving: Coroutine[Any, Any, None]) -> bool:
         """Serve to the end; return whether it was given up, which the workers have been told then."""
@@ -250,35 +196,37 @@ class ServedEngine:
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """A worker has ended: its group goes on without, and its environments begin anew with the next batch."""
-        self._losses.found(index, error)
         lost = self._shares[index]
         g, shares = next((g, shares) for g, shares in enumerate(self._assignment.groups) if lost in shares)
-        self._groups[g].lose(shares.index(lost))
+        for group in self._groups[g : g + 1]:  # there are none any more when they are closed
+            group.lose(shares.index(lost))
         first = shares[0].environments.start
         for inference in self._inferences[g : g + 1]:  # while the workers start there is none yet
             inference.lost(b - first for b in lost.environments)
 
     def _work(self, share: Share, group: tuple[Share, ...]) -> Work:
         """What a worker needs, and nothing that would import torch there."""
-        cpus = self._start.affinity.workers
+        affinity = self._parts.start.affinity
         return Work(
             self._options.without("agent"),
-            self._probed,
-            dataclasses.replace(self._start, parameters=()),
+            self._parts.probed,
+            dataclasses.replace(self._parts.start, parameters=()),
             share,
-            None if cpus is None else cpus[share.rank],
+            None if affinity.workers is None else affinity.workers[share.rank],
             range(group[0].rank, group[-1].rank + 1),
-            spin=workers_have_cpus(self._start.affinity, self._options.worker_count, len(self._assignment.groups)),
+            spin=workers_have_cpus(
+                self._parts.start.affinity, self._options.worker_count, len(self._assignment.groups)
+            ),
             give_way=self._server_cpus is not None,
         )
 
     def _build(self) -> None:
         """Build the agent, with a copy for each group that shares its model, and the server."""
         options, views = self._options, self._views
-        agent = build_agent(options.payload, self._probed.spaces, options.seed)
+        agent = build_agent(options.payload, self._parts.probed.spaces, options.seed)
         if self._assignment.device != "cpu":
             self._accelerator = accelerator(self._assignment.device)
-            self._unpin = self._accelerator.pin(views.control.cells, self._start.layout.dense_bytes)
+            self._unpin = self._accelerator.pin(views.control.cells, self._parts.start.layout.dense_bytes)
             if agent.model is not None:
                 agent.model.to(self._accelerator.device)
         self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]

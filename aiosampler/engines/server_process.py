@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from aiosampler.runtime.service import ServiceChannel, run_service
 from aiosampler.workers import messages
@@ -57,6 +57,7 @@ class _Server:
 
     async def run(self, parent: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
+        from aiosampler.engines.parts import EngineParts
         from aiosampler.engines.served_engine import ServedEngine
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import PID, TICK
@@ -67,22 +68,22 @@ class _Server:
         work: messages.Serve = await parent.receive()
         set_cpus(work.start.affinity.cpus, work.start.affinity.torch_threads)
         views = arena_views(work.start.layout, self._arena.map(work.start.layout.total_bytes))
-        self._engine = engine = ServedEngine(
+        parts = EngineParts(
             options=work.options,
             probed=work.probed,
             start=work.start,
             arena=self._arena,
             views=views,
             phase=parent.phase,
-            assignment=work.assignment,
         )
+        self._engine = engine = ServedEngine(parts, work.assignment)
         ticks = views.progress[work.options.worker_count + work.assignment.index, TICK : TICK + 1]
         views.progress[work.options.worker_count + work.assignment.index, PID] = os.getpid()
         beat(ticks, work.options.step_timeout)
         await engine.start()
         parent.send(messages.Started())
         while True:
-            request = await parent.receive()
+            request: messages.Asked = await parent.receive()
             collected: messages.Collected | messages.Called = messages.Collected([])
             with contextlib.suppress(Aborted):
                 match request:
@@ -92,6 +93,8 @@ class _Server:
                         collected = await engine.evaluate(request)
                     case messages.Call():
                         collected = await engine.call(request)
+                    case _:
+                        assert_never(request)
             parent.send(collected)
 
     async def aclose(self) -> None:

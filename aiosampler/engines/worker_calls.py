@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 from aiosampler.workers.messages import Ask, Call, Called, Loss, Work, renewed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from aiosampler.engines.losses import Losses
-    from aiosampler.runtime.process_group import ProcessGroup
-    from aiosampler.workers.messages import Share
+    from collections.abc import Iterable
 
 
 class CallReplay:
@@ -46,40 +42,6 @@ class CallReplay:
             if call.environments[0] in (share.evaluation if call.evaluation else share.environments)
         ]
         return dataclasses.replace(renewed(work), calls=calls)
-
-
-async def call_workers(
-    workers: ProcessGroup,
-    shares: Sequence[Share],
-    request: Call,
-    *,
-    losses: Losses,
-    replay: CallReplay,
-    timeout: float | None,
-) -> Called:
-    """Have those workers that have the environments of a call make it, all of them replaced that were lost.
-
-    Args:
-        workers: Of one process.
-        shares: Of each of them.
-        request: The call.
-        losses: Told of those that are lost meanwhile.
-        replay: Keeps what is to be told again.
-        timeout: Seconds that one environment may take.
-    """
-    await workers.replace_lost()
-    concerned = [
-        index
-        for index, share in enumerate(shares)
-        if any(request.each(share.evaluation if request.evaluation else share.environments))
-    ]
-    await workers.send(request, concerned)
-    answers = await workers.gather(timeout, concerned)
-    losses.settle()
-    called = merged(answers, losses.take())
-    replay.note(request, called)
-    workers.begin_replacing()
-    return called
 
 
 def merged(answers: Iterable[Called], losses: Iterable[Loss] = ()) -> Called:

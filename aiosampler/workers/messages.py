@@ -180,6 +180,13 @@ class Called(NamedTuple):
     losses: tuple[Loss, ...] = ()
 
 
+#: What is asked of a process that has environments, as long as it runs.
+Asked = Collect | Evaluate | Call
+
+#: What the sampler process is asked for.
+Request = Probe | Start | Asked
+
+
 def renewed(work: Work) -> Work:
     """The same work for the process that comes after."""
     return dataclasses.replace(work, share=dataclasses.replace(work.share, generation=work.share.generation + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.service import ServiceChannel, run_service
@@ -105,7 +105,7 @@ class _Worker:
         parent.send(messages.Started())
         while True:
             parent.look()  # those of the CPU sampler run ahead: the next request is mostly there
-            request = await parent.receive()
+            request: messages.Asked = await parent.receive()
             answer: messages.Finished | messages.Called = messages.Finished(NO_EPISODES)
             with contextlib.suppress(Aborted):
                 match request:
@@ -115,6 +115,8 @@ class _Worker:
                         answer = messages.Finished(await outside_loop(runner.evaluate, request))
                     case messages.Call():
                         answer = await outside_loop(runner.call, request, self.describe)
+                    case _:
+                        assert_never(request)
             parent.send(answer)
 
     async def aclose(self) -> None:

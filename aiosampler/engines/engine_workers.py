@@ -1,0 +1,149 @@
+"""The workers of an engine: who they are, what is asked of them, and what is lost with one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.engines.losses import Losses
+from aiosampler.engines.worker_calls import CallReplay, merged
+from aiosampler.runtime.process_group import ProcessGroup
+from aiosampler.runtime.restarts import Restarts
+from aiosampler.workers.messages import Collected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiosampler.engines.parts import EngineParts
+    from aiosampler.errors import ProcessFailure, SamplerError
+    from aiosampler.interfaces import Reading
+    from aiosampler.workers.messages import Call, Called, Collect, Evaluate, Share, Work
+
+
+class EngineWorkers:
+    """Processes that have a share of the environments each.
+
+    Each request goes the same way: `replace_lost`, `send`, `gather`, `complete`.
+
+    Args:
+        parts: Of the engine.
+        shares: Of each worker.
+        index: Of the process that has these workers, among those that have some.
+        on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
+    """
+
+    def __init__(
+        self,
+        parts: EngineParts,
+        shares: Sequence[Share],
+        *,
+        index: int = 0,
+        on_loss: Callable[[int, ProcessFailure], object] | None = None,
+    ) -> None:
+        self._parts, self._shares, self._index, self._on_loss = parts, shares, index, on_loss
+        self._losses = Losses(parts.options, parts.views, shares)
+        self._replay = CallReplay(wanted=parts.options.max_worker_restarts > 0)
+        self._group: ProcessGroup | None = None
+
+    async def start(
+        self,
+        main: Callable[..., Any],
+        args: Sequence[tuple[Any, ...]],
+        work: Sequence[Work],
+        readings: Sequence[Callable[[], Reading]],
+    ) -> None:
+        """Start all of them at once, and wait until they are ready.
+
+        Args:
+            main: Coroutine function that runs in each.
+            args: Its arguments, after the channel, and but for the rank.
+            work: What each is to do.
+            readings: Read the progress of each.
+
+        Raises:
+            SamplerError: One failed, died, or is late.
+        """
+        options, phase = self._parts.options, self._parts.phase
+        phase(f"starting {len(self._shares)} workers")
+        self._group = ProcessGroup(
+            main,
+            args,
+            ranks=[share.rank for share in self._shares],
+            start_method=options.start_method,
+            readings=readings,
+            on_phase=phase,
+        )
+        if not options.max_worker_restarts:
+            self._parts.arena.close()
+        restarts = Restarts(
+            options.max_worker_restarts,
+            self._parts.views.control.restarts,
+            self._index,
+            self._found_lost,
+            self._replay.renewed,
+        )
+        await self._group.start(work, options.start_timeout, restarts)
+
+    async def replace_lost(self) -> None:
+        """Wait until every worker that is lost has been replaced.
+
+        Raises:
+            SamplerError: One is not replaced any more.
+        """
+        assert self._group is not None
+        await self._group.replace_lost()
+
+    def begin(self, slot: int) -> None:
+        """A batch is about to begin in `slot`, with all workers there."""
+        self._losses.begin(slot)
+
+    async def send(self, request: Collect | Evaluate, indices: Sequence[int] | None = None) -> None:
+        """Ask workers, all by default; each answers once."""
+        assert self._group is not None
+        await self._group.send(request, indices)
+
+    async def gather(self, indices: Sequence[int] | None = None) -> list[bytes]:
+        """Suspend until those that were asked have answered; return their packed episodes.
+
+        Raises:
+            SamplerError: The first failure, of a worker that is not replaced.
+        """
+        assert self._group is not None
+        answers = await self._group.gather(self._parts.options.step_timeout, indices)
+        return [answer.episodes for answer in answers]
+
+    def complete(self, episodes: list[bytes], slot: int | None = None) -> Collected:
+        """A batch in `slot`, or an evaluation, is over: return it with losses, and begin to replace lost workers."""
+        assert self._group is not None
+        if slot is None:
+            self._losses.settle()
+        else:
+            self._losses.finish(slot)
+        self._group.begin_replacing()
+        return Collected(episodes, self._losses.take())
+
+    async def call(self, request: Call) -> Called:
+        """Have those that have the environments of a call make it, all of them replaced that were lost."""
+        assert self._group is not None
+        await self._group.replace_lost()
+        concerned = [
+            index
+            for index, share in enumerate(self._shares)
+            if any(request.each(share.evaluation if request.evaluation else share.environments))
+        ]
+        await self._group.send(request, concerned)
+        answers = await self._group.gather(self._parts.options.step_timeout, concerned)
+        self._losses.settle()
+        called = merged(answers, self._losses.take())
+        self._replay.note(request, called)
+        self._group.begin_replacing()
+        return called
+
+    async def stop(self) -> list[SamplerError]:
+        """Have all close their environments, and end them; return what they had to report last. Idempotent."""
+        group, self._group = self._group, None
+        return [] if group is None else await group.stop()
+
+    def _found_lost(self, index: int, error: ProcessFailure) -> None:
+        self._losses.found(index, error)
+        if self._on_loss is not None:
+            self._on_loss(index, error)
