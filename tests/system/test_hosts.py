@@ -4,10 +4,12 @@ import asyncio
 import atexit
 import multiprocessing
 import os
+import pty
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from multiprocessing import shared_memory
 
@@ -117,6 +119,73 @@ async def test_a_process_whose_exit_code_is_not_known_is_reported_all_the_same(k
         async with small(kind, lambda: FaultyEnv("exit")) as sampler:
             async for _ in sampler:
                 pass
+
+
+SUSPENDED = """
+import asyncio
+import time
+from tests.support.samplers import small
+from tests.support.worlds import CountingEnv
+
+class World(CountingEnv):
+    # Takes its time to be built, and for one of its steps, of which none passes while it is stopped
+    def __init__(self, context):
+        super().__init__()
+        self._first = context is not None and context.index == 0
+        self._work("building")
+
+    def step(self, action):
+        if self._episode == 3:
+            self._work("stepping")
+        return super().step(action)
+
+    def _work(self, name):
+        if self._first:
+            print(name, flush=True)
+            end = time.process_time() + 0.6
+            while time.process_time() < end:
+                pass
+            self._first = name == "building"
+
+async def collect():
+    async with small("cpu", lambda context: World(context), step_timeout=1.5, start_timeout=3.0) as sampler:
+        for _ in range(10):
+            await sampler.obtain_samples()
+        print("done", flush=True)
+
+asyncio.run(collect())
+"""
+
+
+def test_a_job_that_is_suspended_at_its_terminal_goes_on_by_fg(tmp_path):
+    """By Ctrl-Z in a shell, for longer than what is waiting for a start, or a step, would wait."""
+    script = tmp_path / "job.py"
+    script.write_text(SUSPENDED)
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.execvpe("sh", ["sh", "-i"], {**os.environ, "PS1": "", "ENV": ""})
+    said = ""
+
+    def wait_for(text):
+        nonlocal said
+        while text not in said:
+            said += os.read(terminal, 10_000).decode()
+            assert "Error" not in said
+        said = said.split(text, 1)[1]
+
+    try:
+        os.write(terminal, f"stty -echo; {sys.executable} {script}\n".encode())
+        for moment, seconds in (("building", 4.0), ("stepping", 2.5)):
+            wait_for(moment)
+            os.write(terminal, b"\x1a")  # Ctrl-Z
+            wait_for("Stopped")
+            time.sleep(seconds)
+            os.write(terminal, b"fg\n")
+        wait_for("done")
+    finally:
+        os.kill(shell, signal.SIGHUP)
+        os.close(terminal)
+        os.waitpid(shell, 0)
 
 
 def collect_one():
