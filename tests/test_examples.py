@@ -26,7 +26,7 @@ def test_training_on_cartpole_ends_with_an_evaluation_and_a_picture(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train_ppo", "train_recurrent_ppo", "train_sac"])
+@pytest.mark.parametrize("name", ["train_ppo", "train_recurrent_ppo", "train_impala", "train_sac"])
 def test_an_example_learns_draws_and_evaluates(name, tmp_path):
     printed = run(str(ROOT / f"examples/{name}.py"), "--steps", "2000", "--seed", "1", cwd=tmp_path)
     match = re.search(r"evaluation: mean return (-?\d+\.\d) over 100 episodes", printed)
