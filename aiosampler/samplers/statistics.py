@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aiosampler.errors import ProcessFailure
 from aiosampler.runtime.restarts import replaceable
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.evaluation import Evaluation
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.session import Session
+    from aiosampler.samplers.timeline import Timeline
     from aiosampler.workers.messages import Loss
 
 RECENT_BATCHES = 16
@@ -51,6 +54,9 @@ class SamplerStatistics:
         eval_episodes: How many episodes it started.
         eval_cut: How many of them were cut.
         policy_lag: How many versions the last batch was behind the published one, None before the first.
+        slowest_worker: Rank of the worker that was done last with its columns of the last batch; None where there are not
+            several, and before the first.
+        slowest_behind_s: Seconds from when half of the workers were done with theirs until it was.
         sampler_pid: Process id of the sampler process, which the others descend from; None while there is none.
         worker_pids: Those of the workers by rank, None for one that is being replaced; empty where there are none.
         server_pids: Those of the server processes, where several devices are used.
@@ -78,6 +84,8 @@ class SamplerStatistics:
     eval_episodes: int = field(default=0, compare=False)
     eval_cut: int = field(default=0, compare=False)
     policy_lag: int | None = field(default=None, compare=False)
+    slowest_worker: int | None = field(default=None, compare=False)
+    slowest_behind_s: float | None = field(default=None, compare=False)
     sampler_pid: int | None = field(default=None, compare=False)
     worker_pids: tuple[int | None, ...] = field(default=(), compare=False)
     server_pids: tuple[int | None, ...] = field(default=(), compare=False)
@@ -99,6 +107,7 @@ class Counters:
         self._recent_episodes: deque[TrajInfo] = deque(maxlen=RECENT_EPISODES)
         self._evaluation: Evaluation | None = None  # the last
         self._batch_version: int | None = None  # of the last batch
+        self._timeline: Timeline | None = None  # of the last batch
 
     def batch(self, samples: Samples, waited: float) -> None:
         """Count a batch that is handed out now.
@@ -117,6 +126,7 @@ class Counters:
             self._recent_batches.append((samples.stats.env_steps, between))
             self._waited_for_user += max(0.0, between - samples.stats.seconds)
         self._handed_out, self._batch_version = now, samples.policy_version
+        self._timeline = samples.stats.timeline
         self._recent_episodes += samples.traj_infos
 
     def evaluation(self, evaluation: Evaluation, waited: float) -> None:
@@ -168,10 +178,22 @@ class Counters:
             eval_episodes=len(evaluation),
             eval_cut=0 if self._evaluation is None else len(self._evaluation.cut),
             policy_lag=policy_version - self._batch_version if behind else None,  # type: ignore[operator] # both are there
+            **_slowest(self._timeline),
             sampler_pid=None if session.process is None else session.process.pid,
             worker_pids=pids[0],
             server_pids=pids[1],
         )
+
+
+def _slowest(timeline: Timeline | None) -> dict[str, Any]:
+    """Which worker was done last with a batch, and how long behind the others."""
+    if timeline is None or len(timeline.steps) < 2:
+        return {}
+    ends = np.sort(last := timeline.steps[..., 1].max(axis=1))
+    return {
+        "slowest_worker": int(last.argmax()),
+        "slowest_behind_s": float(ends[-1] - ends[(len(ends) - 1) // 2]) / 1e9,
+    }
 
 
 def _mean(infos: Collection[Any], name: str) -> float | None:

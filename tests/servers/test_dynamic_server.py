@@ -90,6 +90,27 @@ async def test_fast_environments_go_on_into_the_next_batch_while_a_slow_one_is_i
         assert (first.agent.agent_info["n"] < 4).any()
 
 
+async def test_the_straggler_of_a_batch_is_told(no_leaks):
+    class Late(CountingEnv):
+        def __init__(self, context):
+            super().__init__()
+            self._late = context is not None and context.index == 2
+
+        def step(self, action):
+            time.sleep(0.02 * self._late)
+            return super().step(action)
+
+    def make(*, context):
+        return Late(context)
+
+    async with small(AsyncGpuSampler, make, n_workers=4, batch_T=5, lockstep=False) as sampler:
+        assert sampler.statistics().slowest_worker is None
+        await sampler.obtain_samples()
+        statistics = sampler.statistics()
+        assert statistics.slowest_worker == 2
+        assert statistics.slowest_behind_s > 0
+
+
 @pytest.mark.parametrize("min_batch", [1, 4])
 async def test_the_agent_waits_for_a_least_number_of_environments(min_batch, no_leaks):
     arguments = {"min_batch": min_batch, "max_wait": 60.0} if min_batch > 1 else {}
