@@ -54,8 +54,8 @@ class SamplerStatistics:
         eval_episodes: How many episodes it started.
         eval_cut: How many of them were cut.
         policy_lag: How many versions the last batch was behind the published one, None before the first.
-        slowest_worker: Rank of the worker that was done last with its columns of the last batch; None where there are not
-            several, and before the first.
+        slowest_worker: Rank of the worker that was done last with its columns of the last batch; None where there are
+            not several, and before the first.
         slowest_behind_s: Seconds from when half of the workers were done with theirs until it was.
         sampler_pid: Process id of the sampler process, which the others descend from; None while there is none.
         worker_pids: Those of the workers by rank, None for one that is being replaced; empty where there are none.
@@ -189,7 +189,8 @@ def _slowest(timeline: Timeline | None) -> dict[str, Any]:
     """Which worker was done last with a batch, and how long behind the others."""
     if timeline is None or len(timeline.steps) < 2:
         return {}
-    ends = np.sort(last := timeline.steps[..., 1].max(axis=1))
+    last = timeline.steps[..., 1].max(axis=1)
+    ends = np.sort(last)
     return {
         "slowest_worker": int(last.argmax()),
         "slowest_behind_s": float(ends[-1] - ends[(len(ends) - 1) // 2]) / 1e9,
