@@ -66,7 +66,8 @@ class Agent:
         model: What `publish` copies, built by `initialize`, with tensors of the same names, shapes and dtypes in every
             process. None for an agent without parameters. While it acts it must not change its parameters and buffers,
             but for buffers with ``persistent=False``, of which each process has its own: statistics belong in buffers
-            that the trainer updates and publishes.
+            that the trainer updates and publishes. Tensors anywhere else in an agent are not published: each process
+            has those that it has built.
         mode: ``"train"``, ``"sample"`` or ``"eval"``.
     """
 

@@ -139,7 +139,21 @@ def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[A
         )
     if not np.can_cast(array.dtype, target.dtype, "same_kind"):
         raise AgentFault(f"the agent returned {path} with the dtype {array.dtype}, expected {target.dtype}")
-    return array.astype(target.dtype, copy=False)
+    fitting = array.astype(target.dtype, copy=False)
+    refuse_overflow(array, fitting, path)
+    return fitting
+
+
+def refuse_overflow(given: np.ndarray[Any, Any], cast: np.ndarray[Any, Any], path: str) -> None:
+    """Refuse integers of an agent that the dtype which they were cast to has no room for: NumPy wraps them around.
+
+    Raises:
+        AgentFault: There is one.
+    """
+    if given.dtype != cast.dtype and given.dtype.kind in "iu" and cast.dtype.kind in "iu":
+        lost = given[given != cast]
+        if lost.size:
+            raise AgentFault(f"the agent returned {path} with {lost.flat[0]}, for which {cast.dtype} has no room")
 
 
 class AgentStepper:

@@ -12,7 +12,7 @@ import torch
 from aiosampler.agents.adopted import TrialWatch
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.collectors.local_agent import about_the_model, call_agent
+from aiosampler.collectors.local_agent import about_the_model, call_agent, refuse_overflow
 from aiosampler.errors import AgentError, text_of
 from aiosampler.specs.arrays import ArraySpec, batched
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure
@@ -212,6 +212,8 @@ def _check(tree: Tree, specs: Tree, what: str) -> None:
             f"the agent returned {what} with the structure {tree_structure(tree)}, expected {tree_structure(specs)}"
         )
     for (path, leaf), (_, spec) in zip(tree_items(tree), tree_items(specs), strict=True):
-        got = ArraySpec.of(leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf)
+        array = np.asarray(leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf)
+        got = ArraySpec.of(array)
         if got.shape != spec.shape or not np.can_cast(got.dtype, spec.dtype, "same_kind"):
             raise AgentFault(f"the agent returned {what}{path} as {got}, expected {spec}")
+        refuse_overflow(array, array.astype(spec.dtype), f"{what}{path}")

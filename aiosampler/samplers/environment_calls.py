@@ -121,6 +121,9 @@ class EnvironmentCalls:
     ) -> None:
         """Have later resets of environments get ``reset(options=...)``: a start state, or a level of a curriculum.
 
+        The first reset of each environment, when the sampler starts, gets none: what is to be in force from the first
+        step on belongs into `env_kwargs`.
+
         Args:
             options: For all of the environments, or a list or tuple of one for each; None is none, as in the beginning.
             env_indices: Which environments; all by default.

@@ -154,3 +154,13 @@ def test_tensors_with_a_gradient_are_taken():
     row = np.zeros((1, 2), np.float32)
     make_writer(ArraySpec((2,), row.dtype), "observation").write(row, 0, torch.ones(2, requires_grad=True))
     assert (row == 1).all()
+
+
+@pytest.mark.parametrize("value", [128, -129, 300])
+def test_an_action_that_the_dtype_of_its_space_has_no_room_for_is_refused(value):
+    targets = [np.zeros((2, 1), np.int8)]
+    recorder = Recorder("action", targets[0])
+    assert recorder.write(targets, torch.tensor([[127], [-128]]))[0].tolist() == [[127], [-128]]
+    with pytest.raises(AgentFault, match=f"returned action with {value}, for which int8 has no room"):
+        recorder.write(targets, torch.tensor([[1], [value]]))
+    assert targets[0].tolist() == [[127], [-128]]

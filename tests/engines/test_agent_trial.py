@@ -120,3 +120,20 @@ def test_a_model_of_another_dtype_than_the_observation_gets_a_hint():
     with pytest.raises(AgentFault, match="shapes cannot be multiplied") as caught:
         tried(initialized(DqnAgent(lambda o, a: nn.Linear(5, 2)), spaces.Discrete(2)), spaces.Discrete(2), 3)
     assert "DtypeObservation" not in str(caught.value)
+
+
+class Constant(Agent):
+    """Takes one action, of int64."""
+
+    def __init__(self, value):
+        self.value_taken = value
+
+    def step(self, inputs, state):
+        return AgentStep(torch.full((len(inputs.observation), 1), self.value_taken))
+
+
+def test_an_action_that_the_dtype_of_its_space_has_no_room_for_is_refused():
+    space = spaces.Box(-100, 100, (1,), np.int8)
+    assert tried(Constant(100), space, 2).action.tolist() == [100]
+    with pytest.raises(AgentFault, match="returned action with 300, for which int8 has no room"):
+        tried(Constant(300), space, 2)
