@@ -140,10 +140,12 @@ class FrameStackAgent(Agent):
     def _stack(self, inputs: AgentInputs, state: Tree) -> Tree:
         """The stacks ``[B, K, ...]``, of their own memory."""
         begun = state["begun"]
+        # Asking a device would wait for it, and a graph cannot; on the CPU, selecting takes longer than all the rest
+        as_they_are = self.padding == "zero" or (begun.device.type == "cpu" and bool(begun.all()))
 
         def stack(leaf: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
             last = indexable(leaf)[:, None]
-            if self.padding == "reset":
+            if not as_they_are:
                 frames = torch.where(begun.view(-1, *[1] * (last.dim() - 1)), frames, last)
             return torch.cat((frames, last), 1).view(leaf.dtype)
 

@@ -59,8 +59,11 @@ class FrameStacks:
         limit = self._padded_to[t, b][..., None]
         index = t[..., None] + torch.arange(self._K, device=t.device)
 
+        places = torch.maximum(index, limit) * self._B + b[..., None]  # in the frames of all columns
+
         def gather(frames: torch.Tensor) -> torch.Tensor:
-            return frames[torch.maximum(index, limit), b[..., None]]
+            chosen = frames.flatten(0, 1).index_select(0, places.flatten())  # whole frames, much faster than by [t, b]
+            return chosen.view(*places.shape, *frames.shape[2:])
 
         def pad(stack: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
             there = (index >= limit).view(*index.shape, *[1] * (stack.dim() - index.dim()))
