@@ -96,7 +96,7 @@ class VectorEnvironments:
         """
         if not self._masks:
             raise ConfigError(
-                f"set_reset_options() would be ignored: the vector environment {_name(self._vector)} resets its "
+                f"set_reset_options() would be ignored: the vector environment {vector_name(self._vector)} resets its "
                 f"environments by itself, in the autoreset mode {self._traits.mode}, without options"
             )
 
@@ -348,5 +348,6 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
-def _name(vector: Any) -> str:
+def vector_name(vector: Any) -> str:
+    """What messages call a vector environment."""
     return type(getattr(vector, "unwrapped", vector)).__name__

@@ -91,7 +91,9 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
 
 def _example(options: Options) -> tuple[gym.Env[Any, Any], VectorTraits | None]:
     """Build an example; of a vector environment, what it can do, too."""
-    if not takes(options.payload.load("env_fn"), NUM_ENVS):
+    with fault_of("calling env_fn", None):
+        makes_vectors = takes(options.payload.load("env_fn"), NUM_ENVS)
+    if not makes_vectors:
         return build_environment(options.payload, None), None
     n = -(-options.batch.B // options.worker_count)  # as workers ask for: some cannot be of any size
     vector = build_vector(options.payload, n, ())

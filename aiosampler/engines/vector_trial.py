@@ -14,7 +14,15 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from aiosampler.collectors.actions import action_mask, sample_action
 from aiosampler.collectors.environment_checks import check_reset, check_step
 from aiosampler.collectors.environments import fault_of
-from aiosampler.collectors.vector_environments import DISABLED, NEXT_STEP, SAME_STEP, VectorTraits, pick, single_spaces
+from aiosampler.collectors.vector_environments import (
+    DISABLED,
+    NEXT_STEP,
+    SAME_STEP,
+    VectorTraits,
+    pick,
+    single_spaces,
+    vector_name,
+)
 from aiosampler.collectors.vector_infos import ABSENT, final_of, info_of
 from aiosampler.errors import ConfigError
 from aiosampler.specs.trees import tree_leaves
@@ -87,7 +95,7 @@ def check_vector_options(options: Options, traits: VectorTraits, vector: Any) ->
     if options.seed_every_reset and not (traits.masks and traits.seeds in ("list", "array")):
         raise ConfigError(
             f"seed_every_reset=True needs environments that can be reset one by one with a seed each, and "
-            f"{type(vector.unwrapped).__name__} takes no {'list of seeds' if traits.masks else 'reset_mask'}"
+            f"{vector_name(vector)} takes no {'list of seeds' if traits.masks else 'reset_mask'}"
         )
     if traits.masks:
         return
@@ -99,7 +107,7 @@ def check_vector_options(options: Options, traits: VectorTraits, vector: Any) ->
         if given:
             raise ConfigError(
                 f"{argument} needs environments that can be reset one by one, since some {why}; "
-                f"{type(vector.unwrapped).__name__} resets its environments by itself, in the autoreset mode "
+                f"{vector_name(vector)} resets its environments by itself, in the autoreset mode "
                 f"{traits.mode}, and takes no reset_mask"
             )
 

@@ -43,6 +43,19 @@ def eval_quotas(options: Options, request: Evaluate) -> list[int] | None:
     return None if episodes is None else split_evenly(episodes, options.eval_n_envs)
 
 
+def _together(calls: Sequence[Call]) -> list[Call]:
+    """The same calls, those that follow one another with one name as one: a vector environment is told as a whole."""
+    merged: list[Call] = []
+    for call in calls:
+        last = merged[-1] if merged else None
+        if last is not None and last[:2] == call[:2] and last.evaluation == call.evaluation:
+            arguments = tuple(packed for part in (last, call) for _, packed in part.each(part.environments))
+            merged[-1] = call._replace(environments=last.environments + call.environments, arguments=arguments)
+        else:
+            merged.append(call)
+    return merged
+
+
 class Runner:
     """Collects and evaluates a share of the environments.
 
@@ -99,7 +112,7 @@ class Runner:
             self._evaluator = self._make_evaluator()
         if calls:
             self._collector.restart(None, self._phase)  # as it was when the others were told
-        for call in calls:
+        for call in _together(calls):
             self._phase(f"telling environments again what those before them were told: {call.name}")
             for _, result in self._calls(call, call.environments):
                 if isinstance(result, Exception):

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from aiosampler import ConfigError, EnvironmentFailed, RandomAgent, WorkerError, environment_seed
 from tests.support.agents import AgeAgent, LookingAgent
@@ -284,6 +285,31 @@ async def test_a_worker_that_is_replaced_builds_another(kind):
     lost = ~batches[0].valid
     assert lost.any()
     assert not lost[:, :2].any()
+
+
+class Dying(CartPoleVectorEnv):
+    """Raises at its 20th step, if it is the first of its worker."""
+
+    def __init__(self, num_envs, context):
+        super().__init__(num_envs)
+        self._left = 20 if context is not None and context.restarts == 0 and context.index == 0 else None
+
+    def step(self, actions):
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                raise ValueError("the sky fell")
+        return super().step(actions)
+
+
+async def test_what_a_vector_environment_was_told_as_a_whole_its_successor_is_told():
+    async with small("cpu", Dying, agent=RandomAgent(), max_worker_restarts=1) as sampler:
+        await sampler.set_attr("gravity", 5.0)
+        await sampler.set_attr("length", 2.0)
+        restarts = sum([(await sampler.obtain_samples()).stats.restarts for _ in range(8)])
+        assert restarts == 1
+        assert await sampler.get_attr("gravity") == [5.0] * 4
+        assert await sampler.get_attr("length") == [2.0] * 4
 
 
 def make(*, num_envs, size=None, single=False, context=None):
