@@ -28,7 +28,7 @@ from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import Mismatch
 from aiosampler.collectors.vector_infos import ABSENT, FINAL_OBSERVATIONS, final_of, info_of
 from aiosampler.errors import ConfigError
-from aiosampler.memory.progress import AT, MORE, TICK
+from aiosampler.memory.progress import AT, MORE, TICK, environment_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,9 +51,9 @@ class VectorTraits(NamedTuple):
 
 def single_spaces(env: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
     """The spaces of one of the environments; those of old vector environments are of one anyway."""
-    return tuple(
-        getattr(env, f"single_{name}", None) or getattr(env, name) for name in ("observation_space", "action_space")
-    )
+    names = ("observation_space", "action_space")
+    single = all(hasattr(env, f"single_{name}") for name in names)
+    return tuple(getattr(env, f"single_{name}" if single else name) for name in names)
 
 
 class VectorEnvironments:
@@ -115,7 +115,7 @@ class VectorEnvironments:
             self._later += environments
             return environments
         if phase is not None:
-            phase(f"resetting {self._who}")
+            phase(f"resetting {environment_name(self._first, self._evaluation, self._n - 1)}")
         self._in_hand()
         if not environments:
             return ()
@@ -162,7 +162,7 @@ class VectorEnvironments:
             if later:
                 self._later = []
                 for i in later:
-                    row.start(i, pick(observation, i), info_of(infos, i))
+                    row.start(i, pick(observation, i), info_of(infos, i) if row.write_info else {})
         except EnvironmentFault:
             raise
         except BaseException as exc:
@@ -278,11 +278,6 @@ class VectorEnvironments:
             rows = np.cumsum(mask) - 1
         for i in environments:
             on_reset(i, pick(observation, rows[i]), info_of(infos, rows[i]))
-
-    @property
-    def _who(self) -> str:
-        kind = "evaluation " if self._evaluation else ""
-        return f"{kind}environments {self._first} to {self._first + self._n - 1}"
 
     def _in_hand(self) -> None:
         cells = self._cells
