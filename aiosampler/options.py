@@ -3,7 +3,8 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any, Self
@@ -17,9 +18,11 @@ from aiosampler.specs.batch import BatchSpec, as_integer
 from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
-from aiosampler.specs.registry import by_value, find_spec, pack_registry
+from aiosampler.specs.registry import by_value, find_spec, modules_of, pack_registry
 
 START_METHODS = ("spawn", "forkserver", "fork")
+#: Elsewhere system libraries may not be forked with once they are loaded, which importing torch does.
+DEFAULT_START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 SEED_LIMIT = 2**128
 
 
@@ -79,6 +82,7 @@ class Options:
     min_batch: int | None = None
     max_wait: float | None = None
     seed_every_reset: bool = False
+    preload: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)
@@ -96,6 +100,7 @@ class Options:
         self._check_evaluation()
         if self.start_method not in START_METHODS:
             raise ConfigError(f"start_method must be one of {', '.join(START_METHODS)}, got {self.start_method!r}")
+        self._check_preload()
         self._integer("max_worker_restarts", 0)
         for name in ("step_timeout", "start_timeout", "max_wait"):
             _seconds(name, getattr(self, name))
@@ -136,6 +141,15 @@ class Options:
         """How many processes step environments: workers, or the sampler process alone."""
         return 1 if self.n_workers is None else self.n_workers
 
+    @property
+    def preloaded(self) -> tuple[str, ...]:
+        """What a fork server imports, beside what all samplers need; asked in the user's process."""
+        if self.preload is not None:
+            return self.preload
+        env_fn = self.payload.live["env_fn"]
+        named = modules_of(env_fn) if isinstance(env_fn, EnvSpec) else set()
+        return tuple(sorted(self.payload.modules | named))
+
     def without(self, *names: str) -> Self:
         """The options without some of the user's objects, for a process that has no use for them."""
         return dataclasses.replace(self, payload=self.payload.without(*names))
@@ -153,6 +167,21 @@ class Options:
             raise ConfigError(f"min_batch={self.min_batch} is more than the batch_B={self.batch_B} environments")
         if self.max_wait is not None and (self.min_batch or 1) == 1:
             raise ConfigError(f"max_wait={self.max_wait} would be ignored: it needs a min_batch above 1")
+
+    def _check_preload(self) -> None:
+        if self.preload is None:
+            return
+        if isinstance(self.preload, str) or not isinstance(self.preload, Iterable):
+            raise TypeError(f"preload must be a sequence of names of modules, got {self.preload!r}")
+        object.__setattr__(self, "preload", tuple(self.preload))
+        for module in self.preload:
+            if not isinstance(module, str) or module == "__main__" or not all(map(str.isidentifier, module.split("."))):
+                raise ConfigError(f"preload must have names of modules that can be imported, got {module!r}")
+        if self.start_method != "forkserver":
+            raise ConfigError(
+                f"preload={self.preload!r} would be ignored: with start_method={self.start_method!r} there is no fork "
+                "server; leave it out"
+            )
 
     def _check_evaluation(self) -> None:
         self._integer("eval_n_envs", 0)

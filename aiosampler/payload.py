@@ -6,7 +6,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import ConfigError, text_of
-from aiosampler.pickling import dumps
+from aiosampler.pickling import dumps_with_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,12 +27,21 @@ class Payload:
 
     def __init__(self, objects: Mapping[str, Any]) -> None:
         self._live = dict(objects)
-        self._packed = {name: _pickle(name, value) for name, value in objects.items()}
+        self._packed: dict[str, bytes] = {}
+        self._modules: set[str] = set()
+        for name, value in objects.items():
+            self._packed[name], modules = _pickle(name, value)
+            self._modules |= modules
 
     @property
     def live(self) -> Mapping[str, Any]:
         """The objects themselves, in the process where they were given; elsewhere there are none."""
         return self._live
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules that loading the objects imports; known in the process where they were given."""
+        return self._modules
 
     def load(self, name: str) -> Any:
         """A fresh copy of one object, as it was when it was given.
@@ -58,6 +67,7 @@ class Payload:
         """
         more = Payload(objects)
         more._live, more._packed = {**self._live, **more._live}, {**self._packed, **more._packed}
+        more._modules |= self._modules
         return more
 
     def without(self, *names: str) -> Payload:
@@ -65,18 +75,18 @@ class Payload:
         rest = object.__new__(Payload)
         rest._live = {name: value for name, value in self._live.items() if name not in names}
         rest._packed = {name: value for name, value in self._packed.items() if name not in names}
+        rest._modules = self._modules
         return rest
 
     def __getstate__(self) -> dict[str, bytes]:
         return self._packed
 
     def __setstate__(self, state: dict[str, bytes]) -> None:
-        self._live, self._packed = {}, state
+        self._live, self._packed, self._modules = {}, state, set()
 
 
-def _pickle(name: str, value: Any) -> bytes:
+def _pickle(name: str, value: Any) -> tuple[bytes, set[str]]:
     try:
-        packed: bytes = dumps(value)
+        return dumps_with_modules(value)
     except Exception as exc:
         raise ConfigError(f"{name}={value!r} cannot be pickled for the sampler's processes: {text_of(exc)}") from exc
-    return packed

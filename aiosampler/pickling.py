@@ -2,8 +2,9 @@
 
 import io
 import random
+import sys
 from collections import ChainMap
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -17,9 +18,19 @@ def dumps(value: Any) -> bytes:
     What draws from the global generators of NumPy and Python, such as ``from numpy.random import randn``, draws from
     those of the process that it comes to. Cloudpickle takes copies along.
     """
+    return dumps_with_modules(value)[0]
+
+
+def dumps_with_modules(value: Any) -> tuple[bytes, set[str]]:
+    """Pickle a value as `dumps` does; also tell the modules that will be imported where it is brought back."""
     with io.BytesIO() as file:
-        _Pickler(file).dump(value)
-        return file.getvalue()
+        pickler = _Pickler(file)
+        pickler.dump(value)
+        return file.getvalue(), {name for name in pickler.modules if _can_be_imported(name)}
+
+
+def _can_be_imported(name: str) -> bool:
+    return name != "__main__" and getattr(sys.modules.get(name), "__spec__", None) is not None
 
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
@@ -52,3 +63,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # it has no type hint
         {CodeType: _reduce_code, np.random.RandomState: _reduce_numpy, random.Random: _reduce_python},
         cloudpickle.Pickler.dispatch_table,
     )
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, ModuleType):
+            self.modules.add(obj.__name__)
+        elif isinstance(obj, type | FunctionType | BuiltinFunctionType) and isinstance(obj.__module__, str):
+            self.modules.add(obj.__module__)
+        return super().reducer_override(obj)

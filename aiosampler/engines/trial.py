@@ -39,7 +39,7 @@ async def try_out(options: Options, phase: Callable[[str], None]) -> Probed:
     Raises:
         SamplerError: One of them failed or takes too long, or their process died.
     """
-    method = "fork" if sys.platform == "linux" else options.start_method
+    method = "fork" if sys.platform == "linux" else options.start_method.replace("forkserver", "spawn")
 
     def on_phase(named: str) -> None:
         phase(named.removeprefix(f"{NAME}: "))

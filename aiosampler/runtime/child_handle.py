@@ -52,7 +52,8 @@ class ChildHandle:
         name: Of the process.
         start_method: See `Process`.
         rank: Of the worker.
-        has_children: Whether it starts processes of ours, which end by themselves soon after it was killed.
+        preload: Where it starts processes of ours, which end by themselves soon after it was killed: modules that a
+            fork server of its own, if that is how they are started, is to import.
         on_phase: Told the phases of its start.
 
     Raises:
@@ -67,13 +68,13 @@ class ChildHandle:
         name: str,
         start_method: str,
         rank: int | None = None,
-        has_children: bool = True,
+        preload: tuple[str, ...] | None = None,
         on_phase: Callable[[str], None] | None = None,
     ) -> None:
         self.name, self.rank, self.phase = name, rank, "starting the interpreter"
         self._on_phase, self._n_phases = on_phase, 0
         self._stopping = self._given_up = False
-        self._mark, self._orphan_grace = new_mark(), ORPHAN_S + 0.5 if has_children else 0.0
+        self._mark, self._orphan_grace = new_mark(), 0.0 if preload is None else ORPHAN_S + 0.5
         with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
             self._crash_report = CrashReport()
@@ -95,6 +96,7 @@ class ChildHandle:
                 mark=self._mark,
                 prepare=isolate,
                 prepare_args=(self._crash_report.child_end, self._mark, name, outlet),
+                preload=preload,
             )
             self._channel = Channel(self._socket)
             opened.callback(self._channel.close)

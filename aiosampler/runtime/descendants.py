@@ -50,6 +50,11 @@ def carry_mark(mark: str, name: str) -> None:
     global _mark
     _mark = os.environ[MARK] = mark
     own_processes.clear()  # of the process that has forked this one
+    name_process(name)
+
+
+def name_process(name: str) -> None:
+    """Have this process be found by a name."""
     with contextlib.suppress(AttributeError):  # there is no such thing on this system
         ctypes.CDLL(None).prctl(_PR_SET_NAME, f"{NAME_PREFIX}{name}"[:15].encode())
 
@@ -66,9 +71,13 @@ def kill_descendants(spare: Collection[int] = ()) -> None:
     _kill_until_gone(lambda: [found.pid for found in descendants(os.getpid(), spare) if not _is_tracker(found.pid)])
 
 
-def kill_leftovers() -> None:
-    """Kill what is below this process, and what is marked to have been; called when it ends and has none of ours."""
-    kill_descendants()
+def kill_leftovers(spare: Collection[int] = ()) -> None:
+    """Kill what is below this process, and what is marked to have been; called when it ends and has none of ours.
+
+    Args:
+        spare: Process ids of those that are about to end by themselves.
+    """
+    kill_descendants(spare)
     if _mark:
         kill_marked(_mark, 0.0)
 
@@ -119,21 +128,38 @@ def _kill_until_gone(pids: Callable[[], list[int]]) -> None:
 
 def _processes() -> Iterator[Found]:
     """All processes but those that have ended."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            before, _, after = (folder / "stat").read_text(errors="replace").rpartition(")")
-            state, parent, *_ = after.split()
-            if state not in "ZX":
-                yield Found(int(folder.name), int(parent), before.partition("(")[2])
+    for pid in _pids():
+        found = _find(pid)
+        if found is not None:
+            yield found
 
 
 def _marked(mark: str) -> Iterator[Found]:
-    wanted = f"{MARK}={mark}".encode()
-    for found in _processes():
-        with contextlib.suppress(OSError):  # another user's
-            marked = wanted in Path(f"/proc/{found.pid}/environ").read_bytes()
-            if marked and found.pid != os.getpid() and not _is_tracker(found.pid):
+    wanted, own = f"{MARK}={mark}".encode(), os.getpid()
+    for pid in _pids():
+        with contextlib.suppress(OSError):  # it is another user's, or has ended
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as environ:
+                if wanted not in environ.read():
+                    continue
+            found = _find(pid)
+            if found is not None and pid != own and not _is_tracker(pid):
                 yield found
+
+
+def _pids() -> list[int]:
+    with contextlib.suppress(OSError):  # there is no such thing on this system
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return []
+
+
+def _find(pid: int) -> Found | None:
+    """What there is to know of a process, None if it has ended."""
+    with contextlib.suppress(OSError, ValueError):
+        before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        state, parent, *_ = after.split()
+        if state not in "ZX":
+            return Found(pid, int(parent), before.partition("(")[2])
+    return None
 
 
 def _is_tracker(pid: int) -> bool:

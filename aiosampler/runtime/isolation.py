@@ -22,7 +22,7 @@ from aiosampler.runtime.job_signals import outlive_job_signals
 from aiosampler.runtime.log_records import LogOutlet, send_records
 from aiosampler.runtime.segments import track_own_segments_only
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -56,7 +56,7 @@ def isolate(crash_report: socket.socket, mark: str, name: str, logs: LogOutlet) 
         name: Of this process.
         logs: See `aiosampler.runtime.log_records`.
     """
-    for variable in _THREAD_VARIABLES:
+    for variable in THREAD_VARIABLES:
         os.environ[variable] = "1"
     carry_mark(mark, name)
     signal.set_wakeup_fd(-1)

@@ -51,6 +51,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         mark: See `aiosampler.runtime.descendants`.
         prepare: Called first in the child, before the event loop is made.
         prepare_args: Its arguments.
+        preload: Modules that a fork server of its own is to import; None where it starts no processes.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         mark: str,
         prepare: Callable[..., None],
         prepare_args: tuple[Any, ...] = (),
+        preload: tuple[str, ...] | None = None,
     ) -> None:
         # The parent's constructor is replaced, not called: it would start the manager.
         self.unit = Unit(target, args, {}, None, None, (), new_event_loop)
         self.aio_process = PROCESSES[start_method](target=_run, args=(self.unit, prepare, prepare_args), name=name)
-        self.aio_process.mark = mark
+        self.aio_process.mark, self.aio_process.preload = mark, preload
         self.aio_process.daemon = False  # else it could have no children, if this process is daemonic
         self._ended: asyncio.Event | None = None
         self._exit_descriptor = -1

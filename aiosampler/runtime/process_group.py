@@ -73,7 +73,7 @@ class ProcessGroup:
             name=f"{self._kind}-{rank}",
             start_method=self._start_method,
             rank=rank if self._kind == "worker" else None,
-            has_children=self._kind != "worker",
+            preload=None if self._kind == "worker" else (),
             on_phase=self._on_phase,
         )
 

@@ -10,18 +10,17 @@
 
 import atexit
 import contextlib
-import errno
-import functools
 import io
+import logging
 import multiprocessing
 import os
+import pickle
 import subprocess
 from collections.abc import Iterator
 from multiprocessing import (
+    connection,
     context,
-    forkserver,
     popen_fork,
-    popen_forkserver,
     popen_spawn_posix,
     process,
     reduction,
@@ -32,7 +31,19 @@ from multiprocessing import (
 from typing import Any
 
 from aiosampler.runtime.descendants import MARK, kill_leftovers, own_processes
+from aiosampler.runtime.fork_requests import (
+    Order,
+    ReceivedDescriptor,
+    ServerGone,
+    ending_own_server,
+    own_server,
+    pipe,
+    read_number,
+)
 from aiosampler.runtime.forking import forking
+from aiosampler.runtime.surroundings import Surroundings
+
+log = logging.getLogger("aiosampler")
 
 UNKNOWN = 256  # in place of the exit code of a process that was not left for us to ask about
 
@@ -65,13 +76,6 @@ def _body(popen: Any, process_obj: process.BaseProcess) -> memoryview:
     finally:
         context.set_spawning_popen(None)
     return body.getbuffer()
-
-
-def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
-    ends = os.pipe()
-    for end in ends:
-        opened.callback(os.close, end)
-    return ends
 
 
 def _close_all(*descriptors: int) -> None:
@@ -109,8 +113,8 @@ class _SpawnPopen(_OwnChild, popen_spawn_posix.Popen):
     def _launch(self, process_obj: Any) -> None:
         body = _body(self, process_obj)
         with contextlib.ExitStack() as opened:
-            sentinel, child_sentinel = _pipe(opened)
-            child_input, body_end = _pipe(opened)
+            sentinel, child_sentinel = pipe(opened)
+            child_input, body_end = pipe(opened)
             tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined] # noqa: SLF001 - to ask would start one
             command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_input)
             passed = [*self._fds, child_input, child_sentinel, *([] if tracker is None else [tracker])]
@@ -136,8 +140,8 @@ class _ForkPopen(_OwnChild, popen_fork.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with contextlib.ExitStack() as opened:
-            sentinel, child_sentinel = _pipe(opened)
-            child_input, parent_end = _pipe(opened)
+            sentinel, child_sentinel = pipe(opened)
+            child_input, parent_end = pipe(opened)
             with forking:
                 self.pid = os.fork()
             if self.pid == 0:
@@ -154,53 +158,62 @@ class _ForkPopen(_OwnChild, popen_fork.Popen):
         self.sentinel = sentinel
 
 
-class _ForkServerPopen(popen_forkserver.Popen):
-    """Has a server of our own fork; the one of multiprocessing may be asked to import ``__main__``."""
+class _ForkServerPopen(popen_fork.Popen):
+    """Has the fork server of this process fork."""
 
-    _fds: list[int]
+    method = "forkserver"
+    DupFd = ReceivedDescriptor
 
-    def _launch(self, process_obj: process.BaseProcess) -> None:
-        body = _body(self, process_obj)
-        with _start_method_left_alone():
-            server = _fork_server()
-            self.sentinel, body_end = server.connect_to_new_process(self._fds)
-        own_processes.add(server._forkserver_pid or 0)  # noqa: SLF001 - there is no other way
-        self.finalizer = util.Finalize(self, _close_all, (os.dup(body_end), self.sentinel))
-        with open(body_end, "wb") as stream:
-            stream.write(body)
-        try:
-            self.pid = forkserver.read_signed(self.sentinel)
-        except EOFError as exc:
-            raise BlockingIOError(errno.EAGAIN, "the fork server could not fork") from exc
+    def __init__(self, process_obj: process.BaseProcess) -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
 
+    def duplicate_for_child(self, fd: int) -> int:
+        """Have the child receive a descriptor; its index among them."""
+        self._fds.append(fd)
+        return len(self._fds) - 1
 
-class _ForkServer(forkserver.ForkServer):
-    _forkserver_pid: int | None
-    _forkserver_alive_fd: int | None
+    def _launch(self, process_obj: Any) -> None:
+        server = own_server()
+        tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined] # noqa: SLF001 - as above
+        order = Order(
+            Surroundings.here(),
+            (self._passed(1), self._passed(2)),
+            None if tracker is None else self.duplicate_for_child(tracker),
+            process_obj.preload,
+        )
+        body = pickle.dumps(order) + _body(self, process_obj)
+        self.pid, self.sentinel, parent_end = server.fork(body, self._fds)
+        own_processes.add(server.pid)
+        self.finalizer = util.Finalize(self, _close_all, (self.sentinel, parent_end))
 
-    def ensure_running(self) -> None:
-        try:
-            super().ensure_running()
-        except ChildProcessError:  # the last one has ended, and somebody else has taken its exit code
-            if self._forkserver_alive_fd is not None:
-                os.close(self._forkserver_alive_fd)
-            self._forkserver_pid = self._forkserver_alive_fd = None
-            super().ensure_running()
+    def _passed(self, output: int) -> int | None:
+        with contextlib.suppress(OSError):  # it is closed
+            os.fstat(output)
+            return self.duplicate_for_child(output)
+        return None
 
-
-@functools.cache
-def _fork_server() -> _ForkServer:
-    """The server of this process; like multiprocessing's, it lives until the process ends."""
-    server = _ForkServer()
-    server.set_forkserver_preload(["aiosampler.runtime.fork_server"])
-    return server
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        if self.returncode is None:
+            if flag == os.WNOHANG and not connection.wait([self.sentinel], 0):
+                return None
+            code = read_number(self.sentinel)
+            self.returncode = UNKNOWN if code is None else code
+        return self.returncode
 
 
 class _OwnProcess(process.BaseProcess):
-    """A process object of multiprocessing, with the mark that its process is started with."""
+    """A process object of multiprocessing.
+
+    Attributes:
+        mark: That its process is started with, see `aiosampler.runtime.descendants`.
+        preload: Modules that a fork server of its own is to import, None where it starts no processes; used where it is
+            forked by a server itself.
+    """
 
     _config: dict[str, Any]
     mark = ""
+    preload: tuple[str, ...] | None = None
 
     def start(self) -> None:
         config = process.current_process()._config  # type: ignore[attr-defined] # noqa: SLF001 - what its own `start` reads
@@ -217,10 +230,8 @@ class _OwnProcess(process.BaseProcess):
         return code
 
 
-class _SpawnProcess(_OwnProcess, context.SpawnProcess):
-    @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> Any:
-        return _SpawnPopen(process_obj)
+class _CleanProcess(_OwnProcess):
+    """A process that has nothing of who started it, and thus all to end by itself."""
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         """Run, and end the process without taking the interpreter to pieces, which takes torch half a second."""
@@ -230,20 +241,33 @@ class _SpawnProcess(_OwnProcess, context.SpawnProcess):
         except BaseException:  # was printed
             code = code or 1
         util._flush_std_streams()  # type: ignore[attr-defined] # noqa: SLF001 - what its own `_bootstrap` does
-        kill_leftovers()  # last: the functions above may end programs in a better way
+        with ending_own_server() as server:
+            kill_leftovers(spare=server)  # last: the functions above may end programs in a better way
         os._exit(code)
+
+
+class _SpawnProcess(_CleanProcess, context.SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Any:
+        return _SpawnPopen(process_obj)
+
+
+class _ForkServerProcess(_CleanProcess):
+    _start_method = "spawn"  # for what an environment starts with multiprocessing
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Any:
+        try:
+            return _ForkServerPopen(process_obj)
+        except ServerGone:
+            log.warning("there is no fork server any more: the %s process is spawned", process_obj.name)
+            return _SpawnPopen(process_obj)
 
 
 class _ForkProcess(_OwnProcess, context.ForkProcess):
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Any:
         return _ForkPopen(process_obj)
-
-
-class _ForkServerProcess(_OwnProcess, context.ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> Any:
-        return _ForkServerPopen(process_obj)
 
 
 PROCESSES: dict[str, type[_OwnProcess]] = {

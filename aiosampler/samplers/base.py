@@ -14,7 +14,7 @@ from aiosampler.affinity import Affinity
 from aiosampler.agents.agent import Agent
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import SamplerClosed, SamplerError
-from aiosampler.options import Options, user_objects
+from aiosampler.options import DEFAULT_START_METHOD, Options, user_objects
 from aiosampler.samplers.advice import Adviser
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.call_checks import AsyncOnly
@@ -97,9 +97,12 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             until `eval_max_steps`, which leaves more room to short episodes.
         overlap: Collect the next batch while the user works on this one. If False, a batch is collected when it is
             asked for, with the parameters published before: on-policy.
-        start_method: How processes are started: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
-            ``"fork"`` is quick, and not safe while other threads of your process use torch; it holds up your event loop
-            for as long as the system takes to copy the page tables of your process.
+        start_method: How processes are started. ``"forkserver"``, the default on Linux: from a process that has
+            imported torch, Gymnasium and this package once, and stays for the next sampler until your program ends.
+            They find all as if they were spawned, share memory, and are there in a fraction of the time. ``"spawn"``,
+            the default elsewhere: each is an interpreter that imports all for itself. ``"fork"``: copies of your
+            process, which is not safe while its other threads use torch; it holds up your event loop for as long as the
+            system takes to copy the page tables of your process.
         step_timeout: Seconds that a step or a reset of one environment may take, or, with ``eval_keep_envs=False``, its
             building for an evaluation; None is no limit.
         max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
@@ -126,6 +129,11 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         seed_every_reset: Give each reset of an environment a seed, that of ``environment_seed(seed, b, resets=k)``, and
             not the first alone: for environments that draw what follows from elsewhere, which a second run would not
             repeat. Those whose episodes depend on one another, as in a curriculum, lose that by it.
+        preload: Modules that a fork server imports once for all workers; None are those that `env_fn`, the agent and
+            the other objects come from. What a module has when it is imported, workers have in common then. So one that
+            starts threads or processes, leaves a file or a socket open, or makes a random generator, is left to each
+            worker all the same, which is logged at level INFO. ``()`` leaves all to them. Your main module is none of
+            them: what it defines travels by value.
 
     Attributes:
         seed: The seed in use.
@@ -162,7 +170,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         eval_max_steps: int | None = None,
         eval_max_trajectories: int | None = None,
         overlap: bool = True,
-        start_method: str = "spawn",
+        start_method: str = DEFAULT_START_METHOD,
         step_timeout: float | None = None,
         max_worker_restarts: int = 0,
         start_timeout: float | None = 120.0,
@@ -173,6 +181,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         min_batch: int | None = None,
         max_wait: float | None = None,
         seed_every_reset: bool = False,
+        preload: Iterable[str] | None = None,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -212,6 +221,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             min_batch=min_batch,
             max_wait=max_wait,
             seed_every_reset=seed_every_reset,
+            preload=preload,  # type: ignore[arg-type] # becomes a tuple
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

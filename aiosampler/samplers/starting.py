@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 from dataclasses import dataclass
@@ -11,11 +13,12 @@ from typing import TYPE_CHECKING
 from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.agents.seeded_draws import SeededDraws
 from aiosampler.engines.sampler_process import sampler_main
-from aiosampler.errors import AgentError, ConfigError, text_of
+from aiosampler.errors import AgentError, ConfigError, WorkerTimeout, text_of
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import arena_views, plan_arena
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
+from aiosampler.runtime.fork_requests import ready_fork_server
 from aiosampler.runtime.forking import forking
 from aiosampler.runtime.resources import denied
 from aiosampler.samplers.beside_loop import beside_loop
@@ -37,6 +40,25 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("aiosampler")
+
+#: What a fork server imports, which all samplers need: what is imported below counts as well.
+PRELOADED = (
+    "torch",
+    "gymnasium",
+    "uvloop",
+    "aiosampler.agents.categorical",
+    "aiosampler.agents.dqn",
+    "aiosampler.agents.gaussian",
+    "aiosampler.agents.random",
+    "aiosampler.engines.cpu_engine",
+    "aiosampler.engines.devices_engine",
+    "aiosampler.engines.sampler_process",
+    "aiosampler.engines.serial_engine",
+    "aiosampler.engines.trial",
+    "aiosampler.workers.local_acting",
+    "aiosampler.workers.served_acting",
+    "aiosampler.workers.worker_process",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +108,10 @@ async def open_session(
         arena = Arena()
     try:
         guest = _guest(log) if plan.in_process else None
-        session.process = guest or _start_process(arena, options, log)
+        if guest is None:
+            options = await _with_fork_server(options)
+            session.check_open()
+        session.process = guest or _start_process(arena, options, plan, log)
         limit = options.start_timeout and options.start_timeout + deadlines.START_MARGIN_S
         probed: messages.Probed = await session.ask_start(messages.Probe(options, plan.engine), limit)
         build = functools.partial(initialize_agent, agent, probed.spaces, options.seed, apart=probed.draws_apart)
@@ -137,8 +162,28 @@ def _guest(log: Callable[[str], None]) -> InProcess:
     return InProcess(log)
 
 
-def _start_process(arena: Arena, options: Options, log: Callable[[str], None]) -> ChildHandle:
-    return ChildHandle(sampler_main, (arena,), name="sampler", start_method=options.start_method, on_phase=log)
+async def _with_fork_server(options: Options) -> Options:
+    """Have a fork server, if processes are to be forked by one; the options with another start method if that fails."""
+    if options.start_method != "forkserver":
+        return options
+    try:
+        async with asyncio.timeout(options.start_timeout):
+            usable = await ready_fork_server(PRELOADED)
+    except TimeoutError:
+        what = f"did not get on in start_timeout={options.start_timeout} s: it is still importing torch"
+        raise WorkerTimeout(f"the fork server {what}", process="fork server") from None
+    return options if usable else dataclasses.replace(options, start_method="spawn", preload=None)
+
+
+def _start_process(arena: Arena, options: Options, plan: ProcessPlan, log: Callable[[str], None]) -> ChildHandle:
+    return ChildHandle(
+        sampler_main,
+        (arena,),
+        name="sampler",
+        start_method=options.start_method,
+        preload=None if plan.counts.alone else options.preloaded,
+        on_phase=log,
+    )
 
 
 def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = False) -> None:

@@ -65,6 +65,12 @@ def by_value(spec: EnvSpec) -> EnvSpec:
         raise ConfigError(f"{spec.id!r} is registered as {entry_point!r}, which is not there: {exc}") from exc
 
 
+def modules_of(spec: EnvSpec) -> set[str]:
+    """The modules that making an environment of the spec imports by their names."""
+    places = [spec.entry_point, *(wrapper.entry_point for wrapper in spec.additional_wrappers)]
+    return {place.partition(":")[0] for place in places if isinstance(place, str) and not place.startswith(SCRIPT)}
+
+
 def pack_registry() -> bytes:
     """All that is registered in this process."""
     plain = {name: spec for name, spec in gym.registry.items() if _is_plain(spec)}

@@ -22,14 +22,22 @@ def served(request):
     return functools.partial(small, request.param)
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
-async def test_workers_import_no_torch_and_stay_small(served, start_method):
-    arguments = {"agent": RandomAgent(), "env_info_keys": ("torch",), "start_method": start_method}
+async def test_spawned_workers_import_no_torch_and_stay_small(served):
+    arguments = {"agent": RandomAgent(), "env_info_keys": ("torch",), "start_method": "spawn"}
     async with served(cartpole, **arguments) as sampler:
         samples = await sampler.obtain_samples()
         assert (samples.env.env_info["torch"] == 0).all()
         for worker in workers(sampler):
             assert worker.memory_info().rss < 80 * 2**20
+
+
+async def test_workers_that_a_server_forks_have_torch_in_memory_that_they_share():
+    async with small("gpu", cartpole, agent=RandomAgent(), start_method="forkserver") as sampler:
+        assert await sampler.get_attr("has_torch") == [True] * 4
+        for worker in workers(sampler):
+            memory = worker.memory_full_info()
+            assert memory.rss > 100 * 2**20
+            assert memory.uss < 30 * 2**20  # what it has for itself
 
 
 class Failing(RandomAgent):

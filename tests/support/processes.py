@@ -9,17 +9,16 @@ from pathlib import Path
 import psutil
 
 SHARED = Path("/dev/shm")
+FORK_SERVER = "aio:fork-server"  # the name of these processes
 
 
 def our_children():
-    """Descendants of this process, without the helper processes that multiprocessing keeps for its own."""
+    """Descendants of this process, without fork servers and the resource tracker of multiprocessing."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            line = " ".join(child.cmdline())
-            # What a fork server forks has its command line, but is its child
-            is_server = "multiprocessing.forkserver" in line and line != " ".join(child.parent().cmdline())
-            if child.status() != psutil.STATUS_ZOMBIE and not is_server and "resource_tracker" not in line:
+            is_tracker = "resource_tracker" in " ".join(child.cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE and not is_tracker and child.name() != FORK_SERVER:
                 found.append(child)
         except psutil.NoSuchProcess:
             pass
@@ -27,11 +26,11 @@ def our_children():
 
 
 def workers(sampler):
-    """The processes that have no children: all below the sampler process but the action servers."""
+    """The processes that have no children: all below the sampler process but action servers and fork servers."""
     found = []
     for process in psutil.Process(sampler._process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
-            if not process.children():
+            if not process.children() and process.name() != FORK_SERVER:
                 found.append(process)
     return found
 

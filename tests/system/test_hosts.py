@@ -270,7 +270,8 @@ class AtExit(CountingEnv):
         atexit.register(path.touch)
 
 
-async def test_functions_for_the_end_of_the_interpreter_are_called(kind, tmp_path):
-    async with small(kind, lambda: AtExit(tmp_path / "called"), start_method="spawn") as sampler:
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+async def test_functions_for_the_end_of_the_interpreter_are_called(kind, start_method, tmp_path):
+    async with small(kind, lambda: AtExit(tmp_path / "called"), start_method=start_method) as sampler:
         await sampler.obtain_samples()
     assert (tmp_path / "called").exists()

@@ -1,6 +1,7 @@
 """The sizes that samplers work in, and what they say when the system has no more to give."""
 
 import asyncio
+import errno
 import functools
 import gc
 import itertools
@@ -11,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from multiprocessing import forkserver
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +28,7 @@ from aiosampler import (
     SamplerError,
     WorkerDied,
 )
+from aiosampler.runtime.fork_requests import read_number
 from tests.support.processes import descriptors, our_children, until
 from tests.support.samplers import KINDS, small
 from tests.support.worlds import CountingEnv
@@ -172,13 +173,11 @@ async def test_memory_that_is_not_there_is_refused_before_it_is_missed(kind):
 
 
 async def test_a_fork_server_that_cannot_fork_is_told(kind, monkeypatch):
-    read = forkserver.read_signed
+    def denied(descriptor, timeout):
+        os.kill(read_number(descriptor, timeout), signal.SIGKILL)  # as if there had never been one
+        return -errno.EAGAIN
 
-    def end_of_data(descriptor):
-        os.kill(read(descriptor), signal.SIGKILL)  # as if there had never been one
-        raise EOFError
-
-    monkeypatch.setattr("multiprocessing.forkserver.read_signed", end_of_data)
+    monkeypatch.setattr("aiosampler.runtime.fork_requests.read_number", denied)
     with pytest.raises(ResourceError, match=r"cannot be started.*the fork server could not fork"):
         async with small(kind, start_method="forkserver"):
             pass
