@@ -193,7 +193,7 @@ class Inference(Protocol):
         """The workers have taken step t."""
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """The batch is complete, its row T written; if `idle`, all environments wait."""
+        """The batch is complete, its row T written; if `idle`, all environments wait. Values are recorded now."""
 
     def lost(self, environments: Iterable[int]) -> None:
         """These of the group's environments begin anew with the next batch."""

@@ -54,7 +54,8 @@ class Agent:
             agent.sample_mode(itr)
             for t in range(T):
                 action, agent_info, state = agent.step(inputs[t], state)   # state is reset where an episode ends
-            bootstrap_value = agent.value(inputs[T], state)                # if asked for
+            bootstrap_value = agent.value(inputs[T], state)                # if asked for, and so for what episodes
+                                                                           # ended with, in the state before its reset
 
     An agent travels to the sampler's processes by cloudpickle. It keeps no recurrent state of its own: the sampler
     hands it in and takes it back.
@@ -95,7 +96,10 @@ class Agent:
         raise NotImplementedError(f"{type(self).__name__} has no step(inputs, state)")
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
-        """Estimate the values ``[B]`` of the states that `inputs` show; needed for ``bootstrap_value=True``."""
+        """Estimate the values ``[B]`` of the states that `inputs` show; needed for ``bootstrap_value=True``.
+
+        Where it is asked about what episodes ended with, the rows of environments in which none did are zeros.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} has no value(inputs, state), which bootstrap_value=True needs"
         )

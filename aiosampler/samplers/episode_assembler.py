@@ -162,7 +162,7 @@ class EpisodeAssembler:
             The episodes that ended in it or were cut, ordered by step, then environment. Those that are under way at
             its end go on with the next batch.
         """
-        valid, first, done = (leaf.numpy() for leaf in (samples.valid, samples.env.first, samples.env.done))
+        valid, first, done = (leaf.cpu().numpy() for leaf in (samples.valid, samples.env.first, samples.env.done))
         T, B = valid.shape
         final = samples.env.final_observation
         ends = {place: n for n, place in enumerate(zip(final.t.tolist(), final.b.tolist(), strict=True))}

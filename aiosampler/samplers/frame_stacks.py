@@ -20,7 +20,7 @@ class FrameStacks:
     """The stacks of K observations of a batch; made as they are asked for, since together they are K times as large.
 
     ``stacks[t, b]`` are those of steps t of environments b, ints or tensors of equal shape: a tree ``[..., K, ...]``,
-    which is a copy. ``t = T`` is that of `EnvSamples.last_observation`.
+    which is a copy. ``t = T`` is that of `EnvSamples.last_observation`. They mean nothing where `valid` is False.
 
     It holds a copy of the single observations, so it outlives the slot.
 

@@ -98,6 +98,8 @@ class SyncSampler:
         self._run(self._sampler.aclose)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(self._sampler, name)
         if inspect.iscoroutinefunction(value):
             raise AttributeError(f"{name}() is awaited, in programs that are asynchronous; here there is none of it")
