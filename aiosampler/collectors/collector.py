@@ -21,6 +21,7 @@ return the same buffer each time, and those of one process may share it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
@@ -33,6 +34,7 @@ from aiosampler.collectors.recording import make_writer
 from aiosampler.collectors.slot_rows import SlotRows
 from aiosampler.collectors.step_row import StepRow
 from aiosampler.collectors.traj_info import TrajInfo
+from aiosampler.errors import ProcessFailure
 from aiosampler.interfaces import ActionSource, EnvironmentUnit, ResetRule
 from aiosampler.memory.progress import AGENT, AT, BRANCH, NOWHERE, TICK
 from aiosampler.memory.slot import Slot, with_private_row
@@ -42,6 +44,21 @@ from aiosampler.specs.trees import tree_map
 
 class Aborted(Exception):
     """The batch is not wanted any more."""
+
+
+@dataclass(slots=True)
+class LostEnvironment:
+    """An environment that was given up, and replaced.
+
+    Attributes:
+        error: Why; None if that was told before, and there are but some more rows that are blank because of it.
+        steps: How many rows are.
+        episodes: How many were under way.
+    """
+
+    error: ProcessFailure | None
+    steps: int = 0
+    episodes: int = 0
 
 
 class Collector:
@@ -96,6 +113,8 @@ class Collector:
         self._row = StepRow(writer, info_writer, self._episodes, first, evaluation=evaluation)
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
         self._starting: set[int] = set()  # environments that were reset, and have not answered yet
+        self._losing: dict[int, LostEnvironment] = {}  # environments that were given up, and are not replaced yet
+        self._losses: list[LostEnvironment] = []  # that are to be told
         self._active: list[int] = []  # environments that are stepped; a new list where they are others
         self._started = False
         self._reset_options: list[Mapping[str, Any] | None] = [None] * self._n
@@ -115,6 +134,7 @@ class Collector:
             phase("taking random steps")
             walk = RandomSteps(self._unit, self._staging, self._episodes, self._first, evaluation=self._evaluation)
             walk.take(decorrelation_steps, (seed, generation), masks, self._reset, seeds)
+            self._activate()
         self._cells[AT] = NOWHERE
         self._staging.keep(0, self._kept)
 
@@ -141,6 +161,7 @@ class Collector:
         self._staging.forget()
         self._waits_from = dict.fromkeys(set(range(self._n)).difference(starts), 0)
         self._starting.clear()
+        self._losing.clear()
         for i in range(self._n):
             self._episodes.renew(i)
         seeds = None if self._started else self._seeds
@@ -207,6 +228,8 @@ class Collector:
             if clock is not None:
                 clock[t, 0] = perf_counter_ns()
             step(actions, self._active, row)
+            if row.lost:
+                self._lose(t, row.lost)
             if self._starting:
                 self._go_on_starting(slot, t)
             slot.write_rewards(t, row.rewards_array)
@@ -235,12 +258,36 @@ class Collector:
             self._active = [i for i in self._active if i not in gone]
         self._actions.ended(ended)
 
+    def _lose(self, t: int, lost: list[tuple[int, ProcessFailure]]) -> None:
+        """Environments were given up at step t, which they did not take; others start in their place."""
+        for i, error in lost:
+            loss = self._losing[i] = LostEnvironment(error)
+            self._losses.append(loss)
+            if i in self._active:
+                self._episodes.count(i, t)
+                loss.episodes += self._episodes.under_way(i)
+                self._episodes.renew(i)
+                self._starting.add(i)
+        self._active = [i for i in self._active if i not in self._starting]
+        lost.clear()
+
+    def take_losses(self) -> list[LostEnvironment]:
+        """The environments that were given up since this was called last, and the rows that are blank because of it.
+
+        Those that are not replaced yet are in the next list as well, without an error, for the rows to come.
+        """
+        losses, self._losing = self._losses, {i: LostEnvironment(None) for i in self._losing}
+        self._losses = list(self._losing.values())
+        return [loss for loss in losses if loss.error is not None or loss.steps]
+
     def _go_on_starting(self, slot: SlotRows, t: int) -> None:
         """Blank row t of the environments that start, and the next one, too, of those that still do."""
         started = self._row.started
         for i in self._starting:
             self._episodes.skip(t, i)
             slot.skip(t, i)
+            if i in self._losing:
+                self._losing[i].steps += 1
             if i in started:
                 slot.null_previous(t + 1, i)
             else:
@@ -248,6 +295,8 @@ class Collector:
         if started:
             self._starting.difference_update(started)
             self._actions.ended(started)
+            for i in started:
+                self._losing.pop(i, None)
             self._active = sorted(self._active + started)
             self._row.started = []
 

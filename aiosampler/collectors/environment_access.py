@@ -51,24 +51,40 @@ def call_environment(env: gym.Env[Any, Any], ask: Ask, name: str, packed: bytes,
         ConfigError: It is a method where an attribute is asked for, or the result cannot be pickled.
         EnvironmentFault: The environment raised.
     """
-    who = f"{'evaluation ' if evaluation else ''}environment {b}"
+    if ask is Ask.CALL:
+        return pack_result(invoke(env, name, packed, b, evaluation=evaluation), ask, name, b, evaluation=evaluation)
+    who = environment_name(b, evaluation)
     found = _find(env, name, b, evaluation, who)
-    match ask:
-        case Ask.CALL:
-            with fault_of(f"calling {name}()", b, evaluation):
-                args, kwargs = pickle.loads(packed)
-                result = found(*args, **kwargs) if callable(found) else found
-        case Ask.GET:
-            if inspect.isroutine(found):
-                raise ConfigError(f"{name} of {who} is a method; use call({name!r})")
-            result = found
-        case _:
-            with fault_of(f"setting {name}", b, evaluation):
-                _set(env, name, pickle.loads(packed))
-            return NOTHING
+    if ask is Ask.SET:
+        with fault_of(f"setting {name}", b, evaluation):
+            _set(env, name, pickle.loads(packed))
+        return NOTHING
+    if inspect.isroutine(found):
+        raise ConfigError(f"{name} of {who} is a method; use call({name!r})")
+    return pack_result(found, ask, name, b, evaluation=evaluation)
+
+
+def invoke(env: Any, name: str, packed: bytes, b: int, *, evaluation: bool) -> Any:
+    """Call a method of an environment; return what it returns. An attribute that cannot be called is returned.
+
+    Args and errors are those of `call_environment`.
+    """
+    found = _find(env, name, b, evaluation, environment_name(b, evaluation))
+    with fault_of(f"calling {name}()", b, evaluation):
+        args, kwargs = pickle.loads(packed)
+        return found(*args, **kwargs) if callable(found) else found
+
+
+def pack_result(result: Any, ask: Ask, name: str, b: int, *, evaluation: bool) -> bytes:
+    """Pickle what an environment answered.
+
+    Raises:
+        ConfigError: It cannot be pickled.
+    """
     try:
         return dumps(result)
     except Exception as exc:
+        who = environment_name(b, evaluation)
         what = f"what {name}() of {who} returned" if ask is Ask.CALL else f"{name} of {who}"
         raise ConfigError(f"{what} cannot be pickled, and so cannot be sent: {text_of(exc)}") from exc
 

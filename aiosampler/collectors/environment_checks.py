@@ -15,37 +15,56 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 METHODS = ("reset", "step", "close")
+ASYNC_METHODS = ("reset_async", "step_async", "close_async")
 STEP = "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium"
 RESET = "reset() must return (observation, info), as in Gymnasium"
 ABSENT = object()
 
 
-def check_environment(env: Any) -> "gym.Env[Any, Any]":
-    """Check what `env_fn` returned.
+def needs_loop(made: Any) -> bool:
+    """Whether what `env_fn` returned is for an event loop: a coroutine, a context to enter, or one has such methods."""
+    if inspect.isawaitable(made):
+        return True
+    if made is None or isinstance(made, type) or is_vector(made):
+        return False
+    return hasattr(type(made), "__aenter__") or any(
+        inspect.iscoroutinefunction(getattr(layer, name, None))
+        for layer in (made, getattr(made, "unwrapped", made))
+        for name in (*METHODS, *ASYNC_METHODS)
+    )
+
+
+def method_of(env: Any, name: str) -> Any:
+    """A method of an environment: the coroutine function of that name, or with ``_async`` behind it, or a plain one."""
+    plain, other = getattr(env, name, None), getattr(env, f"{name}_async", None)
+    return other if inspect.iscoroutinefunction(other) and not inspect.iscoroutinefunction(plain) else plain
+
+
+def check_environment(env: Any, *, managed: bool = False) -> "gym.Env[Any, Any]":
+    """Check what `env_fn` returned, and an event loop has settled if it needs one.
+
+    Args:
+        env: What it returned.
+        managed: Whether it came from a context, by which it is closed.
 
     Raises:
         TypeError: It is no single environment with Gymnasium's methods and spaces; says what it is.
     """
-    if inspect.isawaitable(env):
-        _dispose(env)
-        raise TypeError("env_fn is a coroutine function; make it a plain function that returns an environment")
     if isinstance(env, type):
         raise TypeError(f"env_fn must return a Gymnasium environment, got the class {env!r}: call it")
     if env is None:
         raise TypeError("env_fn must return a Gymnasium environment, got None: does it lack a return?")
     _refuse_several(env)
-    missing = [name for name in METHODS if not callable(getattr(env, name, None))]
+    methods = {name: method_of(env, name) for name in METHODS}
+    missing = [name for name, method in methods.items() if not callable(method)]
     deepmind = _has(env, "observation_spec") and not _has(env, "observation_space")
     if deepmind or "reset" in missing or "step" in missing:
         hint = ", of the API of dm_env: wrap it in shimmy.DmControlCompatibilityV0" if deepmind else ""
         raise TypeError(f"env_fn must return a Gymnasium environment, got {_short(env)}{hint}")
-    if missing:
+    if missing and not managed:
         raise TypeError(f"the environment {_short(env)} has no method close(), as those of Gymnasium have")
-    for name in METHODS:
-        innermost = getattr(env, "unwrapped", env)
-        if any(inspect.iscoroutinefunction(getattr(layer, name, None)) for layer in (env, innermost)):
-            raise TypeError(_asynchronous(name))
-    _check_seed(env)
+    _check_wrappers(env)
+    _check_seed(methods["reset"])
     spaces_of(env)
     checked: gym.Env[Any, Any] = env
     return checked
@@ -190,9 +209,25 @@ def _is_property(env: Any, name: str) -> bool:
     return inspect.getattr_static(env, name, ABSENT) is not ABSENT
 
 
-def _check_seed(env: Any) -> None:
+def _check_wrappers(env: Any) -> None:
+    """Refuse a wrapper that does not await what it wraps."""
+    innermost = getattr(env, "unwrapped", env)
+    while isinstance(env, gym.Wrapper):
+        for name in ("reset", "step"):
+            method = getattr(type(env), name)
+            passes_on = method is getattr(gym.Wrapper, name) or isinstance(env, gym.wrappers.OrderEnforcing)
+            wrapped = inspect.iscoroutinefunction(getattr(innermost, name, None))
+            if wrapped and not passes_on and not inspect.iscoroutinefunction(method):
+                raise TypeError(
+                    f"{name}() of {type(innermost).__name__} is a coroutine function (async def), and the wrapper "
+                    f"{type(env).__name__} does not await it; write a wrapper whose {name}() is one, too"
+                )
+        env = env.env
+
+
+def _check_seed(reset: Any) -> None:
     try:
-        signature = inspect.signature(env.reset)
+        signature = inspect.signature(reset)
     except (ValueError, TypeError):
         return  # not written in Python
     try:
@@ -228,8 +263,8 @@ def _is_space(space: Any) -> "TypeGuard[gym.Space[Any]]":
 
 def _asynchronous(name: str) -> str:
     return (
-        f"{name}() of the environment is a coroutine function (async def); wrap it in plain methods that run it to its "
-        "end, for example by an asyncio.Runner"
+        f"{name}() of the environment returned an awaitable, and is no coroutine function: write it as async def "
+        f"{name}(...), so that it is awaited"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from aiosampler.collectors.environment_checks import api_error, check_environment
+from aiosampler.collectors.environment_checks import api_error, check_environment, needs_loop
 from aiosampler.errors import ConfigError, ProcessFailure
 
 EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
@@ -43,15 +43,17 @@ def fault_of(doing: str, env_index: int | None, evaluation: bool = False, more: 
         raise EnvironmentFault(doing, env_index, evaluation, more) from api_error(exc)
 
 
-def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> "gym.Env[Any, Any]":
-    """Build one environment.
+def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> Any:
+    """Build one environment; what `needs_loop` is returned as it is, for a loop to settle and check it.
 
     What is registered is made without Gymnasium's passive checker, which doubles the time of a cheap step. What the
     environment gives is checked where it is recorded. ``env_kwargs={"disable_env_checker": False}`` brings it back.
     """
     if isinstance(env_fn, EnvSpec):
-        return check_environment(gym.make(env_fn, **{"disable_env_checker": True, **env_kwargs}))
-    return check_environment(env_fn(**env_kwargs))
+        made = gym.make(env_fn, **{"disable_env_checker": True, **env_kwargs})
+    else:
+        made = env_fn(**env_kwargs)
+    return made if needs_loop(made) else check_environment(made)
 
 
 class OwnInstances:

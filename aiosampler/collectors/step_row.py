@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from aiosampler.collectors.env_infos import EnvInfoWriter
     from aiosampler.collectors.slot_rows import SlotRows
+    from aiosampler.errors import ProcessFailure
 
 
 class StepRow:
@@ -44,6 +45,7 @@ class StepRow:
         each_step: Whether `count` is to be called for each step.
         ended: Environments whose episodes ended at this step.
         started: Environments that took no step, and began an episode instead.
+        lost: Environments that were given up, and why; `start` is told of those in their place.
         finished: The episodes that ended in this batch.
     """
 
@@ -71,6 +73,7 @@ class StepRow:
         self.rewards, self.rewards_array = episodes.rewards[0]
         self.ended: list[int] = []
         self.started: list[int] = []
+        self.lost: list[tuple[int, ProcessFailure]] = []
         self.finished: list[FinishedEpisode] = []
         self._episodes, self._first, self._evaluation = episodes, first, evaluation
 

@@ -65,7 +65,7 @@ class DevicesEngine:
     async def call(self, request: Call) -> Called:
         """Have the servers pass a call on to those of their workers that have the environments."""
         called = merged(await self._gather(request))
-        self._failures += [loss.error for loss in called.losses]
+        self._failures += [loss.error for loss in called.losses if loss.error is not None]
         return called
 
     async def aclose(self) -> None:
@@ -78,7 +78,7 @@ class DevicesEngine:
     async def _ask(self, request: Collect | Evaluate) -> Collected:
         answers: list[Collected] = await self._gather(request)
         losses = tuple(chain.from_iterable(answer.losses for answer in answers))
-        self._failures += [loss.error for loss in losses]
+        self._failures += [loss.error for loss in losses if loss.error is not None]
         return Collected(list(chain.from_iterable(answer.episodes for answer in answers)), losses)
 
     async def _gather(self, request: Collect | Evaluate | Call) -> list[Any]:

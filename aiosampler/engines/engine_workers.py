@@ -109,6 +109,7 @@ class EngineWorkers:
         """
         assert self._group is not None
         answers = await self._group.gather(self._parts.options.step_timeout, indices)
+        self._losses.of_environments(loss for answer in answers for loss in answer.losses)
         return [answer.episodes for answer in answers]
 
     def complete(self, episodes: list[bytes], slot: int | None = None) -> Collected:

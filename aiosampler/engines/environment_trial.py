@@ -21,8 +21,6 @@ from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_items, tree_map
 
 if TYPE_CHECKING:
-    import gymnasium as gym
-
     from aiosampler.options import Options
 
 INFO_SEARCH_STEPS = 1000
@@ -40,7 +38,7 @@ class EnvironmentTrial:
         info_specs: Tree of `ArraySpec` of each recorded key of the infos, as far as it is known.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], options: Options, observation_specs: Tree) -> None:
+    def __init__(self, env: Any, options: Options, observation_specs: Tree) -> None:
         self._env, self._options = env, options
         self._writer = make_writer(observation_specs, "observation")
         self._arrays = tree_map(lambda spec: np.zeros((1, 1, *spec.shape), spec.dtype), observation_specs)

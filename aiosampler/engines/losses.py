@@ -11,7 +11,7 @@ from aiosampler.memory.slot import Blanks, Slot, columns
 from aiosampler.workers.messages import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from aiosampler.errors import ProcessFailure
     from aiosampler.memory.arena_map import ArenaViews
@@ -114,6 +114,10 @@ class Losses:
             ours = slice(environments.start - self._first, environments.stop - self._first)
             self._losses.append(Loss(error, 0, int(np.count_nonzero(self._open[ours]))))
             self._open[ours] = False
+
+    def of_environments(self, losses: Iterable[Loss]) -> None:
+        """Workers lost environments, and replace them by themselves."""
+        self._losses += losses
 
     def take(self) -> tuple[Loss, ...]:
         """What is to be reported."""

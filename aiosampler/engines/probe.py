@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aiosampler.agents.seeded_draws import SeededDraws
-from aiosampler.collectors.environment_checks import spaces_of
+from aiosampler.collectors.environment_checks import needs_loop, spaces_of
 from aiosampler.collectors.environments import fault_of
 from aiosampler.engines.agent_trial import Example, try_agent
+from aiosampler.engines.coroutine_trial import AwaitedExample
 from aiosampler.engines.environment_trial import EnvironmentTrial
 from aiosampler.engines.vector_trial import FirstOfVector, check_vector_options, try_vector
 from aiosampler.specs.arrays import ArraySpec, space_specs
@@ -24,8 +25,6 @@ from aiosampler.workers.random_streams import undrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import gymnasium as gym
 
     from aiosampler.collectors.vector_environments import VectorTraits
     from aiosampler.options import Options
@@ -41,7 +40,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
     """
     phase("building the example environment")
     share_registry(options.payload)
-    env, vector = _example(options)
+    env, vector = _example(options, phase)
     try:
         phase("trying out the example environment")
         with fault_of("asking for its spaces", None):
@@ -86,15 +85,16 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         "agent_info": tried.agent_info,
         "env_info": trial.env_info(),
     }
-    return Probed(spaces, specs, examples, draws_apart, vector)
+    return Probed(spaces, specs, examples, draws_apart, vector, isinstance(env, AwaitedExample))
 
 
-def _example(options: Options) -> tuple[gym.Env[Any, Any], VectorTraits | None]:
+def _example(options: Options, phase: Callable[[str], None]) -> tuple[Any, VectorTraits | None]:
     """Build an example; of a vector environment, what it can do, too."""
     with fault_of("calling env_fn", None):
         makes_vectors = takes(options.payload.load("env_fn"), NUM_ENVS)
     if not makes_vectors:
-        return build_environment(options.payload, None), None
+        made = build_environment(options.payload, None)
+        return AwaitedExample(made, phase) if needs_loop(made) else made, None
     n = -(-options.batch.B // options.worker_count)  # as workers ask for: some cannot be of any size
     vector = build_vector(options.payload, n, ())
     try:

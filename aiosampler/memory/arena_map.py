@@ -50,7 +50,7 @@ def plan_arena(
         }
 
     dense = {
-        "control": control_specs(counts.servers),
+        "control": control_specs(max(1, counts.servers), counts.workers),
         "progress": progress_specs(
             counts.workers + (0 if counts.alone else max(1, counts.servers) + (counts.servers > 1))
         ),

@@ -1,11 +1,11 @@
-"""The control cells of the arena: flags that end what is under way, and counts of the workers that were lost.
+"""The control cells of the arena: flags that end what is under way, and counts of what was lost and is replaced.
 
 =====================  ==============================  ======================================================
 cells                  writer                          meaning
 =====================  ==============================  ======================================================
 `abort_batch`          user's and sampler process      not zero ends a batch at its next step
 `abort_evaluation`     user's and sampler process      not zero ends an evaluation at its next step
-`restarts`             each process that has workers   how many of its workers were lost
+`restarts`             process that lost something     how many of its workers, or environments, were lost
 =====================  ==============================  ======================================================
 """
 
@@ -20,9 +20,9 @@ _FLAGS = 2
 _LEAST_CELLS = 8  # int64: one cache line
 
 
-def control_specs(n_servers: int) -> ArraySpec:
-    """The cells, with one count of restarts for each process that has workers."""
-    return ArraySpec((max(_LEAST_CELLS, _FLAGS + n_servers),), np.dtype(np.int64))
+def control_specs(n_servers: int, n_workers: int) -> ArraySpec:
+    """The cells, with a count of restarts for each process that has workers, and for each that has environments."""
+    return ArraySpec((max(_LEAST_CELLS, _FLAGS + n_servers + n_workers),), np.dtype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,10 @@ class Control:
 
     @property
     def restarts(self) -> np.ndarray[Any, Any]:
-        """``[max(6, n_servers)]``: how many workers each process that has workers has lost."""
+        """``[max(6, n_servers + n_workers)]``: how much each process has lost.
+
+        Processes that have workers count those from the front on, processes that have environments those from the back.
+        """
         return self.cells[_FLAGS:]
 
     def abort_all(self) -> None:

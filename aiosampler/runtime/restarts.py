@@ -16,32 +16,23 @@ if TYPE_CHECKING:
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 2.0
 
 
-class Restarts:
-    """The budget of the workers of one process.
+class RestartBudget:
+    """How many times something may be replaced: the workers of a process, or the environments of a worker.
 
     Args:
-        limit: How many workers may be replaced in the whole sampler.
-        spent: Shared by all processes that have workers, a cell for each: how many it lost.
+        limit: How many times in the whole sampler.
+        spent: Shared by all processes in which something is replaced, a cell for each: how much it lost.
         index: Of the cell of this process.
-        on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
-        next_work: Makes the work of the process that comes after from that of the one that was lost.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        spent: Any,
-        index: int,
-        on_loss: Callable[[int, ProcessFailure], object],
-        next_work: Callable[[Any], Any],
-    ) -> None:
-        self._limit, self._spent, self._index, self._on_loss, self.next_work = limit, spent, index, on_loss, next_work
+    def __init__(self, limit: int, spent: Any, index: int) -> None:
+        self._limit, self._spent, self._index = limit, spent, index
         self._failures: list[ProcessFailure] = []
         self._of_each: Counter[int] = Counter()
 
     @property
     def any(self) -> bool:
-        """Whether a worker is ever replaced."""
+        """Whether anything is ever replaced."""
         return self._limit > 0
 
     def admit(self, error: SamplerError) -> ProcessFailure:
@@ -59,15 +50,38 @@ class Restarts:
         self._failures.append(error)
         return error
 
+    def delay(self, index: int) -> float:
+        """Seconds to wait before the one with an index is started anew: longer each time, for what will not heal."""
+        delay = FIRST_DELAY_S * 2.0 ** min(self._of_each[index], 16)
+        self._of_each[index] += 1
+        return min(delay, LONGEST_DELAY_S)
+
+
+class Restarts(RestartBudget):
+    """The budget of the workers of one process.
+
+    Args:
+        limit: See `RestartBudget`.
+        spent: See there.
+        index: See there.
+        on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
+        next_work: Makes the work of the process that comes after from that of the one that was lost.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        spent: Any,
+        index: int,
+        on_loss: Callable[[int, ProcessFailure], object],
+        next_work: Callable[[Any], Any],
+    ) -> None:
+        super().__init__(limit, spent, index)
+        self._on_loss, self.next_work = on_loss, next_work
+
     def lost(self, index: int, error: ProcessFailure) -> None:
         """A worker writes no more."""
         self._on_loss(index, error)
-
-    def delay(self, index: int) -> float:
-        """Seconds to wait before a worker is started anew: longer each time, for what will not heal."""
-        delay = FIRST_DELAY_S * 2.0 ** self._of_each[index]
-        self._of_each[index] += 1
-        return min(delay, LONGEST_DELAY_S)
 
 
 def replaceable(error: SamplerError) -> TypeGuard[ProcessFailure]:

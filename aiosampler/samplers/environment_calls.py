@@ -175,7 +175,7 @@ class EnvironmentCalls:
                 errors[0].add_note(f"{len(errors)} of {len(environments)} environments failed; this is the first")
             raise errors[0]
         if len(called.results) < len(environments):
-            raise called.losses[-1].error  # a worker was lost meanwhile, and is replaced
+            raise called.losses[-1].error  # type: ignore[misc] # a worker was lost meanwhile, and is replaced
         return [pickle.loads(called.results[b]) for b in environments]
 
 

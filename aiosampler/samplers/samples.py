@@ -118,8 +118,8 @@ class SampleStats:
         timeline: When which process did what; a copy.
         lost_steps: Steps that are blank because a worker was lost.
         lost_episodes: Episodes that were lost with a worker: open, or ended in this batch but not reported yet.
-        restarts: Workers that were lost since the last batch, and were replaced or will be before the next; those that
-            an evaluation finds are counted in `SamplerStatistics` alone.
+        restarts: Workers, and environments of coroutines, that were lost since the last batch, and were replaced or
+            will be; those that an evaluation finds are counted in `SamplerStatistics` alone.
     """
 
     env_steps: int
@@ -308,6 +308,6 @@ def filled_samples(slot: Slot, facts: Any, traj_infos: list[TrajInfo], timeline:
             timeline,
             lost_steps=sum(loss.steps for loss in facts.losses),
             lost_episodes=sum(loss.episodes for loss in facts.losses),
-            restarts=len(facts.losses),
+            restarts=sum(loss.error is not None for loss in facts.losses),
         ),
     )

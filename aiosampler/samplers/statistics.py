@@ -39,8 +39,8 @@ class SamplerStatistics:
         evaluations: Evaluations that came to their end.
         lost_steps: Steps that are blank in the batches because a worker was lost.
         lost_episodes: Episodes of training that were lost with a worker.
-        restarts: Workers that were replaced.
-        failures: Why workers were lost, in order; the last of them may have ended the sampler.
+        restarts: Workers, or environments of coroutines, that were replaced.
+        failures: Why they were lost, in order; the last of them may have ended the sampler.
         policy_version: Version of the parameters that was published last, None before the start.
         error: What ended the sampler, None if nothing did or somebody closed it. Any failure, of the agent too.
         steps_per_second: `env_steps` per second from one batch to the next, over the last batches that were obtained,
@@ -153,7 +153,8 @@ class Counters:
         seconds = sum(between for _, between in self._recent_batches)
         evaluation = self._evaluation or ()
         behind = policy_version is not None and self._batch_version is not None
-        failures: tuple[SamplerError, ...] = tuple(loss.error for loss in self._losses)
+        failures: tuple[SamplerError, ...] = tuple(loss.error for loss in self._losses if loss.error is not None)
+        restarts = len(failures)
         if isinstance(failure, ProcessFailure) and failure.rank is not None and replaceable(failure):
             failures = (*failure.earlier, failure)
         return SamplerStatistics(
@@ -163,7 +164,7 @@ class Counters:
             evaluations=self._evaluations,
             lost_steps=sum(loss.steps for loss in self._losses),
             lost_episodes=sum(loss.episodes for loss in self._losses),
-            restarts=len(self._losses),
+            restarts=restarts,
             failures=failures,
             policy_version=policy_version,
             state=session.state.name.lower(),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.collectors.environment_checks import check_vector
+from aiosampler.collectors.environment_checks import check_vector, needs_loop
 from aiosampler.collectors.environments import AgentFault, fault_of, make_environment
 from aiosampler.errors import ConfigError, text_of
 from aiosampler.specs.context import CONTEXT, NUM_ENVS, EnvContext, takes
@@ -17,8 +18,6 @@ from aiosampler.workers.random_streams import seed_generators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import gymnasium as gym
 
     from aiosampler.agents.agent import Agent
     from aiosampler.collectors.traj_info import TrajInfo
@@ -33,12 +32,16 @@ def share_registry(payload: Payload) -> None:
         unpack_registry(packed)
 
 
-def build_environment(payload: Payload, context: EnvContext | None) -> gym.Env[Any, Any]:
+def build_environment(payload: Payload, context: EnvContext | None, *, coroutines: bool | None = None) -> Any:
     """Build an environment; evaluation environments take ``eval_env_kwargs`` in place of ``env_kwargs``.
 
     Args:
         payload: The user's objects.
         context: Which environment it is, None for the example, which has the arguments of environment 0.
+        coroutines: Whether the example was for an event loop; None if this is it.
+
+    Returns:
+        The environment; of one that is for an event loop, what a `CoroutineEnvironment` is made of.
 
     Raises:
         EnvironmentFault: `env_fn` raised, or made no environment.
@@ -49,7 +52,16 @@ def build_environment(payload: Payload, context: EnvContext | None) -> gym.Env[A
         kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, index or 0)
         if takes(env_fn, CONTEXT):
             kwargs.setdefault(CONTEXT, context)
-        return make_environment(env_fn, kwargs)
+        made = make_environment(env_fn, kwargs)
+        if coroutines is not None and needs_loop(made) != coroutines:
+            kinds = "methods that are coroutines", "plain methods"
+            if inspect.iscoroutine(made):
+                made.close()
+            raise TypeError(
+                f"env_fn returned an environment with {kinds[coroutines]}, and the example had "
+                f"{kinds[not coroutines]}; environments of both kinds do not mix in one sampler"
+            )
+        return made
 
 
 def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext]) -> Any:

@@ -53,6 +53,7 @@ def local_runner(
         acting=LocalActing(options, probed, start, views, share),
         phase=phase,
         vector=probed.vector,
+        coroutines=probed.coroutines,
     )
 
 

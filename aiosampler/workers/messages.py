@@ -56,6 +56,7 @@ class Probed:
     examples: dict[str, Tree]
     draws_apart: bool = False  # whether `Agent.initialize` drew nothing that `SeededDraws` could not give
     vector: Any = None  # a `VectorTraits`
+    coroutines: bool = False  # whether environments need an event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,13 @@ class Finished(NamedTuple):
     """From a worker: its columns of a slot are full, or its evaluation has ended."""
 
     episodes: bytes  # packed
+    losses: "tuple[Loss, ...]" = ()  # of environments that were replaced within it
 
 
 class Loss(NamedTuple):
-    """A worker was lost, and is replaced."""
+    """A worker, or an environment of one, was lost, and is replaced."""
 
-    error: ProcessFailure
+    error: ProcessFailure | None  # None if that was told before, and some more rows are blank because of it
     steps: int  # rows that are not valid because of it
     episodes: int  # of training that ended unreported, or were open
 

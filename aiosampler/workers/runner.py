@@ -7,6 +7,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Collector
+from aiosampler.collectors.coroutine_environments import Care, CoroutineEnvironments
 from aiosampler.collectors.environment_access import NOTHING
 from aiosampler.collectors.environments import OwnInstances
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
@@ -15,11 +16,14 @@ from aiosampler.collectors.vector_environments import VectorEnvironments
 from aiosampler.errors import ConfigError
 from aiosampler.memory.progress import AT, BRANCH, MORE, NOWHERE, TICK, environment_name
 from aiosampler.memory.slot import columns
+from aiosampler.runtime.loop_thread import LoopThread
+from aiosampler.runtime.restarts import RestartBudget
 from aiosampler.specs.context import EnvContext
 from aiosampler.specs.seeding import environment_seed
 from aiosampler.workers.episodes import pack_episodes
 from aiosampler.workers.factories import build_environment, build_vector, share_registry, traj_info_factory
-from aiosampler.workers.messages import Ask, Call, Called
+from aiosampler.workers.failures import describe
+from aiosampler.workers.messages import Ask, Call, Called, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
@@ -69,6 +73,7 @@ class Runner:
         acting: Who acts for them.
         phase: Told what is being done.
         vector: What a vector environment can do; None where environments are single ones.
+        coroutines: Whether environments need an event loop.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is fixed for the runner's life
@@ -83,14 +88,17 @@ class Runner:
         acting: Acting,
         phase: Callable[[str], None],
         vector: VectorTraits | None,
+        coroutines: bool,
     ) -> None:
-        self._vector = vector
+        self._vector, self._coroutines = vector, coroutines
+        self._loop: LoopThread | None = None
         self._options, self._specs, self._views, self._share = options, specs, views, share
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
         self._instances = OwnInstances()
         self._units: dict[bool, EnvironmentUnit] = {}  # of training, and of evaluation
         self._quota = Quota(None)
+        self._losses: list[Loss] = []  # that are to be told
         self._kind = options.payload.load("traj_info_cls")
         self._traj_info = traj_info_factory(options.payload, self._kind)
 
@@ -122,12 +130,21 @@ class Runner:
     def collect(self, request: Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, packed."""
         with self._acting.collecting(request):
-            return pack_episodes(self._collector.collect(request.slot, self._options.batch.T), self._kind)
+            episodes = self._collector.collect(request.slot, self._options.batch.T)
+            self._losses = [Loss(loss.error, loss.steps, loss.episodes) for loss in self._collector.take_losses()]
+            return pack_episodes(episodes, self._kind)
 
     def evaluate(self, request: Evaluate) -> bytes:
         """Run new episodes until every quota is met, or the steps are used up; return all that began, packed."""
         with self._acting.evaluating(request), self._evaluation_collector(request) as collector:
-            return pack_episodes(self._run_quotas(request, collector), self._kind)
+            episodes = self._run_quotas(request, collector)
+            self._losses = [Loss(loss.error, 0, 0) for loss in collector.take_losses() if loss.error is not None]
+            return pack_episodes(episodes, self._kind)
+
+    def take_losses(self) -> tuple[Loss, ...]:
+        """The environments that were replaced within what was collected, or evaluated, last."""
+        losses, self._losses = tuple(self._losses), []
+        return losses
 
     @contextlib.contextmanager
     def _evaluation_collector(self, request: Evaluate) -> Iterator[Collector]:
@@ -201,7 +218,11 @@ class Runner:
 
     def close(self) -> None:
         """Close every environment that was built; idempotent."""
-        self._closing.close()
+        try:
+            self._closing.close()
+        finally:
+            if self._loop is not None:
+                self._loop.close()
 
     def _make_evaluator(self, before: int = 0) -> Collector:
         """Build the evaluation environments, after `before` evaluations that had others."""
@@ -261,6 +282,8 @@ class Runner:
         cells[BRANCH] = evaluation
         if self._vector is not None and contexts:
             return self._make_vector(self._vector, contexts, first, evaluation)
+        if self._coroutines and contexts:
+            return self._make_coroutines(contexts, first, evaluation)
         unit = SingleEnvironments(first, cells, evaluation=evaluation)
         self._closing.callback(unit.close)
         for context in contexts:
@@ -268,9 +291,42 @@ class Runner:
             self._phase(f"building {name}")
             cells[TICK] += 1
             cells[AT] = context.index
-            env = build_environment(self._options.payload, context)
+            env = build_environment(self._options.payload, context, coroutines=False)
             self._instances.add(env, name)
             unit.add(env)
+        return unit
+
+    def _make_coroutines(self, contexts: Sequence[EnvContext], first: int, evaluation: bool) -> EnvironmentUnit:
+        options, rank = self._options, self._share.rank
+        if self._loop is None:
+            self._loop = LoopThread(options.step_timeout)
+        process, worker = ("sampler", None) if options.n_workers is None else (f"worker-{rank}", rank)
+        restarts = self._views.control.restarts
+
+        def build(i: int, before: int) -> tuple[Any, int]:
+            context = self._context(first + i, evaluation, contexts[i].restarts + before)
+            return build_environment(options.payload, context, coroutines=True), context.seed
+
+        instances = self._instances
+        unit = CoroutineEnvironments(
+            self._loop,
+            build,
+            lambda env, i: instances.add(env, environment_name(first + i, evaluation)),
+            first,
+            self._views.progress[rank],
+            evaluation=evaluation,
+            care=Care(
+                process=process,
+                rank=worker,
+                step_timeout=options.step_timeout,
+                start_timeout=options.start_timeout,
+                budget=RestartBudget(options.max_worker_restarts, restarts, len(restarts) - 1 - rank),
+                describe=lambda exc: describe(exc, process, worker),
+                abort=self._views.control.abort_batch,
+            ),
+        )
+        self._closing.callback(unit.close)
+        unit.add(len(contexts), self._phase)
         return unit
 
     def _make_vector(

@@ -53,6 +53,7 @@ def served_runner(
         acting=acting,
         phase=phase,
         vector=work.probed.vector,
+        coroutines=work.probed.coroutines,
     )
 
 

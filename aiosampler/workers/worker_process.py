@@ -110,9 +110,11 @@ class _Worker:
             with contextlib.suppress(Aborted):
                 match request:
                     case messages.Collect():
-                        answer = messages.Finished(await outside_loop(runner.collect, request))
+                        episodes = await outside_loop(runner.collect, request)
+                        answer = messages.Finished(episodes, runner.take_losses())
                     case messages.Evaluate():
-                        answer = messages.Finished(await outside_loop(runner.evaluate, request))
+                        episodes = await outside_loop(runner.evaluate, request)
+                        answer = messages.Finished(episodes, runner.take_losses())
                     case messages.Call():
                         answer = await outside_loop(runner.call, request, self.describe)
                     case _:

@@ -6,7 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from aiosampler import RandomAgent
-from aiosampler.collectors.environment_checks import api_error, check_environment, check_reset, check_step
+from aiosampler.collectors.environment_checks import api_error, check_environment, check_reset, check_step, needs_loop
 from aiosampler.collectors.environments import EnvironmentFault
 from tests.support.in_process import InProcess
 from tests.support.worlds import CountingEnv
@@ -123,6 +123,17 @@ async def _coroutine_function():
     return CountingEnv()
 
 
+@pytest.mark.parametrize("make", [_coroutine_function, _AsyncReset, _AsyncStep, _AsyncClose])
+def test_what_is_for_an_event_loop_is_told_from_what_is_not(make):
+    made = make()
+    assert needs_loop(made)
+    assert not needs_loop(CountingEnv())
+    if make is _coroutine_function:
+        made.close()
+    else:
+        assert check_environment(made) is made
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -130,17 +141,13 @@ async def _coroutine_function():
         (lambda: CountingEnv, "got the class .*CountingEnv'>: call it"),
         (lambda: "CartPole-v1", "must return a Gymnasium environment, got 'CartPole-v1'"),
         (_DmEnv, "got .*_DmEnv.*shimmy.DmControlCompatibilityV0"),
-        (_coroutine_function, "env_fn is a coroutine function"),
         (lambda: gym.make_vec("CartPole-v1", num_envs=2), "vector environment of 2, .*return a single one"),
         (_Concatenated, "vector environment of 3"),
         (_Stepwise, "vector environment of 3"),
         (_Pool, "vector environment, "),
         (_Unprintable, "vector environment of 2"),
         (_Several, "environment of several agents"),
-        (_AsyncReset, r"reset\(\) of the environment is a coroutine function \(async def\); wrap"),
-        (_AsyncStep, r"step\(\) of the environment is a coroutine function"),
-        (_AsyncClose, r"close\(\) of the environment is a coroutine function"),
-        (lambda: gym.wrappers.TimeLimit(_AsyncStep(), 9), r"step\(\) of the environment is a coroutine function"),
+        (lambda: gym.wrappers.TimeLimit(_AsyncStep(), 9), r"step\(\) of _AsyncStep is .* TimeLimit does not await it"),
         (_Unseeded, r"reset\(\) does not take seed as a keyword"),
         (_NoClose, r"no method close\(\)"),
         (_NoSpace, "has no observation_space; set it"),
@@ -190,7 +197,7 @@ async def _later():
         ((OBSERVATION, OBSERVATION), r"it returned \(array"),
         ((OBSERVATION, {}, {}), r"it returned \(array"),
         (None, "it returned None"),
-        (_later, "is a coroutine function"),
+        (_later, "is no coroutine function: write it as async def"),
     ],
     ids=["old", "two numbers", "tuple space", "three", "none", "coroutine"],
 )
@@ -207,7 +214,7 @@ def test_a_reset_that_gives_no_pair(result, words):
         ((OBSERVATION, 0.0, False, False, None), "whose info is no dict"),
         (OBSERVATION, "it returned array"),
         (np.zeros((200, 200, 3)), "it returned array"),
-        (_later, "is a coroutine function"),
+        (_later, "is no coroutine function: write it as async def"),
     ],
     ids=["four", "six", "no info", "array", "large", "coroutine"],
 )

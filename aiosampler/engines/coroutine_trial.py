@@ -1,0 +1,84 @@
+"""An example environment whose methods are coroutines, as a plain one, for a trial."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aiosampler.collectors.coroutine_environments import Care, CoroutineEnvironments
+from aiosampler.memory.progress import CELLS
+from aiosampler.runtime.loop_thread import LoopThread
+from aiosampler.runtime.restarts import RestartBudget
+from aiosampler.workers.failures import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import gymnasium as gym
+
+
+class AwaitedExample:
+    """Awaits what an environment does in a loop of its own.
+
+    Args:
+        made: What `env_fn` returned.
+        phase: Told what is being done.
+    """
+
+    def __init__(self, made: Any, phase: Callable[[str], None]) -> None:
+        self._loop = LoopThread()
+        none = np.zeros(1, np.int64)
+        care = Care(
+            process="sampler",
+            rank=None,
+            step_timeout=None,
+            start_timeout=None,
+            budget=RestartBudget(0, none.copy(), 0),
+            describe=lambda exc: describe(exc, "sampler", starting=True),
+            abort=none,
+        )
+        self._unit = CoroutineEnvironments(
+            self._loop,
+            lambda *_: (made, 0),
+            lambda *_: None,
+            None,
+            np.zeros(CELLS, np.int64),
+            evaluation=False,
+            care=care,
+        )
+        try:
+            self._unit.add(1, phase)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def observation_space(self) -> gym.Space[Any]:
+        """Of the environment."""
+        return self._unit.environment(0).observation_space  # type: ignore[no-any-return]
+
+    @property
+    def action_space(self) -> gym.Space[Any]:
+        """Of the environment."""
+        return self._unit.action_space(0)
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
+        """Reset it."""
+        answers: list[tuple[Any, Any]] = []
+        seeds = None if seed is None else [seed]
+        self._unit.reset([0], seeds, [None], lambda _, *answer: answers.append(answer))
+        return answers[0]
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """Step it."""
+        answers: list[tuple[Any, Any, Any, Any, Any]] = []
+        self._unit.step_apart({0: action}, lambda _, *answer: answers.append(answer))
+        return answers[0]
+
+    def close(self) -> None:
+        """Close it, and the loop."""
+        try:
+            self._unit.close()
+        finally:
+            self._loop.close()
