@@ -60,11 +60,12 @@ def send_records(outlet: LogOutlet) -> None:
     """Have the records of this process sent, and handled by no handler that a parent left here when it forked."""
     global _outlet
     ours, _outlet = _outlet, outlet
-    root = logging.getLogger()
+    sender = _Sender(outlet.sock)
     for logger in _loggers():
-        _inherited.extend(logger.handlers)
-        logger.handlers.clear()
-    root.addHandler(_Sender(outlet.sock))
+        left, logger.handlers = logger.handlers, []
+        _inherited.extend(left)
+        if logger.parent is None or (left and not logger.propagate):
+            logger.addHandler(sender)
     if ours is None:  # else it was forked by a process of ours, and has what was set there
         for name, level in outlet.levels.items():
             logging.getLogger(name).setLevel(level)
@@ -169,7 +170,7 @@ def _handled(record: logging.LogRecord) -> tuple[str, ...]:
     """The loggers below the root whose own handlers, of this process, have the record as well."""
     names, logger = [], logging.getLogger(record.name)
     while logger.parent is not None:
-        if logger.handlers:
+        if any(not isinstance(handler, _Sender) for handler in logger.handlers):
             names.append(logger.name)
         logger = logger.parent
     return tuple(names)

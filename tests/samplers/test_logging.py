@@ -88,3 +88,12 @@ async def test_processes_know_the_levels_that_were_set_here(start_method, caplog
     async with small("serial", lambda context: Talking(context), start_method=start_method, batch_B=1):
         pass
     assert [what for what, *_ in said(caplog)] == ["built", "closed", "not wanted"]
+
+
+async def test_a_logger_that_is_handled_apart_here_is_so_for_forked_processes(caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, log.name)
+    async with small("serial", lambda context: Talking(context), batch_B=1):
+        pass
+    assert said(caplog) == [("built", 0, False, 0), ("closed", 0, False, 0)]
