@@ -16,6 +16,8 @@ class FinishedEpisode(NamedTuple):
     info: TrajInfo
     cut: bool = False  # before its end, since there were no more steps
 
+MANY_STEPS = 48  # from which on counting them as an array is quicker than one by one
+
 
 class OpenEpisodes:
     """The trajectory infos of the episodes of n environments.
@@ -43,6 +45,7 @@ class OpenEpisodes:
         self.each_step = type(self.infos[0]).step is not TrajInfo.step
         self._steps = [0] * n  # that are in the trajectory info
         self._looks = type(self.infos[0]).terminate is not TrajInfo.terminate
+        self._arrays = type(self.infos[0]).extend is TrajInfo.extend  # an override gets numbers, as its users expect
         self._counted = [0] * n  # first row of the batch that is not in the trajectory info yet
 
     def begin(self) -> None:
@@ -66,7 +69,8 @@ class OpenEpisodes:
     def count(self, i: int, end: int) -> None:
         """Bring the trajectory info of environment i up to row `end`."""
         if not self.each_step:
-            self.infos[i].extend(self._history[self._counted[i] : end, i].tolist())
+            rewards = self._history[self._counted[i] : end, i]
+            self.infos[i].extend(rewards if self._arrays and len(rewards) >= MANY_STEPS else rewards.tolist())
         self._steps[i] += end - self._counted[i]
         self._counted[i] = end
 

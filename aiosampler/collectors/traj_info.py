@@ -5,6 +5,8 @@ from functools import reduce
 from operator import add
 from typing import Any, TypeVar
 
+import numpy as np
+
 Self = TypeVar("Self", bound="TrajInfo")
 
 
@@ -60,6 +62,10 @@ class TrajInfo:
 
     def extend(self, rewards: Iterable[float]) -> None:
         """Count several steps at once; called in place of `step` where a class does not override that."""
+        if isinstance(rewards, np.ndarray):
+            with np.errstate(all="ignore"):  # as numbers have no warnings either
+                self._extend_array(rewards)
+            return
         rewards = list(rewards)
         self.Length += len(rewards)
         self.NonzeroRewards += len(rewards) - rewards.count(0)
@@ -72,6 +78,22 @@ class TrajInfo:
             discounted += factor * reward
             factor *= discount
         self.DiscountedReturn, self._factor = discounted, factor
+
+    def _extend_array(self, rewards: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        """Count many steps at once, with the results of counting them one by one, bit for bit."""
+        n, terms = len(rewards), np.empty(len(rewards) + 1)
+        self.Length += n
+        self.NonzeroRewards += int(np.count_nonzero(rewards))
+        before, terms[0], terms[1:] = self.Return, self.Return, rewards
+        self.Return = float(np.add.accumulate(terms)[-1])  # in this order, which `np.sum` does not keep to
+        if self._discount == self._factor == 1 and self.DiscountedReturn == before:
+            self.DiscountedReturn = self.Return
+            return
+        factors = np.full(n + 1, self._discount, np.float64)
+        factors[0] = self._factor
+        factors = np.multiply.accumulate(factors)
+        terms[0], terms[1:] = self.DiscountedReturn, factors[:-1] * rewards
+        self.DiscountedReturn, self._factor = float(np.add.accumulate(terms)[-1]), float(factors[-1])
 
     def terminate(self: Self, observation: Any) -> Self:
         """Finish the episode and return what to report, usually `self`.

@@ -57,3 +57,18 @@ def test_a_traj_info_sees_the_random_steps_of_decorrelation_with_their_observati
     (samples,) = gather(sampler, 1)
     for info in samples.traj_infos:
         assert [step[2] for step in info.steps] == list(range(30))
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.99, 0.0])
+def test_many_rewards_count_as_they_do_one_by_one(discount):
+    """Bit for bit, however they are divided: an episode's statistics depend on nothing but its rewards."""
+    rng = np.random.default_rng(3)
+    rewards = rng.normal(size=900) * 10.0 ** rng.integers(-9, 9, 900) * (rng.random(900) < 0.8)
+    rewards[-2:] = 1e308, 1e308  # no warning where they exceed what a float can hold
+    one_by_one, at_once = TrajInfo(discount), TrajInfo(discount)
+    for reward in rewards.tolist():
+        one_by_one.extend((reward,))
+    for part in np.split(rewards, [0, 1, 250, 251]):
+        at_once.extend(part)
+    assert vars(at_once) == vars(one_by_one)
+    assert [type(value) for value in vars(at_once).values()] == [type(value) for value in vars(one_by_one).values()]
