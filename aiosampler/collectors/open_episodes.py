@@ -16,6 +16,7 @@ class FinishedEpisode(NamedTuple):
     info: TrajInfo
     cut: bool = False  # before its end, since there were no more steps
 
+
 MANY_STEPS = 48  # from which on counting them as an array is quicker than one by one
 
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from aiosampler.affinity import usable_cpus
 from aiosampler.agents.adopted import AdoptedParameters
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import bind_parameters, call_agent, use_parameters, verify_parameters
 from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.assignments import Assignment, assign
 from aiosampler.engines.engine_workers import EngineWorkers
-from aiosampler.memory.progress import read_progress
+from aiosampler.memory.progress import PID, read_progress
 from aiosampler.memory.slot import columns
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.resources import denied
 from aiosampler.runtime.tasks import all_or_first_error
 from aiosampler.servers.accelerator import accelerator
+from aiosampler.servers.automatic_placement import AutomaticPlacement, automatic_placement
 from aiosampler.servers.device import DeviceInference
 from aiosampler.servers.groups import WorkerGroup
-from aiosampler.servers.inference import InPlaceInference
+from aiosampler.servers.inference import RELEASED, InPlaceInference
 from aiosampler.servers.pipeline import Pipeline
 from aiosampler.servers.server_cpus import server_cpus, servers_have_cpus, workers_have_cpus
 from aiosampler.signals.counter import Signal
@@ -71,6 +76,8 @@ class ServedEngine:
         self._shares = self._assignment.shares
         self._workers = EngineWorkers(parts, self._shares, index=self._assignment.index, on_loss=self._on_loss)
         self._groups: list[WorkerGroup] = []
+        self._placement: AutomaticPlacement | None = None
+        self._cpus = usable_cpus()
         self._server_cpus: ServerCpus | None = None
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
@@ -88,6 +95,7 @@ class ServedEngine:
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
         affinity, n_servers, n_groups = self._parts.start.affinity, len(options.devices), len(self._assignment.groups)
         if n_servers == 1 and self._assignment.device == "cpu":
+            self._placement = automatic_placement(affinity, options.worker_count, n_groups)
             self._server_cpus = server_cpus(
                 affinity, [[share.rank for share in group] for group in self._assignment.groups]
             )
@@ -128,8 +136,11 @@ class ServedEngine:
         self._workers.begin(slot)
         for group, shares in zip(self._groups, self._assignment.groups, strict=True):
             group.expect(range(len(shares)))
+        began = perf_counter()
         episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
         verify_parameters(self._agents, self._parameters)
+        if self._placement is not None:
+            self._place(self._placement, perf_counter() - began, slot)
         return self._workers.complete(episodes, slot)
 
     async def evaluate(self, request: Evaluate) -> Collected:
@@ -167,6 +178,8 @@ class ServedEngine:
         unpin()
         for group in groups:
             group.close()
+        if self._placement is not None:
+            self._placement.release()
         for report in reports:
             raise report
 
@@ -189,6 +202,16 @@ class ServedEngine:
                 group.abort()
             return True
         return False
+
+    def _place(self, placement: AutomaticPlacement, seconds: float, slot: int) -> None:
+        """Move the processes to where they belong, as the batches tell, of which the last took some seconds."""
+        steps = int(np.count_nonzero(self._views.stage_clocks[slot][..., RELEASED]))
+        if placement.batch(seconds, steps):
+            for group in self._groups:
+                group.place_server(placement.server_cpus)
+            if placement.server_cpus is None:
+                os.sched_setaffinity(0, self._cpus)
+        placement.place(self._views.progress[: len(self._shares), PID].tolist())
 
     def _reading(self, share: Share) -> Callable[[], Reading]:
         progress, cells = self._views.progress[share.rank], self._views.rendezvous[share.rank]

@@ -20,13 +20,21 @@ def set_cpus(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
         os.sched_setaffinity(0, cpus)
 
 
-def give_way() -> None:
-    """Do not interrupt who runs on a CPU when this process is woken there, where the system can do that.
+def give_way(pid: int = 0) -> None:
+    """Have a process, by default this one, interrupt nobody when it is woken, where the system can do that.
 
     By default Linux does, for who has slept: a server that shares its CPU with the worker that it releases would not
     get away before the worker's time slice is over, while the other group waits for it.
     """
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):  # it is denied
-            if os.sched_getscheduler(0) == os.SCHED_OTHER:
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            if os.sched_getscheduler(pid) == os.SCHED_OTHER:
+                os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
+
+
+def take_turns(pid: int) -> None:
+    """Have a process that gave way interrupt others again, as this one does."""
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            if (os.sched_getscheduler(0), os.sched_getscheduler(pid)) == (os.SCHED_OTHER, os.SCHED_BATCH):
+                os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))

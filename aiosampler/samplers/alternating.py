@@ -18,7 +18,8 @@ class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
     """Forms two groups of equal size from the workers of each device.
 
     Environments and workers must be even in number, per device. `n_workers` is by default two for each CPU that this
-    process may use, one of each group. `make_affinity(alternating=True)` places them like that.
+    process may use, one of each group. `make_affinity(alternating=True)` places them like that; a sampler on the CPU
+    does so by itself where CPUs are few and no affinity is given.
     """
 
     def _refined(self, options: Options) -> Options:

@@ -73,7 +73,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         env_kwargs: Arguments of `env_fn`: a dict for all environments, or a sequence of one for each, or a function of
             an environment's index that makes one, called here. The example environment gets those of the first.
         n_workers: Worker processes; for the parallel samplers.
-        affinity: CPUs and threads of the processes.
+        affinity: CPUs and threads of the processes. By default the system's scheduler places them, but for alternating
+            groups where CPUs are few, for which the best of `make_affinity` is found out in the first batches.
         device: Where the agent's model runs.
         seed: Of everything random in the sampler; None draws one, which the attribute `seed` tells.
         mid_batch_reset: Reset an environment at once when its episode ends. If False it waits for the next batch, and

@@ -70,6 +70,11 @@ class WorkerGroup:
         if self._server_cpus is not None:
             self._server_cpus.move_to(self._index)
 
+    def place_server(self, server_cpus: ServerCpus | None) -> None:
+        """Have the server move between the CPUs of the groups from now on, with none of its own; None: it stays."""
+        self._server_cpus = server_cpus
+        self._rendezvous.allow_spinning(allowed=server_cpus is None)
+
     def send_actions(self) -> None:
         """Release the workers that step: their actions are written."""
         self._rendezvous.release(self._stepping)

@@ -127,7 +127,7 @@ class ServerSide:
         self._obs_ready, self._act_ready = obs_ready, act_ready
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter()
-        self._spin = self._patient = spin
+        self._may_spin = self._spin = self._patient = spin
         self._round = 0
         self._loop.add_reader(obs_ready.fileno(), self._on_obs_ready)
 
@@ -151,6 +151,10 @@ class ServerSide:
             await self._waiter
         if limit:
             self._patient = perf_counter_ns() < limit
+
+    def allow_spinning(self, *, allowed: bool) -> None:
+        """Whether the server may look at the cells for a moment before it sleeps, if it did so before."""
+        self._spin = self._patient = allowed and self._may_spin
 
     def comes(self, member: int) -> bool:
         """Whether this worker is expected again."""
