@@ -53,6 +53,12 @@ def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
     assert "ratio" in run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
 
 
+def test_the_benchmark_of_turns_prints_a_line_for_each_sampler_and_length(tmp_path):
+    command = ("--windows=1", "--batches=2", "--T=4,8", "--samplers=cpu,gpu", "--start-method=fork")
+    printed = run(str(ROOT / "examples/benchmark_turn.py"), *command, cwd=tmp_path)
+    assert len(re.findall(r"^(?:cpu|gpu) +T=[48] B=16 W=2: turn +-?[\d,]+ us", printed, re.MULTILINE)) == 4
+
+
 def test_an_agent_with_masks_takes_no_illegal_action(tmp_path):
     printed = run(str(ROOT / "examples/legal_actions.py"), cwd=tmp_path)
     assert printed == "0 of 10240 actions were illegal\n"
