@@ -3,6 +3,8 @@
     python examples/benchmark.py --env cartpole --B 16 --workers 2
     python examples/benchmark.py --env pong --samplers gpu,alternating --affinity apart
     python examples/benchmark.py --env cartpole-vector --samplers cpu --T 32 --B 64
+    python examples/benchmark.py --env wait-1ms --samplers cpu --T 32 --B 64
+    python examples/benchmark.py --env wait-50ms --samplers cpu --T 16 --B 1000 --seconds 5 --windows 3
     python examples/benchmark.py --env unequal --samplers gpu,dynamic --B 64 --workers 64 --T 32 --start-method fork
 
 The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
@@ -87,6 +89,45 @@ class Waiting(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> Any:
         time.sleep(0.02 if self.slow and self.random.random() < 0.05 else 0.001)
         return self.env.step(action)
+
+
+class Awaited:
+    """Waits for somebody else, as a simulator behind a network does; the environments of a worker wait together."""
+
+    def __init__(self, seconds: float = 0.001) -> None:
+        self.observation_space, self.action_space = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
+        self._seconds, self._seen = seconds, np.zeros(4, np.float32)
+
+    async def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return self._seen, {}
+
+    async def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        await asyncio.sleep(self._seconds)
+        return self._seen, 0.0, False, False, {}
+
+    async def close(self) -> None: ...
+
+
+class WaitingTogether:
+    """The ceiling of those: n of them gathered on uvloop, with the interface of a vector environment."""
+
+    def __init__(self, n: int, seconds: float = 0.001) -> None:
+        import uvloop
+
+        self._loop = uvloop.new_event_loop()
+        self._environments = [Awaited(seconds) for _ in range(n)]
+        self.observation_space = self.single_observation_space = self._environments[0].observation_space
+        self.action_space = self.single_action_space = self._environments[0].action_space
+
+    def reset(self) -> tuple[Any, dict[str, Any]]:
+        return np.zeros((len(self._environments), 4), np.float32), {}
+
+    def step(self, actions: Any) -> tuple[Any, ...]:
+        self._loop.run_until_complete(self._gather(actions))
+        return (None,) * 5
+
+    async def _gather(self, actions: Any) -> None:
+        await asyncio.gather(*(env.step(action) for env, action in zip(self._environments, actions, strict=True)))
 
 
 class Policy(nn.Module):
@@ -177,9 +218,18 @@ ENVIRONMENTS: dict[str, Callable[..., Any]] = {
 }
 
 
+ENVIRONMENTS["wait-1ms"] = Awaited
+ENVIRONMENTS["wait-50ms"] = functools.partial(Awaited, 0.05)
+CEILINGS: dict[str, Callable[..., Any]] = {
+    **ENVIRONMENTS,
+    "wait-1ms": WaitingTogether,
+    "wait-50ms": functools.partial(WaitingTogether, seconds=0.05),
+}
+
+
 @functools.cache  # in each process that measures
 def ceiling(env: str, n: int, n_acting: int, acts: float) -> Ceiling:
-    return Ceiling(ENVIRONMENTS[env], n, n_acting, acts, vector="-" in env)
+    return Ceiling(CEILINGS[env], n, n_acting, acts, vector="-" in env)
 
 
 def measure(of: tuple[str, int, int, float], workers: int, seconds: float) -> tuple[float, float, float, float]:
@@ -241,7 +291,7 @@ async def main(args: argparse.Namespace) -> None:
         for _ in range(args.windows):
             for name, sampler in samplers.items():
                 arguments = of[name], kinds[name][1], args.seconds
-                measured = await measure_busy(pool, *arguments) if pool else measure(*arguments)
+                measured = await (measure_busy(pool, *arguments) if pool else asyncio.to_thread(measure, *arguments))
                 got = await rate(sampler, args.seconds)
                 rows[name].append((got, *measured))
                 # Until the batch ahead is complete, and the cores are free

@@ -80,3 +80,11 @@ def test_the_normaliser_of_the_readme(tmp_path):
     assert program
     (tmp_path / "program.py").write_text(program[1])
     assert run("program.py", cwd=tmp_path) == f"tensor({3 * 32 * 8 + 1e-4:.4f})\n"
+
+
+def test_nothing_is_lost_but_what_is_marked_when_a_simulator_drops_connections_and_is_killed(tmp_path):
+    command = ("--batches=10", "--T=16", "--B=8", "--step-timeout=0.5", "--drop=0.01", "--slow=0.002", "--kill")
+    printed = run(str(ROOT / "examples/remote_simulator.py"), *command, cwd=tmp_path)
+    steps, rows, marked = map(int, re.findall(r"(\d+) of (\d+) rows are steps, (\d+) are marked", printed)[0])
+    assert steps + marked == rows == 1280
+    assert marked > 0

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
-    import gymnasium as gym
     import torch
     from gymnasium.envs.registration import EnvSpec
 
@@ -66,7 +65,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             function of a notebook will do, and with it what is registered in this process now. If it has a parameter
             `context`, it is told by an `EnvContext` which environment it is to make. If it has a parameter `num_envs`,
             it makes a vector environment of that size, as `functools.partial(gymnasium.make_vec, id)` does: each
-            process has one, of all of its environments, and steps it in one call.
+            process has one, of all of its environments, and steps it in one call. Methods of an environment may be
+            coroutines, and so may be what makes it: see "Environments that are awaited" in the README.
         agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
         batch_T: Time steps of a batch.
         batch_B: Environments.
@@ -150,7 +150,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
 
     def __init__(  # noqa: PLR0913 - the public signature of all samplers
         self,
-        env_fn: str | EnvSpec | Callable[..., gym.Env[Any, Any]],
+        env_fn: str | EnvSpec | Callable[..., Any],
         *,
         agent: Agent,
         batch_T: int,
