@@ -261,8 +261,9 @@ OnStep: TypeAlias = "Callable[[int, Any, Any, Any, Any, Any], object]"
 class EnvironmentUnit(Protocol):
     """The n environments of a collector, however they are stepped; `i` counts them.
 
-    Two so far: `SingleEnvironments`, one after the other; `VectorEnvironments`, in one call. All methods return when
-    what they do is done, and are called in the thread of the process's event loop, while that does not run. What an
+    Three: `SingleEnvironments`, one after the other; `VectorEnvironments`, in one call; `CoroutineEnvironments`, all
+    awaited together. All methods return when what they do is done, and are called in the thread of the process's event
+    loop, while that does not run. What an
     environment returned is handed over before a buffer of its may be written to again. Errors are `EnvironmentFault`,
     which names the environment, and progress is told in the cells of the process, so that one that is stuck is named.
     """
@@ -314,7 +315,8 @@ class EnvironmentUnit(Protocol):
         Args:
             actions: One for each of the n, which an environment may keep.
             environments: Which; the same list as long as they do not change, the ones that start not among them.
-            row: Told of each, by `record` or what that stands for; and of those that start, by `start`.
+            row: Told of each, by `record` or what that stands for; of those that start, by `start`; in its `lost`, of
+                those that were given up, and are to start later.
         """
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:

@@ -105,12 +105,12 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             process, which is not safe while its other threads use torch; it holds up your event loop for as long as the
             system takes to copy the page tables of your process.
         step_timeout: Seconds that a step or a reset of one environment may take, or, with ``eval_keep_envs=False``, its
-            building for an evaluation; None is no limit.
+            building for an evaluation; None is no limit. Of environments of coroutines each is given up by itself.
         max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
             sampler, before a failure ends it; for the parallel samplers. The steps that are lost with a worker are
             blank and marked in `Samples.valid`, its environments are built and reset anew, seeded by
             ``environment_seed(seed, b, restarts=...)``, and nobody else's steps change. Errors of the agent are not
-            survived, which a new worker would repeat.
+            survived, which a new worker would repeat. Environments of coroutines are replaced one by one, and count.
         start_timeout: Seconds that one phase of the start may take, such as building an environment; None is no limit.
         debug: Fill a batch with NaN, or with the lowest or highest integers, when it goes back to the sampler, so that
             it shows where it was kept for too long; and log what the sampler and its processes do, at level INFO of the

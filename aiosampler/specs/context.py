@@ -28,8 +28,8 @@ class EnvContext:
         index: Of the environment among those of its kind; of a vector environment, that of its first one.
         n: How many there are of its kind: `batch_B`, or `eval_n_envs`.
         evaluation: Whether it is for evaluation.
-        restarts: How many times its worker was replaced; with ``eval_keep_envs=False``, plus how many evaluations there
-            were before.
+        restarts: How many times its worker was replaced, or itself, if its methods are coroutines; with
+            ``eval_keep_envs=False``, plus how many evaluations there were before.
         seed: What its first ``reset(seed=...)`` gets; of a vector environment, the first of its.
         seeds: The same of each of the environments of a vector environment; of a single one, its own.
         worker: Number of the process that has it among those that step environments; None in the serial sampler.
