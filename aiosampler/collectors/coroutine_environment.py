@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosampler.collectors.environment_access import Ask, call_environment, invoke, pack_result
 from aiosampler.collectors.environment_checks import check_environment, check_reset, method_of
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Callable, Container, Mapping
+    from types import CodeType, FrameType
+
+    from aiosampler.errors import SamplerError
+    from aiosampler.runtime.restarts import RestartBudget
 
 
 class CoroutineEnvironment:
@@ -72,6 +76,53 @@ class CoroutineEnvironment:
         await self._contexts.aclose()
 
 
+class Life:
+    """One environment, from its factory to its end.
+
+    Attributes:
+        waiter: Of its task, which waits for what to do; None while it does something.
+        over: Whether it was given up, or is being closed: whatever it answers is not wanted.
+        fresh: Observation and info of a reset that the collector was not told of yet.
+    """
+
+    __slots__ = ("env", "fresh", "i", "over", "task", "waiter")
+
+    def __init__(self, i: int) -> None:
+        self.i = i
+        self.env: CoroutineEnvironment | None = None
+        self.waiter: asyncio.Future[Any] | None = None
+        self.over = False
+        self.fresh: tuple[Any, Any] | None = None
+        self.task: asyncio.Task[None]
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is there, and waits for what to do."""
+        return not self.over and self.waiter is not None and not self.waiter.done()
+
+
+class Care(NamedTuple):
+    """What is done about environments that fail.
+
+    Attributes:
+        process: Name of this process.
+        rank: Of the worker.
+        step_timeout: Seconds that a step, a reset or a call may take; None for no limit.
+        start_timeout: Seconds that building and resetting one in place of another may take; None for no limit.
+        budget: How many are replaced.
+        describe: Makes the error that the user sees.
+        abort: Array of one element: not zero when this process is to end.
+    """
+
+    process: str
+    rank: int | None
+    step_timeout: float | None
+    start_timeout: float | None
+    budget: RestartBudget
+    describe: Callable[[BaseException], SamplerError]
+    abort: Any
+
+
 def waits_in(task: asyncio.Task[Any]) -> str:
     """Where the coroutines of a task wait, as a traceback shows it."""
     frames: list[Any] = []
@@ -80,3 +131,12 @@ def waits_in(task: asyncio.Task[Any]) -> str:
         frames.append((frame, frame.f_lineno))
         awaited = getattr(awaited, "cr_await", None)
     return "".join(traceback.StackSummary.extract(frames).format())
+
+
+def environment_of(frame: FrameType | None, tasks: Container[CodeType]) -> int | None:
+    """The `i` of the coroutine with one of these codes that a frame was called from; None if it was not."""
+    while frame is not None:
+        if frame.f_code in tasks:
+            return int(frame.f_locals["i"])
+        frame = frame.f_back
+    return None

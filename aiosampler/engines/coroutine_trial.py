@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiosampler.collectors.coroutine_environments import Care, CoroutineEnvironments
+from aiosampler.collectors.coroutine_environment import Care
+from aiosampler.collectors.coroutine_environments import CoroutineEnvironments
+from aiosampler.collectors.coroutine_lives import Lives
 from aiosampler.memory.progress import CELLS
 from aiosampler.runtime.loop_thread import LoopThread
 from aiosampler.runtime.restarts import RestartBudget
@@ -38,7 +40,7 @@ class AwaitedExample:
             describe=lambda exc: describe(exc, "sampler", starting=True),
             abort=none,
         )
-        self._unit = CoroutineEnvironments(
+        lives = Lives(
             self._loop,
             lambda *_: (made, 0),
             lambda *_: None,
@@ -47,6 +49,7 @@ class AwaitedExample:
             evaluation=False,
             care=care,
         )
+        self._unit = CoroutineEnvironments(lives, None)
         try:
             self._unit.add(1, phase)
         except BaseException:

@@ -7,7 +7,9 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Collector
-from aiosampler.collectors.coroutine_environments import Care, CoroutineEnvironments
+from aiosampler.collectors.coroutine_environment import Care
+from aiosampler.collectors.coroutine_environments import CoroutineEnvironments
+from aiosampler.collectors.coroutine_lives import Lives
 from aiosampler.collectors.environment_access import NOTHING
 from aiosampler.collectors.environments import OwnInstances
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
@@ -308,7 +310,7 @@ class Runner:
             return build_environment(options.payload, context, coroutines=True), context.seed
 
         instances = self._instances
-        unit = CoroutineEnvironments(
+        lives = Lives(
             self._loop,
             build,
             lambda env, i: instances.add(env, environment_name(first + i, evaluation)),
@@ -325,6 +327,7 @@ class Runner:
                 abort=self._views.control.abort_batch,
             ),
         )
+        unit = CoroutineEnvironments(lives, options.step_timeout)
         self._closing.callback(unit.close)
         unit.add(len(contexts), self._phase)
         return unit

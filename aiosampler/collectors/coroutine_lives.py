@@ -1,0 +1,401 @@
+"""The lives of environments whose methods are coroutines: tasks in an event loop, and who waits for them.
+
+Two threads share them. What an environment does, and what is recorded of it, happens in the loop; the collector's
+thread begins something in several of them, and sleeps until the last has answered. So neither needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import logging
+from collections import deque
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.collector import Aborted
+from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, environment_of, waits_in
+from aiosampler.collectors.environment_checks import api_error, check_step
+from aiosampler.collectors.environments import EnvironmentFault
+from aiosampler.errors import ProcessFailure, SamplerError, WorkerTimeout
+from aiosampler.memory.progress import AT, MORE, TICK, environment_name
+from aiosampler.runtime.deadlines import ENVIRONMENT_CLOSE_S
+from aiosampler.runtime.outside_loop import NoRunningLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aiosampler.collectors.environment_access import Ask
+    from aiosampler.interfaces import OnReset, OnStep
+    from aiosampler.runtime.loop_thread import LoopThread
+
+HELD_UP_S = 0.3  # a loop that does not turn for so long is told of
+CLOSE = object()  # what a task is told that is to close its environment
+SOMEBODY = -1  # stands for any environment that is being built
+
+log = logging.getLogger("aiosampler")
+
+
+class Lives:
+    """n environments in an event loop.
+
+    Args:
+        loop: The loop.
+        build: Makes environment i, in the place of so many that were before: what `env_fn` returns, and the seed of its
+            first reset.
+        register: Told of each that was made: the environment and i.
+        first: Global index of the first environment; None for the example.
+        cells: Progress cells of this process.
+        evaluation: Whether these are evaluation environments.
+        care: What is done about those that fail.
+
+    Attributes:
+        each: Those that are there, or were given up and are not replaced yet.
+        options: For each, what its resets get.
+        told: For each, what it was called with, for those that replace it.
+        actions: For each, what it does when it is stepped.
+        record: Told, in the loop, of each step that was answered.
+        pending: Who has yet to answer.
+        losses: Those that were given up, and why, in order; who tells the collector takes them out.
+    """
+
+    record: OnStep
+
+    def __init__(
+        self,
+        loop: LoopThread,
+        build: Callable[[int, int], tuple[Any, int]],
+        register: Callable[[Any, int], object],
+        first: int | None,
+        cells: Any,
+        *,
+        evaluation: bool,
+        care: Care,
+    ) -> None:
+        self._loop, self._build, self._register = loop, build, register
+        self._first, self.evaluation, self._cells, self._care = first, evaluation, memoryview(cells), care
+        self.each: list[Life] = []
+        self.options: Sequence[Mapping[str, Any] | None] = ()
+        self.told: list[dict[tuple[Ask, str], bytes]] = []
+        self.actions: Any = ()
+        self.pending: set[int] = set()
+        self.losses: deque[tuple[int, ProcessFailure]] = deque()
+        self._restarts: list[int] = []  # of each
+        self._replacing: set[asyncio.Task[None]] = set()
+        self._doing = ""
+        self._finished: Callable[[], None] | None = None  # called when nobody is pending
+        self._begins: OnReset | None = None  # told of those that are built anew while they are waited for
+        self._error: BaseException | None = None  # what ended the waiting, for good
+        self._halted = False  # nothing is recorded any more
+        self._reported: set[tuple[str, int]] = set()  # places that held up the loop
+
+    # These are called in the collector's thread.
+
+    def add(self, n: int, phase: Callable[[str], None]) -> None:
+        """Build n environments; those that are there are closed with the unit from now on, whatever the others do."""
+        for i in range(n):
+            phase(f"building {self.name(i)}")
+            self._in_hand(i)
+            made, _ = self._build(i, 0)
+            self.each.append(Life(i))
+            self._restarts.append(0)
+            self.told.append({})
+            self.options = (*self.options, None)
+            self._loop.loop.call_soon_threadsafe(self._begin, i, made, None)
+
+        def begin() -> None:
+            self.pending.update(life.i for life in self.each if life.env is None)
+
+        self.wait(begin, "calling env_fn", None, phase, lambda i, *_: None)
+
+    def wait(
+        self,
+        begin: Callable[[], None],
+        doing: str,
+        limit: float | None,
+        phase: Callable[[str], None] | None = None,
+        begins: OnReset | None = None,
+    ) -> None:
+        """Have something done, and wait until all that it names as pending have answered.
+
+        Args:
+            begin: Called in the loop.
+            doing: What is being done.
+            limit: Seconds that an environment may take.
+            phase: Told who is waited for.
+            begins: Told of those that are built anew meanwhile, which are waited for; None not to wait for them.
+        """
+        waited_for = [-1]
+
+        def begun(finished: Callable[[], None]) -> None:
+            self._finished = finished
+            try:
+                begin()
+            except BaseException as exc:  # or nobody would hear of it
+                self._fail(exc)
+            if self._error is not None:  # or was it before?
+                self.pending.clear()
+            self._answered(None)
+
+        def look(waited: float, held: float) -> None:
+            if self._care.abort[0]:
+                raise Aborted
+            if held:
+                self._tell_who_holds_up(held)
+                return
+            self._cells[TICK] += 1
+            late = min(self.pending, default=SOMEBODY)
+            if phase is not None and late not in (SOMEBODY, waited_for[0]):
+                waited_for[0] = late
+                phase(f"{'building' if doing == 'calling env_fn' else doing} {self.name(late)}")
+            if limit is not None and waited >= limit:
+                self._loop.loop.call_soon_threadsafe(self._give_up_late)
+
+        self._doing, self._begins = doing, begins
+        self._in_hand(0, len(self.each) - 1)
+        try:
+            self._loop.wait(begun, look)
+        except BaseException:
+            self._halted = True
+            raise
+        if self._error is not None:
+            self._halted = True
+            raise self._error
+
+    def close(self) -> None:
+        """Close all environments, all at once and within bounds, whatever one of them raises; idempotent."""
+        lives, self.each = self.each, []
+        self._halted = True
+        failures: list[BaseException] = []
+
+        async def close_all() -> None:
+            for task in tuple(self._replacing):
+                task.cancel()
+            tasks = {life.task: life for life in lives}
+            for life in lives:
+                if life.waiter is not None and not life.waiter.done():
+                    life.waiter.set_result(CLOSE)
+                elif not life.over:
+                    life.over = True
+                    life.task.cancel()
+            if not tasks:
+                return
+            done, late = await asyncio.wait(tasks, timeout=ENVIRONMENT_CLOSE_S + 0.2)
+            failures.extend(exc for task in done if not task.cancelled() and (exc := task.exception()) is not None)
+            for task in late:
+                log.warning("%s did not end in %s s", self.name(tasks[task].i), ENVIRONMENT_CLOSE_S)
+
+        def begin(finished: Callable[[], None]) -> None:
+            closing.append(asyncio.ensure_future(close_all()))
+            closing[0].add_done_callback(lambda _: finished())
+
+        def look(waited: float, held: float) -> None:
+            if waited > ENVIRONMENT_CLOSE_S + 0.5:
+                raise TimeoutError("the event loop of the environments is held up: they cannot be closed")
+
+        closing: list[asyncio.Task[None]] = []
+        if lives:
+            self._loop.wait(begin, look)
+        for failure in failures:
+            raise failure
+
+    def _tell_who_holds_up(self, held: float) -> None:
+        """Name in the log, once, the place where the loop is held up, and the environment in the progress cells."""
+        frame = self._loop.frame()
+        if held < HELD_UP_S or frame is None:
+            return
+        who, i = "a task of an environment's", environment_of(frame, _OURS)
+        if i is not None:
+            self._in_hand(i)
+            who = self.name(i)
+        key = frame.f_code.co_filename, frame.f_lineno
+        if key not in self._reported:
+            self._reported.add(key)
+            log.warning(
+                "%s holds up the event loop of the %s process, for %.1f s so far, while %s: in %s (%s:%d). All other "
+                "environments there wait for it; await what takes time, or call it by asyncio.to_thread()",
+                who, self._care.process, held, self._doing, frame.f_code.co_name, *key,
+            )  # fmt: skip
+
+    # These are called in the loop.
+
+    def ready(self, environments: Sequence[int]) -> list[int]:
+        """Those that are there, and were all the time since the collector was told of losses."""
+        lost = {i for i, _ in self.losses}
+        return [i for i in environments if i not in lost and self.each[i].waits]
+
+    def _begin(self, i: int, made: Any, seed: int | None) -> None:
+        """Begin the life of an environment; one with a seed takes the place of another, and is reset."""
+        life = self.each[i]
+        if seed is not None:
+            self.each[i] = life = Life(i)
+        life.task = asyncio.ensure_future(self._live(life, i, made, seed))
+
+    async def _live(self, life: Life, i: int, made: Any, seed: int | None) -> None:
+        """Settle, serve and close an environment.
+
+        Raises:
+            EnvironmentFault: It failed in closing, of its own accord.
+        """
+        doing: str | None = "calling env_fn"
+        try:
+            async with asyncio.timeout(None if seed is None else self._care.start_timeout):
+                env = await CoroutineEnvironment.settle(made)
+                life.env = env
+                self._register(env.env, i)
+                if seed is not None:
+                    doing = "resetting"
+                    life.fresh = await self._reset_in_place(env, i, seed)
+            doing = None
+            if self._begins is not None and life.fresh is not None:
+                self._begins(i, *life.fresh)
+                life.fresh = None
+            self._answered(i if seed is None or self._begins is not None else SOMEBODY)
+            await self._serve(life, i, env)
+        except GeneratorExit:  # nobody waits for this task any more
+            raise
+        except BaseException as exc:
+            error = self.fault(doing or self._doing, i, exc)
+            if error is exc and doing is None and not life.over:
+                self._fail(error)  # what records, or counts steps, failed: that is no fault of the environment's
+            else:
+                self._lost(life, i, error)
+        while life.task.cancelling():
+            life.task.uncancel()
+        if life.env is not None:
+            given_up, life.over = life.over, True
+            try:
+                async with asyncio.timeout(ENVIRONMENT_CLOSE_S):
+                    await life.env.close()
+            except Exception as exc:
+                if not given_up:
+                    raise self.fault("closing", i, exc) from exc
+                log.debug("%s was given up, and failed in closing: %r", self.name(i), exc)
+
+    async def _reset_in_place(self, env: CoroutineEnvironment, i: int, seed: int) -> tuple[Any, Any]:
+        """Reset an environment that takes the place of another, and tell it what that was told."""
+        given = await env.reset(seed, self.options[i])
+        for (ask, name), packed in self.told[i].items():
+            await env.call(ask, name, packed, self.index(i), evaluation=self.evaluation)
+        if self.told[i]:
+            given = await env.reset(None, self.options[i])
+        return copy.deepcopy(given)  # it is looked at later, and may be a buffer of several environments
+
+    async def _serve(self, life: Life, i: int, env: CoroutineEnvironment) -> None:
+        """Do what is asked for, until the environment is to be closed."""
+        create_future, step = self._loop.loop.create_future, env.step
+        while True:
+            life.waiter = waiter = create_future()
+            asked = await waiter
+            if asked is None:
+                result = step(self.actions[i])
+                kind = type(result)
+                if kind is CoroutineType or (kind is not tuple and inspect.isawaitable(result)):
+                    result = await result
+                if life.over or self._halted:
+                    return
+                self.record(i, *check_step(result))
+            elif asked is CLOSE:
+                return
+            else:
+                await asked(life)
+                if life.over or self._halted:
+                    return
+            self.pending.discard(i)
+            if not self.pending:
+                self._answered(None)
+
+    def ask(self, i: int, what: Callable[[Life], Any] | None) -> None:
+        """Have environment i, which waits, take a step, or something else; it is pending from now on."""
+        self.pending.add(i)
+        self.each[i].waiter.set_result(what)  # type: ignore[union-attr] # it waits
+
+    def _answered(self, i: int | None) -> None:
+        self.pending.discard(i)
+        if not self.pending and self._finished is not None:
+            finished, self._finished, self._begins = self._finished, None, None
+            finished()
+
+    def _give_up_late(self) -> None:
+        """Give up those that have not answered in time."""
+        for i in sorted(self.pending - {SOMEBODY}):
+            life = self.each[i]
+            if not life.over:
+                error = WorkerTimeout(
+                    f"{self.name(i)} is given up in the {self._care.process} process: {self._doing} takes more than "
+                    f"step_timeout={self._care.step_timeout} s",
+                    process=self._care.process,
+                    rank=self._care.rank,
+                    env_index=None if self._first is None else self.index(i),
+                    evaluation=self.evaluation,
+                )
+                error.add_note(f"It waits in:\n{waits_in(life.task)}")
+                self._lost(life, i, error)
+                life.task.cancel()
+
+    def _lost(self, life: Life, i: int, error: BaseException) -> None:
+        """Give an environment up; have another take its place, if there are restarts left."""
+        if life.over or self._halted:
+            return
+        life.over = True
+        if not self._care.budget.any:
+            self._fail(error)
+            return
+        try:
+            failure = self._care.budget.admit(self._care.describe(error))
+        except SamplerError as exc:
+            self._fail(exc)
+            return
+        self.losses.append((i, failure))
+        task = asyncio.ensure_future(self._replace(life, i))  # owned: cancelled in close()
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+        if self._begins is None:
+            self._answered(i)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the waiting, if there is any; or the next one, at once."""
+        self._error = self._error or error  # for good: with it the collector ends
+        self.pending.clear()
+        self._answered(None)
+
+    async def _replace(self, life: Life, i: int) -> None:
+        """Build an environment in place of one that was given up, as soon as that is closed."""
+        if (task := getattr(life, "task", None)) is not None:
+            await asyncio.wait([task], timeout=ENVIRONMENT_CLOSE_S + 0.2)
+        await asyncio.sleep(self._care.budget.delay(i))
+        self._restarts[i] += 1
+        try:
+            with NoRunningLoop():
+                made, seed = self._build(i, self._restarts[i])
+        except BaseException as exc:
+            life.over = False
+            self._lost(life, i, exc)
+        else:
+            self._begin(i, made, seed)
+
+    def fault(self, doing: str, i: int, exc: BaseException) -> Exception:
+        """The error that names environment i, if `exc` is not such a one."""
+        if isinstance(exc, EnvironmentFault | SamplerError):
+            return exc
+        fault = EnvironmentFault(doing, None if self._first is None else self.index(i), self.evaluation)
+        fault.__cause__ = api_error(exc)
+        return fault
+
+    def index(self, i: int) -> int:
+        """Global index of environment i; of the example, 0."""
+        return i + (self._first or 0)
+
+    def name(self, i: int, more: int = 0) -> str:
+        """What messages call environment i, and so many that follow."""
+        if self._first is None:
+            return "the example environment"
+        return environment_name(self.index(i), self.evaluation, more)
+
+    def _in_hand(self, i: int, more: int = 0) -> None:
+        if self._first is not None:
+            self._cells[AT], self._cells[MORE] = self._first + i, max(0, more)
+
+
+_OURS = {function.__code__ for function in (Lives._live, Lives._replace)}  # noqa: SLF001 - our own
