@@ -23,8 +23,9 @@ from aiosampler.servers.server_cpus import ServerCpus, server_cpus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Steps of a group that each placement is tried for, at least, and batches, beside one that warms up.
-_STEPS, _BATCHES = 128, 2
+#: Each placement is tried for so many batches, beside one that warms up, and until groups have taken so many steps, or
+#: so many seconds have gone by.
+_BATCHES, _STEPS, _SECONDS = 2, 128, 1.0
 #: The scheduler is left alone unless a placement takes less than this share of its time.
 _WORTH_IT = 0.95
 
@@ -34,11 +35,12 @@ class _Candidate:
     workers: Sequence[Sequence[int]]  # CPUs of each
     server_cpus: ServerCpus | None = None  # between which the server moves, if they are apart
     steps: int = 0
+    elapsed: float = 0.0
     seconds: list[float] = field(default_factory=list)  # per step, of each batch
 
     @property
     def tried(self) -> bool:
-        return self.steps >= _STEPS and len(self.seconds) > _BATCHES
+        return len(self.seconds) > _BATCHES and (self.steps >= _STEPS or self.elapsed >= _SECONDS)
 
     @property
     def cost(self) -> float:
@@ -79,6 +81,7 @@ class AutomaticPlacement:
         current = self._current
         current.seconds.append(seconds / steps)
         current.steps += steps
+        current.elapsed += seconds
         if not current.tried:
             return False
         if self._left:

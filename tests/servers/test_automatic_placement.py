@@ -110,8 +110,10 @@ def test_each_placement_is_tried_out_and_the_fastest_is_kept(machine, moved, sec
 def test_short_batches_are_tried_for_longer_and_empty_ones_not_counted(machine, moved):
     machine()
     placement = automatic_placement(Affinity(), 4, 2)
-    assert not any(placement.batch(1.0, steps) for steps in (0, 0, 0, 60, 60))
-    assert placement.batch(1.0, 60)
+    assert not any(placement.batch(0.01, steps) for steps in (0, 0, 0, 40, 40, 40))
+    assert placement.batch(0.01, 40)
+    assert not any(placement.batch(0.4, 1) for _ in range(2))
+    assert placement.batch(0.4, 1)  # steps are slow: it has been tried for a second
 
 
 @pytest.mark.skipif(len(usable_cpus()) < 2, reason="needs two CPUs to put the groups on")
