@@ -316,7 +316,7 @@ if __name__ == "__main__":
     parser.add_argument("--T", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--start-method", default="spawn")
+    parser.add_argument("--start-method", default="forkserver")
     parser.add_argument("--affinity", choices=["default", "shared", "apart"], default="default", help="of two groups")
     parser.add_argument("--busy", action="store_true", help="measure a ceiling on all cores of the workers")
     parser.add_argument("--windows", type=int, default=7)

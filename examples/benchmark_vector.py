@@ -107,7 +107,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--B", type=int, default=64)
     parser.add_argument("--wait", type=float, default=0.001, help="seconds that a step takes")
-    parser.add_argument("--start-method", default="spawn")
+    parser.add_argument("--start-method", default="forkserver")
     parser.add_argument("--windows", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     asyncio.run(main(parser.parse_args()))

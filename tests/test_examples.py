@@ -59,6 +59,14 @@ def test_the_benchmark_of_turns_prints_a_line_for_each_sampler_and_length(tmp_pa
     assert len(re.findall(r"^(?:cpu|gpu) +T=[48] B=16 W=2: turn +-?[\d,]+ us", printed, re.MULTILINE)) == 4
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_starting_prints_a_line_for_each_sampler(tmp_path):
+    command = ("--workers", "2", "--samplers", "cpu", "--start-methods", "forkserver,fork")
+    printed = run(str(ROOT / "examples/benchmark_start.py"), *command, cwd=tmp_path).splitlines()
+    assert [line.split()[0] for line in printed[1:]] == ["cpu", "cpu", "AsyncVectorEnv"]
+    assert all(re.search(r"( +\d+\.\d\d s){3} +\d+ MiB", line) for line in printed[1:])
+
+
 def test_an_agent_with_masks_takes_no_illegal_action(tmp_path):
     printed = run(str(ROOT / "examples/legal_actions.py"), cwd=tmp_path)
     assert printed == "0 of 10240 actions were illegal\n"
