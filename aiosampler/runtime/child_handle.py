@@ -79,6 +79,7 @@ class ChildHandle:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
             self._crash_report = CrashReport()
             opened.callback(self._crash_report.close)
+            opened.callback(self._crash_report.child_end.close)
             outlet, self._logs = own_outlet(), None
             if outlet is None:  # this is the user's process
                 self._logs = LogInlet()

@@ -18,6 +18,7 @@ import importlib
 import io
 import os
 import pickle
+import resource
 import select
 import signal
 import socket
@@ -144,6 +145,9 @@ def _wait_for_verdict(verdict: int, connection: socket.socket) -> bytes:
 
 def _become_server(parent: int) -> None:
     name_process(SERVER_NAME)
+    with contextlib.suppress(OSError, ValueError):  # it needs some for each process, whatever whose limit is
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # What it forks begins with these held back, like what is spawned, until it is ready for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
 
@@ -202,23 +206,27 @@ def _serve(connection: socket.socket) -> NoReturn:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
-    """A request, and the descriptors that came with it; None where there will be none."""
+    """A request, empty if not all of its descriptors could come, and those that came; None where there will be none."""
     with contextlib.suppress(ConnectionResetError):
-        header, descriptors, _, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
+        header, descriptors, flags, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
         if len(header) == NUMBER.size:
             (size,) = NUMBER.unpack(header)
             body = bytearray()
             while len(body) < size and (chunk := connection.recv(size - len(body))):
                 body += chunk
-            if len(body) == size:
+            if len(body) == size and not flags & socket.MSG_CTRUNC:
                 return bytes(body), descriptors
+            if len(body) == size:  # there are no descriptors left for those that were sent
+                return b"", descriptors
     return None
 
 
 def _fork(body: bytes, descriptors: list[int], children: dict[int, int], unwanted: Collection[int]) -> None:
+    if not descriptors:  # nobody can be told
+        return
     status, *own = descriptors
     try:
-        pid = os.fork()
+        pid = os.fork() if body else -errno.EMFILE
     except OSError as exc:
         pid = -(exc.errno or errno.EAGAIN)
     if pid == 0:

@@ -169,9 +169,12 @@ async def _with_fork_server(options: Options) -> Options:
     try:
         async with asyncio.timeout(options.start_timeout):
             usable = await ready_fork_server(PRELOADED)
-    except TimeoutError:
+    except TimeoutError:  # which would pass for an error of the system
         what = f"did not get on in start_timeout={options.start_timeout} s: it is still importing torch"
         raise WorkerTimeout(f"the fork server {what}", process="fork server") from None
+    except OSError as exc:
+        with denied("the fork server cannot be started"):
+            raise exc
     return options if usable else dataclasses.replace(options, start_method="spawn", preload=None)
 
 

@@ -107,15 +107,17 @@ def limit_that_spares(n):
 
 
 @pytest.mark.alone  # nobody else in its process opens descriptors meanwhile, as what distributes tests does
-@pytest.mark.parametrize("name", ["serial", "gpu", "devices"])
-async def test_wherever_descriptors_run_out_a_sentence_says_so_and_nothing_is_left(name, capfd):
+@pytest.mark.parametrize(("name", "start_method"), [("serial", "fork"), ("gpu", "forkserver"), ("devices", "fork")])
+async def test_wherever_descriptors_run_out_a_sentence_says_so_and_nothing_is_left(name, start_method, capfd):
+    async with small("serial", start_method=start_method):
+        pass  # the connection to a fork server stays
     _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     errors = []
     for spare in range(100):
         before = open_numbers()
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit_that_spares(spare), hard))
         try:
-            async with asyncio.timeout(20), small(name) as sampler:
+            async with asyncio.timeout(20), small(name, start_method=start_method) as sampler:
                 await sampler.obtain_samples()
             break
         except SamplerError as exc:
