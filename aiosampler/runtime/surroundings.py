@@ -92,12 +92,12 @@ def _umask() -> int | None:
 
 
 def _namespaces() -> list[str]:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no such thing on this system
         return sorted(os.readlink(link) for link in Path("/proc/self/ns").iterdir())
     return []
 
 
 def _read(path: str) -> str:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # as above
         return Path(path).read_text()
     return ""
