@@ -4,13 +4,15 @@ Three parties, the groups and the action server, have two places then, and a sch
 another while a CPU falls idle. Which placement is best depends on the environments, the model, and on what else runs on
 the machine, so it is tried out in the first batches: left to the scheduler; each CPU with a worker of each group; each
 group with CPUs of its own, between which the server moves. See `aiosampler.affinity.make_affinity` for the last two.
-What is recorded is the same everywhere.
+What is recorded is the same everywhere. Where a placement is slower than the scheduler's was, later on, because others
+run on the CPUs by then, it is given up for good.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 #: Each placement is tried for so many batches, beside one that warms up, and until groups have taken so many steps, or
 #: so many seconds have gone by.
 _BATCHES, _STEPS, _SECONDS = 2, 128, 1.0
+#: Batches by which a placement is judged that was settled on.
+_RECENT = 8
 #: The scheduler is left alone unless a placement takes less than this share of its time.
 _WORTH_IT = 0.95
 
@@ -67,6 +71,7 @@ class AutomaticPlacement:
             self._left.append(_Candidate(apart.workers or (), cpus))
         self._all = [self._free, *self._left]
         self._settled = self._moved = False
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds per step, since it is settled
         self._placed: list[int] = []  # processes that are where they belong
 
     def batch(self, seconds: float, steps: int) -> bool:
@@ -76,9 +81,11 @@ class AutomaticPlacement:
             seconds: That it took.
             steps: Of groups.
         """
-        if self._settled or not steps:
+        if not steps or (self._settled and self._current is self._free):
             return False
         current = self._current
+        if self._settled:
+            return self._disappoints(seconds / steps)
         current.seconds.append(seconds / steps)
         current.steps += steps
         current.elapsed += seconds
@@ -94,6 +101,15 @@ class AutomaticPlacement:
                 self.release()
         self._placed, self._moved = [], True
         return self._current is not current
+
+    def _disappoints(self, seconds: float) -> bool:
+        """Leave it to the scheduler for good where a placement has come to be slower: others run on the CPUs by now."""
+        self._recent.append(seconds)
+        if len(self._recent) < _RECENT or median(self._recent) <= self._free.cost:
+            return False
+        self._current, self._placed = self._free, []
+        self.release()
+        return True
 
     @property
     def server_cpus(self) -> ServerCpus | None:

@@ -101,10 +101,26 @@ def test_each_placement_is_tried_out_and_the_fastest_is_kept(machine, moved, sec
     for _ in range(10):
         placement.place(pids)
         assert [*cpus.values()] == best
-        assert not placement.batch(1000.0, 64)
+        assert not placement.batch(min(seconds) * 64, 64)
     placement.place([11, 99, 13, 0])  # one took the place of another, and one is gone
     assert cpus[99] == best[1]
     assert 0 not in cpus
+
+
+def test_a_placement_that_others_disturb_later_is_given_up_for_good(machine, moved):
+    claim = Claim()
+    machine(claim=lambda: claim)
+    placement, pids = automatic_placement(Affinity(), 4, 2), [11, 12, 13, 14]
+    for takes in (1.0, 0.8, 0.9):
+        for _ in range(3):
+            placement.batch(takes * 64, 64)
+    placement.place(pids)
+    assert [*moved[0].values()] == TOGETHER
+    assert [placement.batch(takes * 64, 64) for takes in [0.8] * 8 + [1.5] * 4] == [False] * 11 + [True]
+    placement.place(pids)
+    assert [*moved[0].values()] == FREE
+    assert claim.released
+    assert not any(placement.batch(1000.0, 64) for _ in range(20))
 
 
 def test_short_batches_are_tried_for_longer_and_empty_ones_not_counted(machine, moved):
