@@ -258,11 +258,14 @@ class Collector:
             self._active = [i for i in self._active if i not in gone]
         self._actions.ended(ended)
 
-    def _lose(self, t: int, lost: list[tuple[int, ProcessFailure]]) -> None:
+    def _lose(self, t: int, lost: list[tuple[int | None, ProcessFailure]]) -> None:
         """Environments were given up at step t, which they did not take; others start in their place."""
         for i, error in lost:
-            loss = self._losing[i] = LostEnvironment(error)
+            loss = LostEnvironment(error)
             self._losses.append(loss)
+            if i is None:
+                continue
+            self._losing[i] = loss
             if i in self._active:
                 self._episodes.count(i, t)
                 loss.episodes += self._episodes.under_way(i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import traceback
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosampler.collectors.environment_access import Ask, call_environment, invoke, pack_result
 from aiosampler.collectors.environment_checks import check_environment, check_reset, method_of
+from aiosampler.errors import WorkerTimeout
+from aiosampler.memory.progress import environment_name
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import AsyncIterator, Callable, Container, Mapping
     from types import CodeType, FrameType
 
     from aiosampler.errors import SamplerError
@@ -121,6 +123,35 @@ class Care(NamedTuple):
     budget: RestartBudget
     describe: Callable[[BaseException], SamplerError]
     abort: Any
+
+    def late(self, life: Life, doing: str, b: int, *, evaluation: bool) -> WorkerTimeout:
+        """The error of an environment that does not answer in time, with where it waits."""
+        error = WorkerTimeout(
+            f"{environment_name(b, evaluation)} is given up in the {self.process} process: {doing} takes more than "
+            f"step_timeout={self.step_timeout} s",
+            process=self.process,
+            rank=self.rank,
+            env_index=b,
+            evaluation=evaluation,
+        )
+        error.add_note(f"It waits in:\n{waits_in(life.task)}")
+        return error
+
+
+@contextlib.asynccontextmanager
+async def within(what: str, seconds: float | None) -> AsyncIterator[None]:
+    """Cancel the block after some seconds.
+
+    Raises:
+        TimeoutError: It was cancelled; says within what it should have ended.
+    """
+    try:
+        async with asyncio.timeout(seconds) as bound:
+            yield
+    except TimeoutError:
+        if bound.expired():
+            raise TimeoutError(f"it did not end within {what}") from None
+        raise
 
 
 def waits_in(task: asyncio.Task[Any]) -> str:

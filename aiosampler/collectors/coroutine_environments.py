@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from aiosampler.collectors.coroutine_environment import Life
     from aiosampler.collectors.step_row import StepRow
+    from aiosampler.errors import ProcessFailure
     from aiosampler.interfaces import OnReset, OnStep
 
 
@@ -41,6 +42,7 @@ class CoroutineEnvironments:
 
     def __init__(self, lives: Lives, step_timeout: float | None) -> None:
         self._lives, self._limit = lives, step_timeout
+        self._replaced: list[tuple[int | None, ProcessFailure]] = []  # at the start, of which nobody was told yet
         self._absent: set[int] = set()  # of which the collector knows that they will start later
 
     def add(self, n: int, phase: Callable[[str], None]) -> None:
@@ -101,7 +103,8 @@ class CoroutineEnvironments:
         self._absent.difference_update(answered)
         self._absent.update(later)
         if phase is not None:
-            self._lives.losses.clear()  # each has been replaced
+            self._replaced += [(None, error) for _, error in self._lives.losses]
+            self._lives.losses.clear()
         return later
 
     def step(self, actions: Any, environments: Sequence[int], row: StepRow) -> None:
@@ -120,13 +123,14 @@ class CoroutineEnvironments:
         self._lives.actions, self._lives.record = actions, row.record
         self._lives.wait(begin, f"taking step {row.t} of the batch", self._limit)
         row.ended.sort()  # they have answered in any order
-        if self._lives.losses or self._absent:
+        if lives.losses or self._absent or self._replaced:
             self._tell_who_left_and_came(environments, row)
 
     def _tell_who_left_and_came(self, environments: Sequence[int], row: StepRow) -> None:
+        row.lost, self._replaced = self._replaced, []
         while self._lives.losses:
             row.lost.append(self._lives.losses.popleft())
-        lost = {i for i, _ in row.lost}
+        lost = {i for i, _ in row.lost if i is not None}
         for i in sorted(self._absent - lost):
             life = self._lives.each[i]
             if not life.over and life.fresh is not None:

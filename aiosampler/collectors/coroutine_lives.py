@@ -15,10 +15,10 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, environment_of, waits_in
+from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, environment_of, within
 from aiosampler.collectors.environment_checks import api_error, check_step
 from aiosampler.collectors.environments import EnvironmentFault
-from aiosampler.errors import ProcessFailure, SamplerError, WorkerTimeout
+from aiosampler.errors import ProcessFailure, SamplerError
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
 from aiosampler.runtime.deadlines import ENVIRONMENT_CLOSE_S
 from aiosampler.runtime.outside_loop import NoRunningLoop
@@ -104,10 +104,8 @@ class Lives:
             self.options = (*self.options, None)
             self._loop.loop.call_soon_threadsafe(self._begin, i, made, None)
 
-        def begin() -> None:
-            self.pending.update(life.i for life in self.each if life.env is None)
-
-        self.wait(begin, "calling env_fn", None, phase, lambda i, *_: None)
+        unsettled = (life.i for life in self.each if life.env is None)  # looked at in the loop
+        self.wait(lambda: self.pending.update(unsettled), "calling env_fn", None, phase, lambda i, *_: None)
 
     def wait(
         self,
@@ -240,7 +238,8 @@ class Lives:
         """
         doing: str | None = "calling env_fn"
         try:
-            async with asyncio.timeout(None if seed is None else self._care.start_timeout):
+            limit = None if seed is None else self._care.start_timeout
+            async with within(f"start_timeout={limit} s", limit):
                 env = await CoroutineEnvironment.settle(made)
                 life.env = env
                 self._register(env.env, i)
@@ -266,7 +265,7 @@ class Lives:
         if life.env is not None:
             given_up, life.over = life.over, True
             try:
-                async with asyncio.timeout(ENVIRONMENT_CLOSE_S):
+                async with within(f"the {ENVIRONMENT_CLOSE_S} s that there are", ENVIRONMENT_CLOSE_S):
                     await life.env.close()
             except Exception as exc:
                 if not given_up:
@@ -322,16 +321,7 @@ class Lives:
         for i in sorted(self.pending - {SOMEBODY}):
             life = self.each[i]
             if not life.over:
-                error = WorkerTimeout(
-                    f"{self.name(i)} is given up in the {self._care.process} process: {self._doing} takes more than "
-                    f"step_timeout={self._care.step_timeout} s",
-                    process=self._care.process,
-                    rank=self._care.rank,
-                    env_index=None if self._first is None else self.index(i),
-                    evaluation=self.evaluation,
-                )
-                error.add_note(f"It waits in:\n{waits_in(life.task)}")
-                self._lost(life, i, error)
+                self._lost(life, i, self._care.late(life, self._doing, self.index(i), evaluation=self.evaluation))
                 life.task.cancel()
 
     def _lost(self, life: Life, i: int, error: BaseException) -> None:

@@ -45,7 +45,8 @@ class StepRow:
         each_step: Whether `count` is to be called for each step.
         ended: Environments whose episodes ended at this step.
         started: Environments that took no step, and began an episode instead.
-        lost: Environments that were given up, and why; `start` is told of those in their place.
+        lost: Environments that were given up, and why; `start` is told of those in their place. None stands for one
+            that was replaced while the collector waited for it.
         finished: The episodes that ended in this batch.
     """
 
@@ -73,7 +74,7 @@ class StepRow:
         self.rewards, self.rewards_array = episodes.rewards[0]
         self.ended: list[int] = []
         self.started: list[int] = []
-        self.lost: list[tuple[int, ProcessFailure]] = []
+        self.lost: list[tuple[int | None, ProcessFailure]] = []
         self.finished: list[FinishedEpisode] = []
         self._episodes, self._first, self._evaluation = episodes, first, evaluation
 

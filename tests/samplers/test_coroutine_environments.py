@@ -360,3 +360,39 @@ async def test_an_evaluation_meets_its_quotas_although_an_environment_is_replace
         infos = await sampler.evaluate_agent()
         assert len(infos.complete) == 4
         assert sampler.statistics().restarts == 1
+
+
+class RefusesOnce(Awaited):
+    def __init__(self, context):
+        super().__init__(CountingEnv())
+        self._refuses = context is not None and context.index == 1 and not context.restarts
+
+    async def reset(self, *, seed=None, options=None):
+        if self._refuses:
+            raise ConnectionRefusedError("not yet")
+        return await super().reset(seed=seed, options=options)
+
+
+def refusing_once(*, context):
+    return RefusesOnce(context)
+
+
+async def test_one_that_fails_at_the_start_is_replaced_and_counted():
+    async with small("cpu", refusing_once, max_worker_restarts=1) as sampler:
+        samples = await sampler.obtain_samples()
+        assert samples.valid.all()
+        assert samples.stats.restarts == sampler.statistics().restarts == 1
+        assert samples.env.observation[0, :, 0].tolist() == [environment_seed(5, b, restarts=b == 1) for b in range(4)]
+
+
+async def test_an_environment_that_does_not_close_is_named():
+    class Open(Awaited):
+        async def close(self):
+            await asyncio.sleep(3600)
+
+    def make(*, context):
+        return (Awaited if context is None else Open)(CountingEnv())
+
+    with pytest.raises(WorkerError, match=r"environment \d .* while closing: TimeoutError: it did not end within"):
+        async with small("serial", make, batch_B=2) as sampler:
+            await sampler.obtain_samples()
