@@ -263,9 +263,9 @@ class EnvironmentUnit(Protocol):
 
     Three: `SingleEnvironments`, one after the other; `VectorEnvironments`, in one call; `CoroutineEnvironments`, all
     awaited together. All methods return when what they do is done, and are called in the thread of the process's event
-    loop, while that does not run. What an
-    environment returned is handed over before a buffer of its may be written to again. Errors are `EnvironmentFault`,
-    which names the environment, and progress is told in the cells of the process, so that one that is stuck is named.
+    loop, while that does not run. What an environment returned is handed over before a buffer of its may be written to
+    again. Errors are `EnvironmentFault`, which names the environment, and progress is told in the cells of the process,
+    so that one that is stuck is named.
     """
 
     pauses: bool

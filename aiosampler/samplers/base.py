@@ -118,8 +118,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         in_process: For `AsyncSerialSampler`, to look for a fault: there is no sampler process. The same data, bit for
             bit, is collected in your own process and thread, so that ``breakpoint()`` in an environment, coverage and
             profilers work. Your event loop stands still while a batch is collected, which is when it is asked for, with
-            `overlap` too. What concerns processes is without effect: `start_method`, `step_timeout`, `start_timeout`,
-            ``affinity.cpus``. What the example environment leaves behind in your process stays there.
+            `overlap` too. What concerns processes is without effect: `start_method`, `start_timeout`,
+            ``affinity.cpus``, and `step_timeout`, but for environments of coroutines. What the example environment
+            leaves behind in your process stays there.
         lockstep: For `AsyncGpuSampler`, on the CPU. If False, nobody waits for the slowest environment: the agent acts
             for whoever is ready, each worker fills its columns at its own pace, and goes on with the next batch. What
             the batches hold is as exact as ever, and `AgentSamples.policy_version` says which parameters chose each
