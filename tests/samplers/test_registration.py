@@ -34,10 +34,10 @@ async def assert_makes_it(kind, start_method):
 
 
 async def test_env_fn_makes_what_the_user_registered(kind):
-    await assert_makes_it(kind, "spawn")
+    await assert_makes_it(kind, "forkserver")
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_every_start_method_knows_it(start_method):
     await assert_makes_it("cpu", start_method)
@@ -59,7 +59,7 @@ async def test_the_entry_point_of_an_id_may_make_another(kind):
         return gym.make("Ours/Counting-v1", disable_env_checker=True)
 
     gym.register("Ours/Outer-v0", entry_point=make)
-    async with small(kind, "Ours/Outer-v0", start_method="spawn") as sampler:
+    async with small(kind, "Ours/Outer-v0", start_method="forkserver") as sampler:
         assert (await sampler.obtain_samples()).env.observation.shape == (5, 4, 3)
 
 
@@ -73,4 +73,4 @@ async def test_what_could_not_travel_is_said_when_it_is_made(kind):
 
     gym.register("Ours/Glued-v0", entry_point=Unpicklable())
     with pytest.raises(EnvironmentFailed, match=r"'Ours/Glued-v0' was registered in the user's process, .*glued"):
-        await small(kind, lambda: gym.make("Ours/Glued-v0"), start_method="spawn").async_initialize()
+        await small(kind, lambda: gym.make("Ours/Glued-v0"), start_method="forkserver").async_initialize()

@@ -27,12 +27,17 @@ from tests.support.worlds import CountingEnv, FaultyEnv
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.slow]
 
 
-@pytest.fixture(params=["serial", "cpu", "gpu", "devices"])
+SOME = ["serial", "cpu", "gpu", "devices"]
+#: Each kind as it starts by default, and some kind by each other method, which has no more to do with the kind.
+STARTS = [*((kind, "forkserver") for kind in SOME), ("gpu", "spawn"), ("cpu", "fork")]
+
+
+@pytest.fixture(params=SOME)
 def kind(request):
     return request.param
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize(("kind", "start_method"), STARTS)
 async def test_signals_to_a_whole_job_end_no_process_of_a_sampler(kind, start_method):
     async with small(kind, start_method=start_method) as sampler:
         await sampler.obtain_samples()
@@ -103,7 +108,7 @@ def children_of_others(request):
 
 
 @pytest.mark.usefixtures("children_of_others")
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize(("kind", "start_method"), STARTS)
 async def test_a_host_may_take_the_exit_codes_of_its_children(kind, start_method):
     async with small(kind, start_method=start_method) as sampler:
         await sampler.obtain_samples()
@@ -229,7 +234,7 @@ class Attached(CountingEnv):
         super().close()
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize(("kind", "start_method"), STARTS)
 async def test_shared_memory_of_the_user_is_there_after_the_sampler(kind, start_method):
     memory = shared_memory.SharedMemory(create=True, size=8)
     try:
@@ -270,7 +275,7 @@ class AtExit(CountingEnv):
         atexit.register(path.touch)
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+@pytest.mark.parametrize(("kind", "start_method"), [start for start in STARTS if "fork" not in start])
 async def test_functions_for_the_end_of_the_interpreter_are_called(kind, start_method, tmp_path):
     async with small(kind, lambda: AtExit(tmp_path / "called"), start_method=start_method) as sampler:
         await sampler.obtain_samples()
