@@ -72,7 +72,8 @@ class RandomSteps:
             rng = np.random.default_rng(seed_sequence(entropy, Stream.DECORRELATION, self._first + i, generation))
             spaces.append(self._space(i, rng))
             begins.append(-int(rng.integers(most)))
-            others.append(self._space(i, rng))
+            if not self._unit.pauses:
+                others.append(self._space(i, rng))
         longest = -min(begins)
         for step in range(-longest, 1):
             begin = [i for i in range(n) if begins[i] == step > -longest]

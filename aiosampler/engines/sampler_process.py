@@ -123,7 +123,6 @@ class _Sampler:
                         await wanted
                     ahead = self._begin(engine, tasks, itr + 1, 1 - slot) if self._overlap else None
                     batch = await wanted
-                    await asyncio.sleep(0)  # first the workers have the next batch, then the user is woken
                     if batch is not None:
                         parent.send(batch)
                 case messages.Call():
