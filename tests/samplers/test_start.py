@@ -39,6 +39,16 @@ class _MissionEnv(CountingEnv):
         self.observation_space = spaces.Dict(counts=self.observation_space, mission=spaces.Text(9))
 
 
+class _AwaitedEnv(CountingEnv):
+    """Is to be awaited, which its plain methods hide."""
+
+    def reset(self, *, seed=None, options=None):
+        return self._reset(seed)
+
+    async def _reset(self, seed):
+        return super().reset(seed=seed)
+
+
 @pytest.mark.parametrize(
     ("env_fn", "error", "words"),
     [
@@ -52,9 +62,10 @@ class _MissionEnv(CountingEnv):
         (lambda: FaultyEnv("reset", 0, 0), EnvironmentFailed, "no way back"),
         (_OldEnv, EnvironmentFailed, r"step\(\) must return \(observation, .*; it returned \(array"),
         (_SixEnv, EnvironmentFailed, r"step\(\) must return \(observation, .*, 6 items: put what is beyond"),
+        (_AwaitedEnv, EnvironmentFailed, r"reset\(\) of the environment returned an awaitable, and is no coroutine"),
         (lambda: gym.make_vec("CartPole-v1", num_envs=2), EnvironmentFailed, "vector environment of 2"),
     ],
-    ids=["raises", "returns", "misfit", "reset", "old", "six", "vector"],
+    ids=["raises", "returns", "misfit", "reset", "old", "six", "awaited", "vector"],
 )
 async def test_an_env_fn_that_does_not_work_is_found_at_the_start(kind, env_fn, error, words):
     with pytest.raises(error, match=words) as caught:

@@ -272,9 +272,7 @@ async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody
     assert server.acted == 2 * W * T
     assert server.calls == agent.calls <= 2 * W * T
     assert arrivals.wake_ups <= steps + 1
-    assert obs_ready.posts <= W * (
-        arrivals.wake_ups + 1
-    )  # of all that arrive while it sleeps
+    assert obs_ready.posts <= W * (arrivals.wake_ups + 1)  # of all that arrive while it sleeps
     assert sum(signal.posts for signal in act_ready) <= steps
     for slot in slots:
         assert (slot["policy_version"] == 7).all()
