@@ -7,14 +7,23 @@ from aiosampler import SamplerError, environment_seed
 from tests.support.agents import AgeAgent, NoisyAgent
 from tests.support.in_process import InProcess
 from tests.support.processes import until
-from tests.support.samplers import assert_same, small
+from tests.support.samplers import KINDS, assert_same, small
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 async def test_every_start_method_gives_the_batches_of_the_serial_loop(kind, start_method, same_generators):
+    await assert_batches_of_the_serial_loop(kind, start_method)
+
+
+@pytest.mark.parametrize("name", ["serial", "gpu"])  # processes are spawned in one way, whatever they do then
+async def test_processes_that_are_spawned_give_them_too(name, same_generators):
+    await assert_batches_of_the_serial_loop(KINDS[name], "spawn")
+
+
+async def assert_batches_of_the_serial_loop(kind, start_method):
     arguments = {
         "agent": AgeAgent(), "batch_T": 5, "batch_B": 4, "seed": 3, "bootstrap_value": True, "eval_n_envs": 2,
         "eval_max_steps": 40, "traj_info_cls": DetailedTrajInfo,

@@ -18,6 +18,14 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 async def test_the_users_process_is_left_as_it_was(kind):
+    await assert_left_as_it_was(kind, "forkserver")
+
+
+async def test_it_is_so_by_who_spawns_processes(same_generators):
+    await assert_left_as_it_was("gpu", "spawn")
+
+
+async def assert_left_as_it_was(kind, start_method):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     multiprocessing.set_start_method(None, force=True)  # undecided, as in a fresh process
     before = (
@@ -27,7 +35,7 @@ async def test_the_users_process_is_left_as_it_was(kind):
         multiprocessing.get_start_method(allow_none=True), dict(os.environ), os.sched_getaffinity(0),
         list(torch.cuda._lazy_seed_tracker.get_calls()),  # the seeds for when CUDA is initialised
     )  # fmt: skip
-    async with small(kind, agent=CategoricalPgAgent(small_model), start_method="spawn") as sampler:
+    async with small(kind, agent=CategoricalPgAgent(small_model), start_method=start_method) as sampler:
         await sampler.obtain_samples()
     after = (
         random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),

@@ -12,6 +12,7 @@ import pytest
 
 from aiosampler import WorkerDied, WorkerError, WorkerTimeout, environment_seed
 from tests.support.processes import our_children, until, workers
+from tests.support.samplers import PARALLEL
 from tests.support.worlds import CountingEnv, FaultyEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
@@ -104,7 +105,11 @@ async def test_a_worker_killed_between_batches(parallel):
             await sampler.obtain_samples()
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize(
+    ("parallel", "start_method"),
+    [("gpu", "spawn"), *((kind, method) for kind in PARALLEL for method in ("forkserver", "fork"))],
+    indirect=["parallel"],
+)
 async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_method):
     async with parallel(functools.partial(CountingEnv, 300, 300), n_workers=2, start_method=start_method) as sampler:
         await sampler.obtain_samples()
@@ -118,8 +123,13 @@ async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_me
         await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
 
 
-async def test_no_process_has_threads_beside_its_own_two(parallel):
-    async with parallel(n_workers=2, start_method="spawn") as sampler:
+@pytest.mark.parametrize(
+    ("parallel", "start_method"),
+    [("gpu", "spawn"), *((kind, "forkserver") for kind in PARALLEL)],
+    indirect=["parallel"],
+)
+async def test_no_process_has_threads_beside_its_own_two(parallel, start_method):
+    async with parallel(n_workers=2, start_method=start_method) as sampler:
         await sampler.obtain_samples()
         for process in our_children():
             assert process.num_threads() <= 2, process.cmdline()  # one of them watches the parent
