@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiosampler.options import Options
     from aiosampler.samplers.samples import SampleStats
     from aiosampler.samplers.starting import ProcessPlan
+    from aiosampler.samplers.statistics import SamplerStatistics
     from aiosampler.samplers.timeline import Timeline
 
 log = logging.getLogger("aiosampler")
@@ -155,26 +156,26 @@ class Adviser:
         self._begun: float | None = None  # CPU seconds of the processes that step, when the first batch counted
         self._done = plan.in_process or options.batch_T == 1 or not options.lockstep  # where times say little
 
-    def batch(self, stats: SampleStats, pids: Callable[[], Sequence[int | None]]) -> None:
+    def batch(self, stats: SampleStats, statistics: Callable[[], SamplerStatistics]) -> None:
         """Look at a batch that is handed out.
 
         Args:
             stats: Of the batch.
-            pids: Gives the process ids of all that step.
+            statistics: Of the sampler, which have the process ids of all that step.
         """
         if self._done or not log.isEnabledFor(logging.INFO):
             return
         self._timelines.append(stats.timeline)
         self._seconds.append(stats.seconds)
         if len(self._seconds) == SETTLING:
-            self._begun = cpu_seconds(pids())
+            self._begun = cpu_seconds(_stepping(statistics()))
         if len(self._seconds) < SETTLING + MEASURED:
             return
         self._done = True
         timelines, seconds = self._timelines[SETTLING:], self._seconds[SETTLING:]
         self._timelines.clear()
         if all((timeline.steps > 0).all() for timeline in timelines):
-            found = advice(costs(timelines, seconds, self._idle(timelines, pids())), self._setting)
+            found = advice(costs(timelines, seconds, self._idle(timelines, _stepping(statistics()))), self._setting)
             if found is not None:
                 log.info("%s: %s", self._setting.sampler, found)
 
@@ -183,6 +184,10 @@ class Adviser:
         stepping = sum(float((each.steps[..., 1] - each.steps[..., 0]).sum()) for each in timelines) / 1e9
         # All that the processes ran counts as steps, whatever it was: the environments waited for at least the rest.
         return None if now is None or begun is None else max(0.0, 1 - (now - begun) / stepping)
+
+
+def _stepping(statistics: SamplerStatistics) -> Sequence[int | None]:
+    return statistics.worker_pids or (statistics.sampler_pid,)
 
 
 def cpu_seconds(pids: Sequence[int | None]) -> float | None:

@@ -253,8 +253,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         """Which processes there are, once the options are settled."""
         raise NotImplementedError
 
-    # Starting
-
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
         """First half of the start: try out environment and agent, and set up the shared memory.
 
@@ -356,7 +354,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             self._timelines.append(samples.stats.timeline)
             self._counters.batch(samples, perf_counter() - asked)
             self._counters.lost(batch.losses)
-            self._adviser.batch(samples.stats, self._stepping_pids)
+            self._adviser.batch(samples.stats, self.statistics)
             return samples
 
         samples: Samples = await self._session.collect(itr, db_idx, take)
@@ -380,10 +378,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         pids = ((), ()) if self._shared is None else self._shared.pids()
         return self._counters.statistics(version, self._session, pids)
 
-    def _stepping_pids(self) -> Sequence[int | None]:
-        statistics = self.statistics()
-        return statistics.worker_pids or (statistics.sampler_pid,)
-
     @leaves_nothing
     async def wait_closed(self) -> None:
         """Suspend until the sampler has been closed: by somebody, or by a failure, whether or not a call has met it.
@@ -394,8 +388,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             SamplerError: The failure that closed it.
         """
         await self._session.wait_closed()
-
-    # Closing
 
     async def aclose(self) -> None:
         """End the sampler: environments are closed, processes ended, memory is freed when its last view is gone.
