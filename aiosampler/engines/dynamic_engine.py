@@ -7,13 +7,13 @@ that was asked for. So the server may act for steps of two batches in one call, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import call_agent, use_parameters, verify_parameters
 from aiosampler.engines.served_engine import ServedEngine
 from aiosampler.runtime.outside_loop import outside_loop
+from aiosampler.runtime.tasks import first_error
 from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.signals.arrivals import ServerArrivals
@@ -88,16 +88,12 @@ class DynamicEngine(ServedEngine):
             AgentFault: The agent raised, or answered what does not fit.
         """
         assert self._serving is not None
-        gathering = asyncio.ensure_future(self._workers.gather(indices))
-        try:
-            await asyncio.wait((gathering, self._serving), return_when=asyncio.FIRST_COMPLETED)
-            if self._serving.done():
-                self._serving.result()
-            return gathering.result()
-        finally:
-            gathering.cancel()
-            with contextlib.suppress(BaseException):
-                await gathering
+        with first_error():
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(_end_of(self._serving))
+                episodes = await self._workers.gather(indices)
+                serving.cancel()
+        return episodes
 
     def _add_group(self, index: int, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool) -> None:
         self._arrivals = ServerArrivals(cells, obs_ready, act_ready)
@@ -130,3 +126,8 @@ class DynamicEngine(ServedEngine):
         self._arrivals.lose(index)
         if self._serving is not None:  # while the workers start there is no server yet
             self._dynamic.lost(index)
+
+
+async def _end_of(task: asyncio.Task[None]) -> None:
+    """Raise what ends a task that others wait for as well."""
+    await asyncio.shield(task)

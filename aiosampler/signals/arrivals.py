@@ -28,10 +28,10 @@ import numpy as np
 
 from aiosampler.signals.counter import Signal
 from aiosampler.signals.fence import fence
-from aiosampler.signals.rendezvous import FOR_GOOD, WorkerSide
+from aiosampler.signals.rendezvous import ARRIVED, ASLEEP, CELLS, FOR_GOOD, LEAVE, RELEASED, WorkerSide
 from aiosampler.signals.waiter import Waiter
 
-_ARRIVED, _RELEASED, _ASLEEP, _LEAVE, _SLOT, _ROW, _KIND, _SERVER_ASLEEP = range(8)
+_SLOT, _ROW, _KIND, _SERVER_ASLEEP = range(LEAVE + 1, CELLS)
 
 
 class Kind(IntEnum):
@@ -55,7 +55,7 @@ class WorkerArrivals(WorkerSide):
 
     def __init__(self, cells: Any, member: int, obs_ready: Signal, act_ready: Signal, *, spin: bool) -> None:
         super().__init__(cells, member, obs_ready, act_ready, spin=spin)
-        self._round = self._mine[_ARRIVED]  # a worker that replaces another counts on
+        self._round = self._mine[ARRIVED]  # a worker that replaces another counts on
 
     def begin(self) -> None:
         """Begin a batch: nothing counts from anew."""
@@ -81,9 +81,9 @@ class ServerArrivals:
     """
 
     def __init__(self, cells: Any, obs_ready: Signal, act_ready: list[Signal]) -> None:
-        self._arrived, self._released, self._asleep = cells[:, _ARRIVED], cells[:, _RELEASED], cells[:, _ASLEEP]
+        self._arrived, self._released, self._asleep = cells[:, ARRIVED], cells[:, RELEASED], cells[:, ASLEEP]
         self._places, self._server_asleep = cells[:, _SLOT : _KIND + 1], cells[:, _SERVER_ASLEEP]
-        self._leave = cells[:, _LEAVE]
+        self._leave = cells[:, LEAVE]
         self._obs_ready, self._act_ready = obs_ready, act_ready
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter()

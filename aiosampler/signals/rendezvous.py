@@ -35,13 +35,13 @@ from aiosampler.specs.arrays import ArraySpec
 FOR_GOOD = 2**62
 SPIN_NS = 400_000  # longer than a small model takes; longer waits are worth a sleep
 
-_ARRIVED, _RELEASED, _ASLEEP, _LEAVE = range(4)
-_CELLS = 8  # int64: one cache line for each worker
+ARRIVED, RELEASED, ASLEEP, LEAVE = range(4)
+CELLS = 8  # int64: one cache line for each worker
 
 
 def rendezvous_specs(n_workers: int) -> ArraySpec:
     """The cells of all workers."""
-    return ArraySpec((n_workers, _CELLS), np.dtype(np.int64))
+    return ArraySpec((n_workers, CELLS), np.dtype(np.int64))
 
 
 class WorkerSide:
@@ -56,7 +56,7 @@ class WorkerSide:
     """
 
     def __init__(self, cells: Any, member: int, obs_ready: Signal, act_ready: Signal, *, spin: bool) -> None:
-        self._mine, arrived = memoryview(cells[member]), memoryview(cells[:, _ARRIVED])
+        self._mine, arrived = memoryview(cells[member]), memoryview(cells[:, ARRIVED])
         self._others = arrived[member + 1 :], arrived[:member]  # those behind come first: they are released later
         self._obs_ready, self._act_ready, self._spin = obs_ready, act_ready, spin
         os.set_blocking(act_ready.fileno(), True)  # to wait by one system call; nobody else reads it
@@ -76,23 +76,23 @@ class WorkerSide:
         """
         self._round += 1
         mine, wanted = self._mine, self._round
-        mine[_ARRIVED] = FOR_GOOD if for_good else wanted
+        mine[ARRIVED] = FOR_GOOD if for_good else wanted
         fence()
         if self._is_last(wanted):
             self._obs_ready.post()
         limit = perf_counter_ns() + SPIN_NS if self._spin else 0
         if self._patient:
-            while mine[_RELEASED] < wanted and perf_counter_ns() < limit:
+            while mine[RELEASED] < wanted and perf_counter_ns() < limit:
                 os.sched_yield()
-        while mine[_RELEASED] < wanted:
-            mine[_ASLEEP] = 1
+        while mine[RELEASED] < wanted:
+            mine[ASLEEP] = 1
             fence()  # or it might be released just now, and seen awake
-            if mine[_RELEASED] < wanted:
+            if mine[RELEASED] < wanted:
                 self._act_ready.take()
-            mine[_ASLEEP] = 0
+            mine[ASLEEP] = 0
         if limit:
             self._patient = perf_counter_ns() < limit
-        return not mine[_LEAVE]
+        return not mine[LEAVE]
 
     def _is_last(self, wanted: int) -> bool:
         for others in self._others:
@@ -108,7 +108,7 @@ class WorkerSide:
     @property
     def leave(self) -> Any:
         """An array of one element: not zero when `meet` will return False."""
-        return np.frombuffer(self._mine, np.int64)[_LEAVE : _LEAVE + 1]
+        return np.frombuffer(self._mine, np.int64)[LEAVE : LEAVE + 1]
 
 
 class ServerSide:
@@ -122,7 +122,7 @@ class ServerSide:
     """
 
     def __init__(self, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool = False) -> None:
-        self._cells, self._arrived = cells, memoryview(cells[:, _ARRIVED])
+        self._cells, self._arrived = cells, memoryview(cells[:, ARRIVED])
         self._members = [memoryview(row) for row in cells]
         self._obs_ready, self._act_ready = obs_ready, act_ready
         self._loop = asyncio.get_running_loop()
@@ -133,10 +133,10 @@ class ServerSide:
 
     def expect(self, members: list[int]) -> None:
         """Expect these from now on; no worker is under way."""
-        self._cells[:, _LEAVE] = 0
-        self._cells[:, _RELEASED] = 0
-        self._cells[:, _ARRIVED] = FOR_GOOD
-        self._cells[members, _ARRIVED] = 0
+        self._cells[:, LEAVE] = 0
+        self._cells[:, RELEASED] = 0
+        self._cells[:, ARRIVED] = FOR_GOOD
+        self._cells[members, ARRIVED] = 0
         self._round = 0
 
     async def all_arrived(self) -> None:
@@ -169,10 +169,10 @@ class ServerSide:
         """Have workers that have arrived go on."""
         cells, now = self._members, self._round
         for member in members:
-            cells[member][_RELEASED] = now
+            cells[member][RELEASED] = now
         fence()
         for member in members:
-            if cells[member][_ASLEEP]:
+            if cells[member][ASLEEP]:
                 self._act_ready[member].post()
 
     def abort(self) -> None:
@@ -194,10 +194,10 @@ class ServerSide:
 
 def waits(cells: Any) -> bool:
     """Whether a worker, whose row of cells this is, has arrived and not been released yet."""
-    return bool(cells[_ARRIVED] > cells[_RELEASED])
+    return bool(cells[ARRIVED] > cells[RELEASED])
 
 
 def _dismiss(cells: Any, act_ready: Signal) -> None:
-    cells[_LEAVE] = 1
-    cells[_RELEASED] = FOR_GOOD
+    cells[LEAVE] = 1
+    cells[RELEASED] = FOR_GOOD
     act_ready.post()
