@@ -55,6 +55,7 @@ PRELOADED = (
     "aiosampler.engines.sampler_process",
     "aiosampler.engines.serial_engine",
     "aiosampler.engines.trial",
+    "aiosampler.memory.arena",
     "aiosampler.workers.local_acting",
     "aiosampler.workers.served_acting",
     "aiosampler.workers.worker_process",
