@@ -30,6 +30,7 @@ LAYERS = [
     "servers",
     "engines",
     "samplers",
+    "interop",
     "commands",
     "__main__",
 ]

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
+from torch.distributions import Categorical
 
 from aiosampler import AgentInputs, Spaces
 
@@ -50,3 +51,33 @@ class _SmallModel(nn.Module):
 
 def small_model(observation_space, action_space):
     return _SmallModel(int(action_space.n))
+
+
+class LinearActorCritic(nn.Module):
+    """Logits and values of flat observations."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        n = observation_space.shape[0]
+        self.policy, self.critic = nn.Linear(n, int(action_space.n)), nn.Linear(n, 1)
+
+    def forward(self, observation):
+        return self.policy(observation), self.critic(observation).squeeze(-1)
+
+
+class CleanRlShaped(nn.Module):
+    """An agent with the methods that those of CleanRL have."""
+
+    def __init__(self, envs):
+        super().__init__()
+        n = int(np.prod(envs.single_observation_space.shape))
+        self.critic = nn.Sequential(nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, 1))
+        self.actor = nn.Sequential(nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, envs.single_action_space.n))
+
+    def get_value(self, x):
+        return self.critic(x)
+
+    def get_action_and_value(self, x, action=None):
+        distribution = Categorical(logits=self.actor(x))
+        action = distribution.sample() if action is None else action
+        return action, distribution.log_prob(action), distribution.entropy(), self.critic(x)

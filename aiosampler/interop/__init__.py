@@ -1,0 +1,1 @@
+"""Batches and agents in the hands of other libraries: a module for each, to be imported by name."""

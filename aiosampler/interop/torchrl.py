@@ -1,0 +1,85 @@
+"""Batches as TorchRL has them: for its replay buffers, advantages and losses. Needs ``tensordict``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict
+
+from aiosampler.specs.trees import Tree, tree_map
+
+if TYPE_CHECKING:
+    from aiosampler.samplers.samples import Samples
+
+
+def to_tensordict(samples: Samples) -> TensorDict:
+    """The batch as a TensorDict of batch size ``[B, T]``, with the keys, shapes and dtypes of TorchRL's collectors.
+
+    Environments come first and time last, which is named so, as its advantages expect. Its entries are views of the
+    batch, valid as long as that is, but for what is under ``"next"`` and the values, which are copies. Replay buffers
+    copy what they are given; ``samples.to(device)`` before moves the batch.
+
+    - ``"observation"``; those of a Dict space have their own keys at the root, where TorchRL has them.
+    - ``"action"``: discrete ones are numbers, as of ``GymEnv(..., categorical_action_encoding=True)``.
+    - ``("next", ...)``: the observation that the step led to, which is the true final one where an episode ended, with
+      ``"reward"``, ``"done"``, ``"terminated"``, ``"truncated"`` ``[B, T, 1]``. At the root these three are False.
+    - ``"is_init"`` ``[B, T, 1]``: `EnvSamples.first`. ``("collector", "mask")`` ``[B, T]``: `Samples.valid`.
+    - ``"agent_info"`` and ``"env_info"``, if there are any: the latter is what came with the observation, and
+      ``("next", "env_info")`` what came with the step.
+    - ``"action_log_prob"`` ``[B, T]`` and ``"state_value"`` ``[B, T, 1]``, where the agent's info has ``"log_prob"``
+      and ``"value"``; with `bootstrap_value` also ``("next", "state_value")``. So advantages need no value network.
+
+    Tuples become dicts with the keys ``"0"``, ``"1"``, and so on. Recurrent states are left out.
+
+    Args:
+        samples: The batch.
+    """
+    env, info = samples.env, samples.agent.agent_info
+    root = {
+        **_at_root(env.observation),
+        "action": _turned(samples.agent.action),
+        **{name: _turned(torch.zeros_like(env.done))[..., None] for name in ("done", "terminated", "truncated")},
+        "is_init": _turned(env.first)[..., None],
+        "collector": {"mask": _turned(samples.valid)},
+    }
+    following = {
+        **_at_root(env.next_observation()),
+        **{name: _turned(getattr(env, name))[..., None] for name in ("reward", "done", "terminated", "truncated")},
+    }
+    if env.env_info:
+        root["env_info"], following["env_info"] = _turned(env.prev_env_info), _turned(env.env_info)
+    if info is not None:
+        root["agent_info"] = _turned(info)
+    if isinstance(info, dict) and "log_prob" in info:
+        root["action_log_prob"] = _turned(info["log_prob"])
+    if isinstance(info, dict) and "value" in info:
+        root["state_value"] = _turned(info["value"])[..., None]
+        if samples.agent.bootstrap_value is not None:
+            following["state_value"] = _turned(_next_value(samples))[..., None]
+    batch_size = samples.valid.T.shape
+    return TensorDict({**root, "next": following}, batch_size, names=[None, "time"])
+
+
+def _next_value(samples: Samples) -> torch.Tensor:
+    """Values ``[T, B]`` of what each step led to."""
+    agent: Any = samples.agent
+    following = torch.cat((agent.agent_info["value"][1:], agent.bootstrap_value[None]))
+    return torch.where(samples.env.done, agent.final_value.dense(), following)
+
+
+def _at_root(observation: Tree) -> dict[str, Any]:
+    turned = _turned(observation)
+    return turned if isinstance(turned, dict) else {"observation": turned}
+
+
+def _turned(tree: Tree) -> Any:
+    """The tree ``[T, B, ...]`` as nested dicts ``[B, T, ...]``."""
+    return _dicts(tree_map(lambda leaf: leaf.transpose(0, 1), tree))
+
+
+def _dicts(tree: Tree) -> Any:
+    if isinstance(tree, tuple):
+        names = getattr(tree, "_fields", map(str, range(len(tree))))
+        tree = dict(zip(names, tree, strict=True))
+    return {str(key): _dicts(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
