@@ -43,7 +43,8 @@ class Options:
     """The arguments of a sampler; see `AsyncSamplerMixin` for their meaning.
 
     Built once, checked once, and sent as they are to the processes of the sampler. Each kind of sampler then refines
-    what depends on it (`n_workers`, `devices`) with `dataclasses.replace`.
+    what depends on it (`n_workers`, `devices`) with `dataclasses.replace`. A new option is a field here, and a
+    parameter of the samplers, which has its default and its docstring.
 
     Attributes:
         payload: The user's objects: see `user_objects`; of some kinds also the classes that act.
@@ -76,13 +77,13 @@ class Options:
     max_worker_restarts: int
     start_timeout: float | None
     debug: bool
-    in_process: bool = False
-    eval_keep_envs: bool = True
-    lockstep: bool = True
-    min_batch: int | None = None
-    max_wait: float | None = None
-    seed_every_reset: bool = False
-    preload: tuple[str, ...] | None = None
+    in_process: bool
+    eval_keep_envs: bool
+    lockstep: bool
+    min_batch: int | None
+    max_wait: float | None
+    seed_every_reset: bool
+    preload: tuple[str, ...] | None
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import torch
     from gymnasium.envs.registration import EnvSpec
 
-    from aiosampler.interfaces import SamplerProcess
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.shared_buffers import SharedBuffers
     from aiosampler.servers.action_server import AsyncActionServer
@@ -243,11 +242,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             ConfigError: An argument would be ignored, or does not fit.
         """
         raise NotImplementedError
-
-    @property
-    def _process(self) -> SamplerProcess | None:
-        """The sampler process as this process holds it; None before the start and after the end."""
-        return self._session.process
 
     def _processes(self) -> ProcessPlan:
         """Which processes there are, once the options are settled."""

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 async def test_two_devices_have_processes_of_their_own():
     async with small(AsyncGpuSampler, n_workers=4, device=["cpu", "cpu"]) as sampler:
         await sampler.obtain_samples()
-        servers = psutil.Process(sampler._process.pid).children()
+        servers = psutil.Process(sampler.statistics().sampler_pid).children()
         assert len(servers) == 2
         assert [len(server.children()) for server in servers] == [2, 2]
         servers[0].kill()

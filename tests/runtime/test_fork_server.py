@@ -123,7 +123,7 @@ async def test_a_variable_that_libraries_read_when_they_are_loaded_takes_a_new_s
             assert (await other.call("facts"))[0]["environ"]["MKL_SOMETHING"] == "1"
             assert before.is_running()  # as long as it has a process
         await sampler.obtain_samples()
-        process = psutil.Process(sampler._process.pid)
+        process = psutil.Process(sampler.statistics().sampler_pid)
         assert process.ppid() == before.pid
     await until(lambda: not before.is_running() or before.status() == psutil.STATUS_ZOMBIE)
     assert server().pid != before.pid
@@ -204,7 +204,7 @@ async def test_workers_are_replaced_where_their_server_was_killed():
     async with forked("cpu", max_worker_restarts=1) as sampler:
         await sampler.obtain_samples()
         lost, _ = workers(sampler)
-        for process in psutil.Process(sampler._process.pid).children(recursive=True):
+        for process in psutil.Process(sampler.statistics().sampler_pid).children(recursive=True):
             if process.name() == FORK_SERVER:
                 process.kill()
         lost.kill()

@@ -6,7 +6,7 @@ import torch
 from aiosampler import SamplerError, environment_seed
 from tests.support.agents import AgeAgent, NoisyAgent
 from tests.support.in_process import InProcess
-from tests.support.processes import until
+from tests.support.processes import progress, until
 from tests.support.samplers import KINDS, assert_same, small
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
@@ -63,8 +63,8 @@ async def test_the_next_batch_is_collected_while_the_user_has_this_one(kind):
     async with small(kind) as sampler:
         first = await sampler.obtain_samples()
         kept = first.clone()
-        progress = sampler._shared._views.progress
-        await until(lambda: progress[0, 0] >= 10 and progress[0, 1] == -1)  # the second batch is complete
+        cells = progress(sampler)[0]
+        await until(lambda: cells[0] >= 10 and cells[1] == -1)  # the second batch is complete
         assert_same(first, kept)
         second = await sampler.obtain_samples()
         assert second.env.observation.data_ptr() != first.env.observation.data_ptr()

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from aiosampler import SamplerClosed, SamplerError
-from tests.support.processes import our_children, until
+from tests.support.processes import our_children, progress, until
 from tests.support.samplers import small
 from tests.support.worlds import FaultyEnv
 
@@ -26,7 +26,7 @@ async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_y
     sampler = small(kind, start_method="forkserver")
     await sampler.async_initialize()
     await sampler.initialize()
-    process = psutil.Process(sampler._process.pid)
+    process = psutil.Process(sampler.statistics().sampler_pid)
     process.kill()
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         while process.status() != psutil.STATUS_ZOMBIE:
@@ -39,7 +39,7 @@ def test_closing_late_closes_nothing_of_others(kind):
         sampler = small(kind, lambda: FaultyEnv("raise", at_step=6, at_episode=0), start_method="fork")
         await sampler.async_initialize()
         await sampler.initialize()
-        process = psutil.Process(sampler._process.pid)
+        process = psutil.Process(sampler.statistics().sampler_pid)
         await sampler.obtain_samples()
         while process.status() != psutil.STATUS_ZOMBIE:
             pass  # the batch ahead has failed, which the event loop comes to notice in its last moment
@@ -58,7 +58,7 @@ async def test_closing_while_a_call_waits(kind, monkeypatch):
     monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
     async with small(kind, lambda: FaultyEnv("hang", at_step=2, at_episode=5), batch_T=100) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
-        await until(lambda: sampler._shared._views.progress[0, 0] > 8)
+        await until(lambda: progress(sampler)[0, 0] > 8)
         await sampler.aclose()
         with pytest.raises(SamplerClosed):
             await task
@@ -67,7 +67,7 @@ async def test_closing_while_a_call_waits(kind, monkeypatch):
 async def test_closing_ends_an_evaluation_with_an_error_and_not_with_an_empty_answer(kind):
     async with small(kind, eval_n_envs=1, eval_max_steps=10**9) as sampler:
         evaluation = asyncio.create_task(sampler.evaluate_agent())
-        await until(lambda: sampler._shared._views.progress[0, 0] > 50)
+        await until(lambda: progress(sampler)[0, 0] > 50)
         await sampler.aclose()
         with pytest.raises(SamplerClosed):
             await evaluation

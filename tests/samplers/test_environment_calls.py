@@ -18,7 +18,7 @@ from aiosampler import (
     WorkerTimeout,
 )
 from aiosampler.memory.progress import AT
-from tests.support.processes import until
+from tests.support.processes import progress, until
 from tests.support.samplers import EVERYWHERE, KINDS, PARALLEL, assert_same, small
 from tests.support.torchless import cartpole
 from tests.support.worlds import CountingEnv
@@ -316,7 +316,7 @@ async def test_closing_while_a_call_waits(monkeypatch):
     monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
     async with small("cpu", level_env) as sampler:
         task = asyncio.create_task(sampler.call("hang"))
-        await until(lambda: sampler._shared._views.progress[0, AT] == 0)
+        await until(lambda: progress(sampler)[0, AT] == 0)
         await sampler.aclose()
         with pytest.raises(SamplerClosed):
             await task

@@ -125,7 +125,7 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
 async def test_the_sampler_process_that_is_killed_is_reported(kind, moment):
     sampler = small(kind, start_method="spawn" if moment == "probing" else "fork", overlap=moment != "idle")
     start = asyncio.create_task(sampler.async_initialize())
-    await until(lambda: sampler._session.process is not None)
+    await until(lambda: sampler.statistics().sampler_pid is not None)
     if moment != "probing":
         await start
         start = asyncio.create_task(sampler.initialize())
@@ -134,7 +134,7 @@ async def test_the_sampler_process_that_is_killed_is_reported(kind, moment):
             start = asyncio.create_task(sampler.obtain_samples())
             if moment == "idle":
                 await start
-    psutil.Process(sampler._process.pid).kill()
+    psutil.Process(sampler.statistics().sampler_pid).kill()
     with pytest.raises(WorkerDied, match="SIGKILL"):
         await start
         while True:

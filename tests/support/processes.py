@@ -28,11 +28,19 @@ def our_children():
 def workers(sampler):
     """The processes that have no children: all below the sampler process but action servers and fork servers."""
     found = []
-    for process in psutil.Process(sampler._process.pid).children(recursive=True):
+    for process in psutil.Process(sampler.statistics().sampler_pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
             if not process.children() and process.name() != FORK_SERVER:
                 found.append(process)
     return found
+
+
+def progress(sampler):
+    """What the processes of a sampler tell of how far they are: ``[P, 8]`` int64, see `aiosampler.memory.progress`.
+
+    A view of the arena, which no user has: no test reaches for it but through this.
+    """
+    return sampler._shared._views.progress
 
 
 def descriptors():

@@ -41,7 +41,7 @@ async def main():
         samples = await sampler.obtain_samples()
         assert samples.traj_infos
         assert all(type(info) is Info and info.final for info in samples.traj_infos)
-        print("pids", os.getpid(), sampler._session.process.pid, flush=True)
+        print("pids", os.getpid(), sampler.statistics().sampler_pid, flush=True)
         AT_THE_END
 
 RUN

@@ -59,10 +59,10 @@ async def test_a_running_sampler_has_nothing_with_a_name(kind, start_method, tem
     async with small(kind, **arguments, eval_n_envs=2, eval_max_steps=40, start_method=start_method) as sampler:
         await sampler.obtain_samples()
         await sampler.evaluate_agent()
-        tree = [process.pid for process in psutil.Process(sampler._process.pid).children(recursive=True)]
+        tree = [process.pid for process in psutil.Process(sampler.statistics().sampler_pid).children(recursive=True)]
         assert len(tree) == {"serial": 0, "gpu": 2, "devices": 4}[kind]
         arenas = []
-        for pid in (os.getpid(), sampler._session.process.pid, *tree):
+        for pid in (os.getpid(), sampler.statistics().sampler_pid, *tree):
             ours, known = sockets(pid) - inherited, unix_sockets(pid)
             assert ours
             for inode in ours:

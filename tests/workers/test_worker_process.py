@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from aiosampler import WorkerDied, WorkerError, WorkerTimeout, environment_seed
-from tests.support.processes import our_children, until, workers
+from tests.support.processes import our_children, progress, until, workers
 from tests.support.samplers import PARALLEL
 from tests.support.worlds import CountingEnv, FaultyEnv
 
@@ -88,7 +88,7 @@ class Unhurried(CountingEnv):
 async def test_a_killed_worker_is_reported_at_once(parallel, name):
     async with parallel(Unhurried, batch_T=3000, n_workers=4) as sampler:
         task = asyncio.create_task(sampler.obtain_samples())
-        await until(lambda: all(sampler._shared._views.progress[:4, 0] > 100))
+        await until(lambda: all(progress(sampler)[:4, 0] > 100))
         assert len(workers(sampler)) == 4
         began = time.monotonic()
         workers(sampler)[1].send_signal(getattr(signal, name))
@@ -116,7 +116,7 @@ async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_me
         children = our_children()
         assert len(children) >= 3
         workers(sampler)[0].suspend()  # and cannot see that its parent is gone
-        psutil.Process(sampler._process.pid).kill()
+        psutil.Process(sampler.statistics().sampler_pid).kill()
         with pytest.raises(WorkerDied, match="the sampler process ended unexpectedly by SIGKILL"):
             while True:
                 await sampler.obtain_samples()
@@ -146,7 +146,7 @@ async def test_a_stopped_worker_is_closed_like_any_other(parallel, tmp_path):
 async def test_a_process_that_is_stopped_is_found_by_the_step_timeout(parallel, whom):
     async with parallel(functools.partial(CountingEnv, 300, 300), n_workers=2, step_timeout=0.5) as sampler:
         await sampler.obtain_samples()
-        process = psutil.Process(sampler._process.pid)
+        process = psutil.Process(sampler.statistics().sampler_pid)
         if whom == "worker":
             process = workers(sampler)[1]
         elif whom == "server":
