@@ -16,16 +16,20 @@ from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.tasks import first_error
 from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
 from aiosampler.servers.gathered import GatheredStepper
+from aiosampler.servers.gathered_device import GatheredDeviceStepper
 from aiosampler.signals.arrivals import ServerArrivals
 from aiosampler.workers.runner import eval_quotas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiosampler.agents.agent import Agent
+    from aiosampler.engines.assignments import Assignment
     from aiosampler.engines.parts import EngineParts
     from aiosampler.errors import ProcessFailure
     from aiosampler.signals.counter import Signal
     from aiosampler.workers.messages import Collect, Collected, Evaluate
+    from aiosampler.workers.runner import Columns
 
 DEFAULT_MAX_WAIT_S = 0.001
 
@@ -33,8 +37,8 @@ DEFAULT_MAX_WAIT_S = 0.001
 class DynamicEngine(ServedEngine):
     """Has workers step and an agent act for those that are ready."""
 
-    def __init__(self, parts: EngineParts) -> None:
-        super().__init__(parts)
+    def __init__(self, parts: EngineParts, assignment: Assignment | None = None) -> None:
+        super().__init__(parts, assignment)
         self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
         self._serving: asyncio.Task[None] | None = None
         self.runs_ahead = not self._options.max_worker_restarts  # as that of the CPU sampler, and for its reason
@@ -47,7 +51,7 @@ class DynamicEngine(ServedEngine):
     async def collect(self, request: Collect) -> Collected:
         """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
         await self._workers.replace_lost()
-        use_parameters(self._agents, self._parameters, request.parameters)
+        self._use_parameters(request.parameters)
         self._dynamic.expect(request.itr, request.slot)
         self._workers.begin(request.slot)
         await self._workers.send(request)
@@ -65,7 +69,7 @@ class DynamicEngine(ServedEngine):
         quotas = eval_quotas(self._options, request)
         busy = [i for i, share in enumerate(self._shares) if any(quotas is None or quotas[b] for b in share.evaluation)]
         with self._random.evaluation():
-            use_parameters(self._agents, self._parameters, request.parameters)
+            self._use_parameters(request.parameters)
             await outside_loop(self._dynamic.evaluating, request.itr)
             await self._workers.send(request, busy)
             episodes = await self._gather(busy)
@@ -99,17 +103,24 @@ class DynamicEngine(ServedEngine):
         self._arrivals = ServerArrivals(cells, obs_ready, act_ready)
         self._groups.append(self._arrivals)  # type: ignore[arg-type] # it is aborted and closed as a group is
 
+    def _use_parameters(self, buffer: int) -> None:
+        """Have the agent act with other parameters from its next step on, on a device as well."""
+        self._dynamic.settle()
+        use_parameters(self._agents, self._parameters, buffer)
+        self._dynamic.settle()
+
     def _make_server(self) -> None:
         options, views, shares = self._options, self._views, self._shares
         (agent,) = self._agents
-        call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(range(options.batch.B)))
-        waits = not options.mid_batch_reset
-        ours = [share.environments for share in shares]
-        training = Branch(GatheredStepper(agent, views.slots, ours, waits=waits), ours)
+        ours = range(shares[0].environments.start, shares[-1].environments.stop)
+        call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(ours))
+        training = self._branch(
+            agent, views.slots, [share.environments for share in shares], waits=not options.mid_batch_reset
+        )
         evaluation = training
-        if views.evaluation_slot is not None:
-            ours = [share.evaluation for share in shares]
-            evaluation = Branch(GatheredStepper(agent, [views.evaluation_slot], ours), ours)
+        if any(share.evaluation for share in shares):
+            assert views.evaluation_slot is not None
+            evaluation = self._branch(agent, [views.evaluation_slot], [share.evaluation for share in shares])
         self._dynamic = AsyncDynamicActionServer(
             self._arrivals,
             agent,
@@ -118,8 +129,14 @@ class DynamicEngine(ServedEngine):
             version=lambda: self._parameters.version,
             min_batch=options.min_batch or 1,
             max_wait=options.max_wait or DEFAULT_MAX_WAIT_S,
-            cells=views.progress[options.worker_count],
+            cells=views.progress[options.worker_count + self._assignment.index],
         )
+
+    def _branch(self, agent: Agent, slots: Columns, shares: list[range], *, waits: bool = False) -> Branch:
+        """What acts for environments of these workers."""
+        if self._accelerator is None:
+            return Branch(GatheredStepper(agent, slots, shares, waits=waits), shares)
+        return Branch(GatheredDeviceStepper(agent, slots, shares, self._accelerator, waits=waits), shares)
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """A worker has ended: its environments begin anew with the next batch."""

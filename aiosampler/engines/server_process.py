@@ -57,6 +57,7 @@ class _Server:
 
     async def run(self, parent: ServiceChannel) -> None:
         from aiosampler.collectors.collector import Aborted
+        from aiosampler.engines.dynamic_engine import DynamicEngine
         from aiosampler.engines.parts import EngineParts
         from aiosampler.engines.served_engine import ServedEngine
         from aiosampler.memory.arena_map import arena_views
@@ -76,7 +77,8 @@ class _Server:
             views=views,
             phase=parent.phase,
         )
-        self._engine = engine = ServedEngine(parts, work.assignment)
+        kind = ServedEngine if work.options.lockstep else DynamicEngine
+        self._engine = engine = kind(parts, work.assignment)
         ticks = views.progress[work.options.worker_count + work.assignment.index, TICK : TICK + 1]
         views.progress[work.options.worker_count + work.assignment.index, PID] = os.getpid()
         beat(ticks, work.options.step_timeout)

@@ -120,7 +120,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             `overlap` too. What concerns processes is without effect: `start_method`, `start_timeout`,
             ``affinity.cpus``, and `step_timeout`, but for environments of coroutines. What the example environment
             leaves behind in your process stays there.
-        lockstep: For `AsyncGpuSampler`, on the CPU. If False, nobody waits for the slowest environment: the agent acts
+        lockstep: For `AsyncGpuSampler`. If False, nobody waits for the slowest environment: the agent acts
             for whoever is ready, each worker fills its columns at its own pace, and goes on with the next batch. What
             the batches hold is as exact as ever, and `AgentSamples.policy_version` says which parameters chose each
             action; but who is acted for together, and thus what an agent draws, depends on timing. For environments

@@ -42,7 +42,7 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         names = device_names(options.devices, options.start_method)
         options = super()._refined(dataclasses.replace(options, payload=payload, devices=names))
         if not options.lockstep:
-            self._check_dynamic(names)
+            self._check_dynamic()
         if options.worker_count < len(names):
             raise ConfigError(
                 f"n_workers={options.worker_count} is less than the {len(names)} devices, each of which needs workers "
@@ -50,15 +50,13 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
             )
         return options
 
-    def _check_dynamic(self, devices: tuple[str, ...]) -> None:
+    def _check_dynamic(self) -> None:
         assert self.action_server is not None
         if self.action_server.n_groups > 1:
             raise ConfigError(
                 f"lockstep=False would be ignored by {type(self).__name__}, whose groups take turns; use "
                 "AsyncGpuSampler"
             )
-        if devices != ("cpu",):
-            raise ConfigError(f"lockstep=False needs device='cpu' so far, got {', '.join(devices)}")
 
     @classmethod
     async def action_server_process(cls, sock: socket.socket, arena: Arena, index: int, device: str) -> None:
@@ -85,7 +83,8 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         groups = [group for assignment in assign(W, 0, W, devices, n_groups) for group in assignment.groups]
         several, engine = len(devices) > 1, EngineKind.DEVICES if len(devices) > 1 else EngineKind.SERVED
         if not self.options.lockstep:
-            groups, engine = [], EngineKind.DYNAMIC  # nobody steps together
+            groups = []  # nobody steps together
+            engine = EngineKind.DEVICES if several else EngineKind.DYNAMIC
         return ProcessPlan(
             engine=engine,
             counts=ProcessCounts(W, servers=len(devices), groups=len(groups)),

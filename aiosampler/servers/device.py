@@ -98,7 +98,7 @@ class DeviceStepper(AgentStepper):
             marks[2].record()
             if self._here_fits is not self._answer:
                 self._fit_here()
-            tree_map(_copy, self._here, self._answer)
+            tree_map(copy_async, self._here, self._answer)
             marks[3].record()
 
     def done(self) -> bool:
@@ -137,25 +137,25 @@ class DeviceStepper(AgentStepper):
     def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
         """Ask the agent for values; waits for the device, so that the inputs may be written to again."""
         with self._accelerator.on(self._stream):
-            tree_map(_copy, self._there, inputs)
+            tree_map(copy_async, self._there, inputs)
             value = super()._value_of(self._there, state)
         return call_agent("value()", self._fetched, value)
 
     def _copy_in(self, t: int) -> None:
-        tree_map(_copy, self._there, self._inputs[self._slot][t])
+        tree_map(copy_async, self._there, self._inputs[self._slot][t])
 
     def _fetched(self, tree: Tree) -> Tree:
         """Copies in memory of the host, when all that was queued before is done."""
         with self._accelerator.on(self._stream):
-            tree = tree_map(_as_tensor, tree)
+            tree = tree_map(as_tensor, tree)
             here = tree_map(self._accelerator.host_like, tree)
-            tree_map(_copy, here, tree)
+            tree_map(copy_async, here, tree)
         self._stream.synchronize()
         return here
 
     def _fit_here(self) -> None:
         """Have pinned memory that fits the answer exactly, or a copy to it would convert what should be refused."""
-        if self._here is None or _outline(self._here) != _outline(self._answer):
+        if self._here is None or outline(self._here) != outline(self._answer):
             self._here = tree_map(self._accelerator.host_like, self._answer)
         self._here_fits = self._answer
 
@@ -169,7 +169,7 @@ class DeviceStepper(AgentStepper):
         self._eager_steps_left -= 1
         try:
             action, agent_info, state = self._agent.step(self._there, self._state)
-            self._answer = tree_map(_as_tensor, (action, agent_info))
+            self._answer = tree_map(as_tensor, (action, agent_info))
             self._state = tree_map(self._kept, state)
         except BaseException as exc:  # as in `fault_of`
             raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {text_of(exc)}") from exc
@@ -187,7 +187,7 @@ class DeviceStepper(AgentStepper):
                 if self.recurrent:
                     # Answer and new state may be parts of the old one, which is overwritten
                     answer, new_state = tree_map(torch.clone, (answer, new_state))
-                    tree_map(_copy, state, new_state)
+                    tree_map(copy_async, state, new_state)
             for leaf in tree_leaves(answer):
                 if leaf.device.type != self._accelerator.device.type:
                     raise TypeError(f"it answers with a tensor on {leaf.device}, which would be the same in each step")
@@ -237,13 +237,16 @@ class DeviceInference(InPlaceInference):
         cells[AT] = NOWHERE
 
 
-def _copy(to: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def copy_async(to: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Queue a copy."""
     return to.copy_(source, non_blocking=True)
 
 
-def _as_tensor(leaf: Any) -> torch.Tensor:
+def as_tensor(leaf: Any) -> torch.Tensor:
+    """A leaf of what an agent answered: arrays and numbers are taken for tensors."""
     return leaf if isinstance(leaf, torch.Tensor) else torch.as_tensor(leaf)
 
 
-def _outline(tree: Tree) -> Tree:
+def outline(tree: Tree) -> Tree:
+    """Shapes and dtypes of a tree of tensors."""
     return tree_map(lambda leaf: (leaf.shape, leaf.dtype), tree)

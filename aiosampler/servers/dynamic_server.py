@@ -44,11 +44,13 @@ class AsyncDynamicActionServer:
     """Acts for the workers that have arrived, while the others step: no environment waits for a slower one.
 
     While the agent infers, arrivals collect; then all that are there are acted for in one call. With a `min_batch`, it
-    waits for that many environments, but no longer than `max_wait` after it began to wait.
+    waits for that many environments, but no longer than `max_wait` after it began to wait. On a device the event loop
+    goes on meanwhile, and those that step are never those that are acted for: as two groups that alternate, made anew
+    each time of who is ready.
 
     Args:
         arrivals: Where the workers arrive.
-        agent: Initialised, on the CPU.
+        agent: Initialised.
         training: What acts for the environments of batches.
         evaluation: The same for those of evaluation.
         version: Tells the version of the parameters that the agent has.
@@ -78,6 +80,7 @@ class AsyncDynamicActionServer:
         self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots
         self._mode: int | None = None  # number of the batch that the agent is in the mode of; None in an evaluation
         self._outside = NoRunningLoop()
+        self._under_way: list[int] = []  # members that are acted for
         self.calls = self.acted = 0  # of the agent, and environments in them
 
     async def serve(self) -> None:
@@ -94,9 +97,7 @@ class AsyncDynamicActionServer:
                 continue
             if self._min_batch > 1:
                 ready = await self._enough(ready)
-            with torch.inference_mode(), self._outside:
-                self._answer(ready)
-            arrivals.release(ready)
+            await self._answer(ready)
             await asyncio.sleep(0)  # whoever else has something to do in this loop
 
     def expect(self, itr: int, slot: int) -> None:
@@ -109,15 +110,22 @@ class AsyncDynamicActionServer:
         self._mode = None
         with torch.inference_mode(), self._outside:
             call_agent("eval_mode()", self._agent.eval_mode, itr)
-            for member in range(len(self._evaluation.shares)):
-                self._evaluation.stepper.void(member)
+            self._evaluation.stepper.settle()
+            self._evaluation.stepper.void(range(len(self._evaluation.shares)))
+
+    def settle(self) -> None:
+        """Wait for a device to do what was queued, before parameters change and after; blocks this thread."""
+        self._training.stepper.settle()
 
     def lost(self, member: int) -> None:
         """A worker has ended; its environments begin anew with the next batch."""
         self._owed[member] = 0
         self._evaluating.discard(member)
+        self._under_way = [other for other in self._under_way if other != member]
         with torch.inference_mode():
-            self._training.stepper.void(member)
+            self._training.stepper.void([member])
+            if self._evaluation is not self._training:
+                self._evaluation.stepper.void([member])
 
     async def _enough(self, ready: list[int]) -> list[int]:
         """Wait until `min_batch` environments are there, or all that step, or `max_wait` is over; return who is."""
@@ -150,28 +158,64 @@ class AsyncDynamicActionServer:
         """The branch of a slot, and its number there."""
         return (self._evaluation, 0) if slot == EVALUATION else (self._training, slot)
 
-    def _answer(self, ready: Sequence[int]) -> None:
+    async def _answer(self, ready: Sequence[int]) -> None:
+        """Do what these members ask for, and release them; suspends only while a device acts."""
+        finished: list[int] = []
+        with torch.inference_mode(), self._outside:
+            acting = self._launch(ready, finished)
+        for branch in acting:
+            if finished and not branch.stepper.done():
+                self._arrivals.release(finished)
+                finished = []
+            while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
+                await asyncio.sleep(0)
+        with torch.inference_mode():
+            for branch in acting:
+                branch.stepper.record()
+        self._cells[AT] = NOWHERE
+        self._arrivals.release(finished + self._under_way)
+
+    def _launch(self, ready: Sequence[int], finished: list[int]) -> list[Branch]:
+        """Have the agent begin to act for those who want actions, and do what the others ask for.
+
+        Args:
+            ready: Who has arrived.
+            finished: Is told who the others are.
+
+        Returns:
+            Where it acts.
+        """
         self._cells[TICK] += 1
         self._cells[AT] = AGENT
-        acting: dict[Branch, list[Place]] = {}
+        arrived: dict[Branch, list[tuple[int, int, int, int]]] = {}  # member, slot, row and kind
         for member, (number, t, kind) in zip(ready, self._arrivals.places(ready), strict=True):
             branch, slot = self._branch(number)
-            stepper = branch.stepper
-            stepper.stepped(member)
-            if kind != Kind.ACT:
-                self._leaves(branch, member)
-                stepper.finish(member, slot, t, idle=kind == Kind.FINISH_IDLE)
-                continue
-            if branch is not self._training:
-                self._evaluating.add(member)
-            if t == 0:
-                if branch is self._training and self._itrs[slot] != self._mode:
-                    self._mode = self._itrs[slot]
-                    call_agent("sample_mode()", self._agent.sample_mode, self._mode)
-                stepper.begin(member, slot)
-            acting.setdefault(branch, []).append(Place(member, slot, t, branch.shares[member]))
+            arrived.setdefault(branch, []).append((member, slot, t, kind))
+        acting: dict[Branch, list[Place]] = {}
+        for branch, those in arrived.items():
+            branch.stepper.stepped([member for member, *_ in those])
+            for member, slot, t, kind in those:
+                if kind != Kind.ACT:
+                    self._leaves(branch, member)
+                    branch.stepper.finish(member, slot, t, idle=kind == Kind.FINISH_IDLE)
+                    finished.append(member)
+                    continue
+                if t == 0:
+                    self._begin(branch, member, slot)
+                acting.setdefault(branch, []).append(Place(member, slot, t, branch.shares[member]))
+        self._under_way = [place.member for places in acting.values() for place in places]
         for branch, places in acting.items():
-            branch.stepper.act(places, self._version())
+            branch.stepper.launch(places, self._version())
             self.calls += 1
             self.acted += sum(len(place.environments) for place in places)
-        self._cells[AT] = NOWHERE
+        return list(acting)
+
+    def _begin(self, branch: Branch, member: int, slot: int) -> None:
+        """A member begins a batch, or a part of an evaluation."""
+        if branch is not self._training:
+            self._evaluating.add(member)
+        elif self._itrs[slot] != self._mode:
+            self._mode = self._itrs[slot]
+            call_agent("sample_mode()", self._agent.sample_mode, self._mode)
+            branch.stepper.settle()
+        branch.stepper.begin(member, slot)

@@ -69,6 +69,24 @@ async def test_batches_are_the_serial_ones_bit_for_bit(devices, kind):
     expected.close()
 
 
+@pytest.mark.parametrize("device", ["xpu", ["xpu:0", "xpu:1"]], ids=str)
+async def test_columns_are_the_serial_ones_where_nobody_waits(devices, device):
+    arguments = {
+        "batch_T": 5, "batch_B": 8, "bootstrap_value": True, "eval_n_envs": 5, "eval_max_steps": 200,
+        "eval_max_trajectories": 9, "seed": 3,
+    }  # fmt: skip
+    kind = functools.partial(AsyncGpuSampler, n_workers=4, device=device, lockstep=False)
+    expected = InProcess(CountingEnv, agent=AgeAgent(), **arguments)
+    async with small(kind, agent=LateAgeAgent(), start_method="forkserver", **arguments) as sampler:
+        for itr in range(4):
+            samples = await sampler.obtain_samples()
+            assert (samples.agent.policy_version == 0).all()
+            assert_same(samples, expected.collect())
+            if itr == 1:
+                assert sorted(map(repr, await sampler.evaluate_agent())) == sorted(map(repr, expected.evaluate()))
+    expected.close()
+
+
 async def test_what_is_drawn_on_devices_repeats_with_evaluation_or_without(devices):
     arguments = {"batch_B": 8, "eval_n_envs": 4, "eval_max_steps": 40, "start_method": "forkserver"}
     found = []

@@ -1,6 +1,7 @@
 """The action server on a CUDA device; on machines that have one."""
 
 import functools
+import time
 
 import pytest
 import torch
@@ -32,6 +33,9 @@ def anyio_backend():
     return "asyncio", {"use_uvloop": True}
 
 
+DynamicSampler = functools.partial(AsyncGpuSampler, lockstep=False)
+
+
 class WholeAgent(Agent):
     """Recurrent and deterministic in integers, which are the same on every device."""
 
@@ -58,7 +62,11 @@ class WholeAgent(Agent):
 @pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
 @pytest.mark.parametrize("device", ["cuda", ["cuda", "cuda"], ["cpu", "cuda"]], ids=str)
-@pytest.mark.parametrize("kind", [AsyncGpuSampler, AsyncAlternatingSampler, AsyncNoOverlapAlternatingSampler])
+@pytest.mark.parametrize(
+    "kind",
+    [AsyncGpuSampler, DynamicSampler, AsyncAlternatingSampler, AsyncNoOverlapAlternatingSampler],
+    ids=["gpu", "dynamic", "alternating", "no-overlap"],
+)
 async def test_batches_are_the_serial_ones_bit_for_bit(kind, device, mid_batch_reset, cuda_graph):
     arguments = {
         "batch_T": 6, "batch_B": 8, "seed": 3, "bootstrap_value": True, "eval_n_envs": 5, "eval_max_steps": 400,
@@ -73,9 +81,10 @@ async def test_batches_are_the_serial_ones_bit_for_bit(kind, device, mid_batch_r
     expected.close()
 
 
-async def test_published_parameters_reach_the_device():
+@pytest.mark.parametrize("kind", [AsyncGpuSampler, DynamicSampler], ids=["gpu", "dynamic"])
+async def test_published_parameters_reach_the_device(kind):
     agent = CategoricalPgAgent(small_model)
-    async with small(AsyncGpuSampler, agent=agent, overlap=False, device="cuda", start_method="spawn") as sampler:
+    async with small(kind, agent=agent, overlap=False, device="cuda", start_method="spawn") as sampler:
         assert (await sampler.obtain_samples()).policy_version == 0
         for version in range(1, 6):
             with torch.no_grad():
@@ -84,12 +93,42 @@ async def test_published_parameters_reach_the_device():
             assert ((await sampler.obtain_samples()).agent.agent_info["value"] == version).all()
 
 
-async def test_a_step_that_cannot_be_captured_goes_on_without_a_graph(caplog):
+@pytest.mark.parametrize("kind", [AsyncGpuSampler, DynamicSampler], ids=["gpu", "dynamic"])
+async def test_a_step_that_cannot_be_captured_goes_on_without_a_graph(kind, caplog):
     agent = WholeAgent(cuda_graph=True, waits=True)
-    async with small(AsyncGpuSampler, agent=agent, device="cuda", start_method="spawn") as sampler:
+    async with small(kind, agent=agent, device="cuda", start_method="spawn") as sampler:
         for _ in range(4):
             await sampler.obtain_samples()
     assert "cannot be captured as a CUDA graph" in caplog.text
+
+
+class UnequalEnv(CountingEnv):
+    """Each has a pace of its own."""
+
+    def __init__(self, context=None):
+        super().__init__()
+        self._seconds = 0.0 if context is None else 0.0005 * context.index
+
+    def step(self, action):
+        time.sleep(self._seconds)
+        return super().step(action)
+
+
+def make_unequal(*, context):
+    return UnequalEnv(context)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "graph"])
+async def test_nobody_waits_for_the_slowest_and_the_data_is_the_same(cuda_graph):
+    """Steps of all sizes, and environments in two batches at once."""
+    arguments = {"batch_T": 6, "batch_B": 8, "seed": 3, "bootstrap_value": True}
+    expected = InProcess(CountingEnv, agent=WholeAgent(), **arguments)
+    made = small(DynamicSampler, make_unequal, agent=WholeAgent(cuda_graph), **arguments, device="cuda", n_workers=8,
+                 start_method="spawn")  # fmt: skip
+    async with made as sampler:
+        for _ in range(12):
+            assert_same(await sampler.obtain_samples(), expected.collect())
+    expected.close()
 
 
 def test_forked_processes_cannot_use_cuda():

@@ -184,7 +184,6 @@ async def test_an_agent_that_needs_all_environments_is_refused_at_the_start(no_l
         (AsyncSerialSampler, {"lockstep": False}, "lockstep=False would be ignored by AsyncSerialSampler"),
         (AsyncCpuSampler, {"lockstep": False}, "lockstep=False would be ignored by AsyncCpuSampler"),
         (AsyncAlternatingSampler, {"lockstep": False, "n_workers": 2}, "whose groups take turns; use AsyncGpuSampler"),
-        (AsyncGpuSampler, {"lockstep": False, "device": ["cpu", "cpu"]}, "needs device='cpu' so far"),
         (AsyncGpuSampler, {"min_batch": 2}, "min_batch=2 would be ignored: it needs lockstep=False"),
         (AsyncGpuSampler, {"max_wait": 0.1}, "max_wait=0.1 would be ignored: it needs lockstep=False"),
         (AsyncGpuSampler, {"lockstep": False, "max_wait": 0.1}, "it needs a min_batch above 1"),

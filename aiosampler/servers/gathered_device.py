@@ -1,0 +1,191 @@
+"""Acting on a device for any environments at once, while the event loop goes on.
+
+What a step needs is gathered in pinned memory, with the numbers of its environments, and is copied up at once; the
+recurrent state of all environments is on the device, where the rows of a step are gathered and scattered; what the
+agent answered is packed there, and is copied down at once. All of it is queued on one stream, in this order. So a step
+is queued only when the one before has been recorded: the host writes to what is staged while nothing is queued.
+
+Where the agent's step is captured as a graph (`Agent.cuda_graph`), there is one for each of a few sizes, the powers of
+two up to B and B: a step has the next larger size. The rows beyond its environments stand for none: what the agent
+answers for them is dropped, and their state is a row behind those of the environments.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from aiosampler.collectors.environments import AgentFault
+from aiosampler.collectors.local_agent import call_agent
+from aiosampler.errors import text_of
+from aiosampler.servers.device import WARM_UP_STEPS, as_tensor, copy_async, outline
+from aiosampler.servers.gathered import Acting, GatheredStepper, rows_like
+from aiosampler.servers.packed import PackedTensors
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiosampler.agents.agent import Agent, AgentInputs
+    from aiosampler.memory.slot import Slot
+    from aiosampler.servers.accelerator import Accelerator
+
+log = logging.getLogger(__name__)
+
+
+class GatheredDeviceStepper(GatheredStepper):
+    """Steps an agent on a device on some of B environments, each in a row and a slot of its own.
+
+    Args:
+        agent: Initialised, its model on the device.
+        slots: As of `GatheredStepper`.
+        shares: As of `GatheredStepper`.
+        accelerator: The device.
+        waits: As of `GatheredStepper`.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        slots: Sequence[Slot],
+        shares: Sequence[range],
+        accelerator: Accelerator,
+        *,
+        waits: bool = False,
+    ) -> None:
+        super().__init__(agent, slots, shares, waits=waits)
+        self._accelerator = accelerator
+        accelerator.synchronize()  # the initial state may have been made on the device, and its parameters copied there
+        self._stream, self._end = accelerator.new_stream(), accelerator.new_event()
+        with accelerator.on(self._stream):
+            self._initial = tree_map(lambda leaf: leaf.to(accelerator.device), self._initial)
+            self._state = tree_map(lambda leaf: torch.cat((leaf, leaf[:1])), self._initial)  # see above
+        self._stream.synchronize()
+        self._graphs = agent.cuda_graph and accelerator.has_graphs
+        self._sizes: dict[int, _Size] = {}  # what there is for steps of so many rows
+
+    def settle(self) -> None:
+        """Wait for all that was queued on the device; blocks this thread."""
+        self._accelerator.synchronize()
+
+    def done(self) -> bool:
+        """Whether what was launched has come to its end.
+
+        Raises:
+            AgentFault: It failed on the device.
+        """
+        return bool(call_agent("step()", self._end.query))
+
+    def record(self) -> None:
+        """Record what was launched."""
+        n, rows = len(self._acting.environments), self._size.n
+        assert self._size.answer is not None
+        answer = self._size.answer.here
+        self._answer = tree_map(lambda leaf: leaf[:n] if leaf.shape[:1] == (rows,) else leaf, answer)
+        super().record()
+
+    def _infer(self, acting: Acting) -> None:
+        n = len(acting.environments)
+        rows = min(self._n, 1 << (n - 1).bit_length()) if self._graphs else n
+        if rows not in self._sizes:
+            self._sizes[rows] = _Size(self._staged, rows, self._accelerator)
+        self._size = size = self._sizes[rows]
+        inputs, state_rows = size.staged.here
+        self._gather(acting.spans, inputs)
+        environments = torch.from_numpy(acting.environments)
+        inputs.environments[:n], inputs.environments[n:] = environments, environments[0]
+        inputs.environments.sub_(self._first)
+        state_rows[:n], state_rows[n:] = environments, self._B
+        with self._accelerator.on(self._stream):
+            size.staged.up()
+            self._step(size)
+            assert size.answer is not None
+            size.answer.down()
+            self._end.record()
+
+    def _step(self, size: _Size) -> None:
+        if size.graph is not None:
+            size.graph.replay()
+            return
+        if self._graphs and size.eager_steps_left == 0 and self._capture(size):
+            self._step(size)
+            return
+        size.eager_steps_left -= 1
+        try:
+            answer = self._answered(size)
+            if size.answer is None or outline(size.answer.there) != outline(answer):
+                size.answer = PackedTensors(answer, self._accelerator)  # a copy would convert what should be refused
+            tree_map(copy_async, size.answer.there, answer)
+        except BaseException as exc:  # as in `fault_of`
+            raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {text_of(exc)}") from exc
+
+    def _answered(self, size: _Size) -> tuple[Tree, Tree]:
+        """Have the agent act, and put its state away."""
+        inputs, state_rows = size.staged.there
+        state = tree_map(lambda leaf: leaf[state_rows], self._state)
+        action, agent_info, state = self._agent.step(inputs, state)
+        tree_map(lambda leaf, new: leaf.index_copy_(0, state_rows, new), self._state, state)
+        return tree_map(as_tensor, (action, agent_info))  # type: ignore[no-any-return] # of two
+
+    def _capture(self, size: _Size) -> bool:
+        assert size.answer is not None
+        try:
+            with self._accelerator.capture(self._stream) as graph:
+                answer = self._answered(size)
+                for leaf in tree_leaves(answer):
+                    if leaf.device.type != self._accelerator.device.type:
+                        raise TypeError(
+                            f"it answers with a tensor on {leaf.device}, which would be the same in each step"
+                        )
+                tree_map(copy_async, size.answer.there, answer)
+        except Exception as exc:  # whatever it is, the agent has just worked without
+            log.warning("the agent's step cannot be captured as a CUDA graph, and goes on without: %s", exc)
+            self._graphs = False
+            return False
+        size.graph, size.held = graph, answer
+        return True
+
+    def _keep(self, member: int, ended: list[int], part: Slot) -> None:
+        with self._accelerator.on(self._stream):
+            super()._keep(member, ended, part)
+
+    def _reset(self, environments: Any) -> None:
+        with self._accelerator.on(self._stream):
+            index = torch.from_numpy(environments).to(self._accelerator.device)
+            tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
+
+    def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
+        """Ask the agent for values; waits for the device, so that the inputs may be written to again."""
+        with self._accelerator.on(self._stream):
+            there = tree_map(lambda leaf: leaf.to(self._accelerator.device, copy=True), inputs)
+            value = super()._value_of(there, state)
+        return call_agent("value()", self._fetched, value)
+
+    def _fetched(self, tree: Tree) -> Tree:
+        """Copies in memory of the host, when all that was queued before is done."""
+        with self._accelerator.on(self._stream):
+            tree = tree_map(as_tensor, tree)
+            here = tree_map(self._accelerator.host_like, tree)
+            tree_map(copy_async, here, tree)
+        self._stream.synchronize()
+        return here
+
+
+class _Staged(NamedTuple):
+    inputs: AgentInputs
+    state_rows: torch.Tensor  # int64 [n]
+
+
+class _Size:
+    """What there is for steps of n rows."""
+
+    def __init__(self, inputs: AgentInputs, n: int, accelerator: Accelerator) -> None:
+        index = torch.zeros(n, dtype=torch.int64)
+        like = _Staged(rows_like(inputs, n)._replace(environments=index), index)
+        self.n, self.staged = n, PackedTensors(like, accelerator)
+        self.answer: PackedTensors | None = None  # as the agent answered last
+        self.graph: Any = None
+        self.held: Tree = None  # memory that belongs to the graph
+        self.eager_steps_left = WARM_UP_STEPS
