@@ -20,7 +20,7 @@ from aiosampler.collectors.environment_checks import api_error, check_step
 from aiosampler.collectors.environments import EnvironmentFault
 from aiosampler.errors import ProcessFailure, SamplerError
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
-from aiosampler.runtime.deadlines import ENVIRONMENT_CLOSE_S
+from aiosampler.runtime.deadlines import COROUTINE_CLOSE_S
 from aiosampler.runtime.outside_loop import NoRunningLoop
 
 if TYPE_CHECKING:
@@ -179,17 +179,17 @@ class Lives:
                     life.task.cancel()
             if not tasks:
                 return
-            done, late = await asyncio.wait(tasks, timeout=ENVIRONMENT_CLOSE_S + 0.2)
+            done, late = await asyncio.wait(tasks, timeout=COROUTINE_CLOSE_S + 0.2)
             failures.extend(exc for task in done if not task.cancelled() and (exc := task.exception()) is not None)
             for task in late:
-                log.warning("%s did not end in %s s", self.name(tasks[task].i), ENVIRONMENT_CLOSE_S)
+                log.warning("%s did not end in %s s", self.name(tasks[task].i), COROUTINE_CLOSE_S)
 
         def begin(finished: Callable[[], None]) -> None:
             closing.append(asyncio.ensure_future(close_all()))
             closing[0].add_done_callback(lambda _: finished())
 
         def look(waited: float, held: float) -> None:
-            if waited > ENVIRONMENT_CLOSE_S + 0.5:
+            if waited > COROUTINE_CLOSE_S + 0.5:
                 raise TimeoutError("the event loop of the environments is held up: they cannot be closed")
 
         closing: list[asyncio.Task[None]] = []
@@ -265,7 +265,7 @@ class Lives:
         if life.env is not None:
             given_up, life.over = life.over, True
             try:
-                async with within(f"the {ENVIRONMENT_CLOSE_S} s that there are", ENVIRONMENT_CLOSE_S):
+                async with within(f"the {COROUTINE_CLOSE_S} s that there are", COROUTINE_CLOSE_S):
                     await life.env.close()
             except Exception as exc:
                 if not given_up:
@@ -353,7 +353,7 @@ class Lives:
     async def _replace(self, life: Life, i: int) -> None:
         """Build an environment in place of one that was given up, as soon as that is closed."""
         if (task := getattr(life, "task", None)) is not None:
-            await asyncio.wait([task], timeout=ENVIRONMENT_CLOSE_S + 0.2)
+            await asyncio.wait([task], timeout=COROUTINE_CLOSE_S + 0.2)
         await asyncio.sleep(self._care.budget.delay(i))
         self._restarts[i] += 1
         try:

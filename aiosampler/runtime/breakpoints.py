@@ -1,4 +1,4 @@
-"""Debuggers in processes that have no terminal: their standard input is empty, so a prompt would quit at once."""
+"""`breakpoint()` in child processes, whose standard input is empty, so that a prompt would end at once."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ NO_TERMINAL = (
 
 
 def refuse_breakpoints() -> None:
-    """Have ``breakpoint()`` raise in this process, unless the user chose what it does: a remote debugger works."""
+    """Make ``breakpoint()`` raise in this process, unless the user has set a hook, such as a remote debugger's."""
     if sys.breakpointhook is sys.__breakpointhook__ and not os.environ.get("PYTHONBREAKPOINT"):
         sys.breakpointhook = _refuse
 
@@ -21,6 +21,6 @@ def _refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
 
 
 def debugger_quit(exc: BaseException) -> bool:
-    """Whether an exception is that of a debugger that was told to quit, as by the end of its input."""
-    bdb = sys.modules.get("bdb")  # which is loaded, if one was raised
+    """Whether `exc` is what a debugger raises when it is told to quit, or when its input ends."""
+    bdb = sys.modules.get("bdb")  # already imported if such an exception was raised
     return bdb is not None and isinstance(exc, bdb.BdbQuit)

@@ -1,7 +1,8 @@
 """The control channel: whole messages over a private socket pair, as awaitable values.
 
-Nothing of a step goes through it; there are a few messages for each batch. A frame is eight bytes of length, and that
-many of pickle. Reading never holds half a message across an `await`, so a receive can be cancelled at any time.
+It carries a few requests and answers; data that changes all the time is in shared memory. A frame is a length of eight
+bytes and a pickle of that length. No half-read message is held across an `await`, so a receive can be cancelled at any
+time.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ _CHUNK = 1 << 16
 
 
 class ChannelClosed(Exception):
-    """The other end is gone, and all that it had sent has been received."""
+    """The other end is closed, and everything that it sent has been received."""
 
 
 class Channel:
@@ -36,8 +37,8 @@ class Channel:
         self._waiter: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
         self._ended = False
-        self.on_end: Callable[[], object] | None = None  # called when the other end sends no more
-        self.on_change: Callable[[], object] | None = None  # called when there is a message, or no more
+        self.on_end: Callable[[], object] | None = None  # called when the other end has closed its side
+        self.on_change: Callable[[], object] | None = None  # called when a message, or the end, has arrived
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self.read)
 
@@ -62,17 +63,17 @@ class Channel:
             ChannelClosed: There will be no more.
         """
         if self._messages:
-            return pickle.loads(self._messages.popleft())  # from the process tree: the socket has no name
+            return pickle.loads(self._messages.popleft())  # safe: only our own processes can reach the socket
         if self._ended:
             raise ChannelClosed
         return None
 
     def has(self, kind: type) -> bool:
-        """Whether a message of a kind has arrived."""
+        """Whether any message of this kind has arrived and was not received yet."""
         return any(isinstance(pickle.loads(message), kind) for message in self._messages)
 
     def take(self, kind: type) -> list[Any]:
-        """The messages of a kind that have arrived before any other."""
+        """Remove and return the messages at the front of the queue that are of this kind."""
         taken = []
         while self._messages and isinstance(message := pickle.loads(self._messages[0]), kind):
             taken.append(message)
@@ -80,7 +81,7 @@ class Channel:
         return taken
 
     async def send(self, message: Any) -> None:
-        """Send a message without blocking the loop; small ones leave before this suspends.
+        """Send a message without blocking the loop; one that fits the socket buffer is sent before this suspends.
 
         Cancelling in the middle of a large one leaves the channel unusable.
 
@@ -94,7 +95,7 @@ class Channel:
                 raise ChannelClosed from exc
 
     def send_now(self, message: Any) -> None:
-        """Send a message, blocking this thread where the other end has not read enough; for the children.
+        """Send a message; block this thread while the socket buffer is full. Child processes use it.
 
         Raises:
             ChannelClosed: The other end is gone.
@@ -111,7 +112,7 @@ class Channel:
                 raise ChannelClosed from exc
 
     def read(self) -> None:
-        """Take in what has arrived; called by the loop, when the other process has ended, and by who expects it."""
+        """Read what has arrived, without blocking; called by the event loop, and after the other process has ended."""
         ended = False
         try:
             while not self._ended:
@@ -119,7 +120,7 @@ class Channel:
                 self._partial += data
                 if len(data) < _CHUNK:
                     ended = not data
-                    break  # that was all; if there is more by now, or the end, the loop calls again
+                    break  # the buffer is empty; for later data, or the end of data, the loop calls again
         except BlockingIOError:
             pass
         except OSError:
@@ -131,12 +132,12 @@ class Channel:
             self._messages.append(bytes(self._partial[_HEADER:end]))
             del self._partial[:end]
         if ended:
-            self.end()  # which may have somebody look for messages at once
+            self.end()  # may call a callback that receives messages
         elif self._messages:
             self._wake()
 
     def end(self) -> None:
-        """Expect no more data."""
+        """Mark the data as ended: what was received so far is all there is."""
         if not self._ended:
             self._ended = True
             self._loop.remove_reader(self._sock.fileno())
@@ -155,8 +156,8 @@ class Channel:
         return self._ended
 
     def send_no_more(self) -> None:
-        """Let the other end find the end of data, and go on receiving."""
-        with contextlib.suppress(OSError):  # it is gone already
+        """Shut down the sending side: the other end sees the end of data; receiving goes on."""
+        with contextlib.suppress(OSError):  # the other end has closed already
             self._sock.shutdown(socket.SHUT_WR)
 
     def _wake(self) -> None:
@@ -166,7 +167,7 @@ class Channel:
             self.on_change()
 
     def close(self) -> None:
-        """Leave the loop and close the socket, which the other end sees as the end of data."""
+        """Remove the reader from the event loop and close the socket; the other end sees the end of data."""
         self.end()
         self._sock.close()
 

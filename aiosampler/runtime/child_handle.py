@@ -1,4 +1,4 @@
-"""A process of the sampler as its parent holds it: the process, its control channel, what it was last seen doing."""
+"""A parent's handle on one child process: the process, its control channel, and the phase it last reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Phases(NamedTuple):
-    """How far a start is."""
+    """The progress of a start: the phase that was reported last, and how many were reported."""
 
     n: int
     waiting: bool = False
@@ -52,9 +52,9 @@ class ChildHandle:
         name: Of the process.
         start_method: See `Process`.
         rank: Of the worker.
-        preload: Where it starts processes of ours, which end by themselves soon after it was killed: modules that a
-            fork server of its own, if that is how they are started, is to import.
-        on_phase: Told the phases of its start.
+        preload: Modules that the child's own fork server imports, if it has one. None for a child that starts no
+            processes of ours; those of other children get a moment to end by themselves after it was killed.
+        on_phase: Called with the name of each phase of its start.
 
     Raises:
         ResourceError: The system gives no descriptors or no process.
@@ -81,7 +81,7 @@ class ChildHandle:
             opened.callback(self._crash_report.close)
             opened.callback(self._crash_report.child_end.close)
             outlet, self._logs = own_outlet(), None
-            if outlet is None:  # this is the user's process
+            if outlet is None:  # in the user's process, which has no parent to send log records to
                 self._logs = LogInlet()
                 opened.callback(self._logs.close)
                 outlet = self._logs.outlet
@@ -109,11 +109,11 @@ class ChildHandle:
             if self._logs is not None:
                 outlet.sock.close()
             child_end.close()
-        # Whoever forgets to close, or ends the interpreter, must not leave it waiting for the child.
+        # Kills the child if this object is dropped without `stop`, or the interpreter exits, which would wait for it.
         self._abandoned = weakref.finalize(
             self, _abandon, os.getpid(), self._process, self._crash_report, name, self._mark
         )
-        # Owned: cancelled in stop(). It does not refer to this object, which could not be found abandoned otherwise.
+        # Owned: cancelled in stop(). It holds no reference to this object, or that would never be garbage collected.
         self._watching = asyncio.create_task(
             _watch(self._process, self._channel, self._descriptor, self._logs), name=f"watch-{name}"
         )
@@ -124,15 +124,15 @@ class ChildHandle:
         return self._process.pid  # type: ignore[no-any-return] # aiomultiprocess has no type hints
 
     async def send(self, message: Any) -> None:
-        """Send a message. That the child is gone is told when its answer is received, not here."""
+        """Send a message. If the child has ended, `receive` raises that, not this call."""
         with contextlib.suppress(ChannelClosed):
             await self._channel.send(message)
 
     async def receive(self, timeout: float | None = None, read: Callable[[], Reading] | None = None) -> Any:
-        """The next message of the child, other than the phases it names; cancelling loses none.
+        """Receive the next message that is no report of a phase; cancelling loses none.
 
         Args:
-            timeout: Seconds that the child may go without progress; without `read`, in one phase of its start.
+            timeout: Seconds that it may go without progress; without `read`, seconds that one phase may take.
             read: Reads its progress.
 
         Raises:
@@ -164,7 +164,7 @@ class ChildHandle:
         """The next message that has arrived, None if there is none.
 
         Raises:
-            ChannelClosed: The child is gone; `gone` tells how.
+            ChannelClosed: The child has ended; `gone` makes the error.
             SamplerError: What the child reports.
         """
         while (message := self._channel.receive_nowait()) is not None:
@@ -174,24 +174,25 @@ class ChildHandle:
         return None
 
     def look(self) -> None:
-        """Take in what has arrived, should the event loop not have come to it."""
+        """Read what has arrived, in case the event loop has not done so yet."""
         self._channel.read()
 
     def notify(self, on_change: Callable[[], object]) -> None:
-        """Have `on_change` called whenever there is something to receive, and when there will be no more.
+        """Call `on_change` whenever a message has arrived, and when none will come any more.
 
-        The event loop refers to it from now on: what refers to this object is not found abandoned.
+        The event loop keeps `on_change` alive from now on. If that refers to this object, dropping the object does not
+        end the child.
         """
         self._channel.on_change = on_change
 
     def failing(self) -> bool:
-        """Whether it has ended, or has reported a failure; also tells of the phases that have arrived."""
+        """Whether it has ended or reported a failure; phases that have arrived are passed to `on_phase`."""
         for phase in self._channel.take(Phase):
             self._for_caller(phase)
         return self._channel.ended or self._channel.has(Failure)
 
     def _for_caller(self, message: Any) -> Any:
-        """Return a message that is for the caller; deal with a phase, and return None; raise the error of a failure."""
+        """Return a message for the caller; note a phase and return None; raise the error of a failure."""
         match message:
             case Phase(name):
                 self.phase = name
@@ -206,12 +207,10 @@ class ChildHandle:
                 return message
 
     async def stop(self, grace: float, *, only_closing: bool = False) -> SamplerError | None:
-        """End the child within `grace` seconds and a few more; return what it had to report last.
+        """End the child within `grace` seconds and a few more; return the last failure that it reported.
 
-        With `only_closing` that is only what failed in closing.
-
-        All that the child sends is read meanwhile, so it never waits for a reader. A child that was found stuck is
-        given no time.
+        With `only_closing`, failures from before it was asked to close are ignored. What the child sends meanwhile is
+        read, so it is never blocked by a full socket. A child that was found stuck is killed at once.
         """
         self._stopping = True
         self._channel.send_no_more()
@@ -235,13 +234,13 @@ class ChildHandle:
         self._abandoned.detach()
         self._crash_report.close()
         self._close_socket()
-        if self._process.exitcode != 0:  # it has not seen to that itself
+        if self._process.exitcode != 0:  # it did not end in good order, so it may have left programs behind
             await in_thread(functools.partial(kill_marked, self._mark, self._orphan_grace))
         self._process.release()
         return last
 
     def abandon(self) -> None:
-        """Kill the child, where its event loop is closed and can wait for nothing any more."""
+        """Kill the child without awaiting anything, since its event loop is closed."""
         self._abandoned()
         if not self._channel.closed:
             forget(self._descriptor)
@@ -255,11 +254,11 @@ class ChildHandle:
             _close_channel(self._channel, self._descriptor)
 
     async def stuck(self, reading: Reading, limit: float) -> WorkerTimeout:
-        """The error for a child whose progress stays the same for longer than `limit` seconds, and is given up."""
+        """Give up a child that made no progress for `limit` seconds; return the error."""
         return await self.too_late(f"is stuck in {reading} for more than step_timeout={limit} s", reading)
 
     async def too_late(self, what: str, reading: Reading | None = None) -> WorkerTimeout:
-        """The error for a child that does not move on, and is given up; with what its threads are doing."""
+        """Give up a child that does not answer in time; return the error, with the stacks of its threads as a note."""
         self._given_up = True
         error = WorkerTimeout(
             f"the {self.name} process {what}",
@@ -277,7 +276,7 @@ class ChildHandle:
         return error
 
     async def gone(self, reading: Reading | None) -> WorkerDied | SamplerClosed:
-        """The error for a child that sends no more."""
+        """Make the error for a child whose socket has closed."""
         if self._stopping:
             return SamplerClosed(f"the {self.name} process was stopped")
         # The socket closes a moment before the process has ended.
@@ -300,7 +299,7 @@ class ChildHandle:
 
 
 async def _watch(process: Process, channel: Channel, descriptor: int, logs: LogInlet | None) -> None:
-    """Close the channel when the process has ended, should somebody else hold its end of the socket."""
+    """Close the channel when the process ends: another process may still hold the child's end of the socket open."""
     await process.wait()
     channel.read()
     _close_channel(channel, descriptor)
@@ -310,12 +309,12 @@ async def _watch(process: Process, channel: Channel, descriptor: int, logs: LogI
 
 
 def _close_channel(channel: Channel, descriptor: int) -> None:
-    forget(descriptor)  # first: its number may be another's as soon as it is closed
+    forget(descriptor)  # first: the number may be reused as soon as it is closed
     channel.close()
 
 
 def _abandon(owner: int, process: Process, crash_report: CrashReport, name: str, mark: str) -> None:
-    if os.getpid() != owner:  # a process that the user forked is ending
+    if os.getpid() != owner:  # this is a process that the user forked, and the child is not its own
         return
     process.kill()
     kill_marked_programs(mark)

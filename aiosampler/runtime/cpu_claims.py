@@ -1,8 +1,8 @@
-"""Telling other samplers on this machine which CPUs processes of one are placed on.
+"""Claims on CPUs, so that two samplers on one machine do not place their processes on the same ones.
 
-Two that place their processes alike, not knowing of each other, would share one CPU and leave another idle. A claim is
-a socket that is bound to a name without a file, which only one process has at a time: the kernel takes it back however
-that ends. Other users, and samplers in other network namespaces, are not seen.
+Without them both could share one CPU and leave another idle. A claim is a Unix socket that is bound to an abstract
+name: only one process can hold it, and the kernel releases it when that process ends. Samplers of other users, and in
+other network namespaces, are not seen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CpuClaim:
     """CPUs that are claimed, until they are released.
 
     Args:
-        sockets: That are bound to their names.
+        sockets: One for each CPU, bound to its name.
     """
 
     def __init__(self, sockets: list[socket.socket]) -> None:
@@ -32,7 +32,7 @@ class CpuClaim:
             keep_from_forks(each.fileno())
 
     def release(self) -> None:
-        """Leave them to others; idempotent."""
+        """Give up the claim; idempotent."""
         for each in self._sockets:
             forget(each.fileno())
             each.close()
@@ -40,7 +40,7 @@ class CpuClaim:
 
 
 def claim_cpus(cpus: Iterable[int]) -> CpuClaim | None:
-    """Claim all of these CPUs; None where one is another's, or the system has no such names."""
+    """Claim all of these CPUs; None if another process claims one of them, or the system has no abstract names."""
     if sys.platform != "linux":
         return None
     with contextlib.ExitStack() as claimed:

@@ -1,7 +1,7 @@
-"""What a process can still say when it crashes, or when it is stuck: the Python stacks of its threads.
+"""The Python stacks of a process that crashes or is stuck.
 
-:mod:`faulthandler` writes them to a socket whose other end the parent has, without the interpreter's help: also when C
-code crashes, or hangs with the lock of the interpreter. Nothing reads the socket before there is something to tell.
+:mod:`faulthandler` writes them to a socket whose other end the parent holds. It needs no running interpreter, so this
+works when C code crashes, or hangs while it holds the GIL. The parent reads the socket only after a crash or a timeout.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ import socket
 import traceback
 from collections.abc import Callable
 
-UNCAUGHT = 1  # exit code of a process that an exception ended; its traceback is the report
-ANSWER_S, PAUSE_S = 0.5, 0.05  # for a dump to begin; after which it is over
+UNCAUGHT = 1  # exit code of a process that ended by an exception; the traceback is in the report
+ANSWER_S, PAUSE_S = 0.5, 0.05  # longest wait for a dump to begin; the pause after which it is complete
 _LIMIT = 1 << 16
 
-#: Asks a process for its stacks. Environments use this one less than any other.
+#: The signal that asks a process for its stacks; few programs use it for something else.
 _SIGNAL = signal.SIGRTMAX if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 
 _descriptor = -1
 
 
 def prepare_crash_report(sock: socket.socket) -> None:
-    """Have this process write its stacks to `sock` when it crashes, and when it is asked for them."""
-    sock.setblocking(False)  # what does not fit is left out; a process that crashes waits for nobody
+    """Make this process write its stacks to `sock` when it crashes, and when it gets the signal above."""
+    sock.setblocking(False)  # what does not fit is cut: a process that crashes must not wait for a reader
     descriptor = sock.detach()  # for as long as the process lives
     os.set_inheritable(descriptor, False)
     faulthandler.enable(descriptor)
@@ -48,15 +48,15 @@ class CrashReport:
         self._socket.setblocking(False)
 
     def read(self) -> str:
-        """What there is now; empty if there is nothing."""
+        """What has been written so far; empty if nothing was."""
         data = bytearray()
-        with contextlib.suppress(OSError):  # there is no more
+        with contextlib.suppress(OSError):  # nothing left to read
             while chunk := self._socket.recv(_LIMIT):
                 data += chunk
         return data.decode(errors="replace")
 
     async def stacks(self, send_signal: Callable[[int], None]) -> str:
-        """The stacks of whom the signal is sent to; empty if it does not answer, because it is stopped or gone."""
+        """Send the signal and return the stacks; empty if the process does not answer, being stopped or ended."""
         send_signal(_SIGNAL)
         loop, data = asyncio.get_running_loop(), bytearray()
         with contextlib.suppress(TimeoutError, OSError):

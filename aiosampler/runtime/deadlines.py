@@ -1,21 +1,21 @@
-"""How long processes are waited for, in seconds: one table, since each time must fit into that of who waits for it.
+"""How long a parent waits for a child to close before it kills it, in seconds.
 
-A process that is asked to end closes its own processes first. So whoever is nearer to the user grants more: a worker
-has less than a server, which waits for its workers, and that less than the sampler process, which waits for its
-servers. After its grace a process is killed; the differences leave room for
-that. One whose parent is gone is asked by nobody and waits for nobody: it has `ORPHAN_S`.
+They are in one table because they depend on each other. A process that is asked to close first closes its own children.
+So a parent has more time than its children: a worker has less than the server that waits for it, and a server less than
+the sampler process; the differences leave time to kill a child that is late. A process whose parent has ended has
+`ORPHAN_S` in any case.
 """
 
-SAMPLER_CLOSE_S = 6.0  # the sampler process: its servers and workers, and its own environments
-SERVER_CLOSE_S = 5.0  # a server process, where there are several: its workers
-WORKER_CLOSE_S = 4.0  # a worker: its environments
-TRIAL_CLOSE_S = 2.0  # the process that has tried out: its own end, its environment is closed by then
-PROBE_CLOSE_S = 0.5  # the sampler process that still tries out: a constructor may never return, and has no say
-ENVIRONMENT_CLOSE_S = 1.5  # environments of coroutines: their close(), all of them at once
-LOOP_CLOSE_S = 0.5  # the loop that they ran in: what they have left there
-ORPHAN_S = 2.0  # any process whose parent is gone
-KILL_S = 2.0  # any process that was killed: it may be in the kernel, waiting for a device, and is left there
-EXIT_S = 5.0  # a process whose socket has closed: its exit code follows a moment later
+SAMPLER_CLOSE_S = 6.0  # the sampler process: for its servers and workers, and for what it has open itself
+SERVER_CLOSE_S = 5.0  # a server process: for its workers
+WORKER_CLOSE_S = 4.0  # a worker: for what it has open
+TRIAL_CLOSE_S = 2.0  # the process of a trial: to exit, since what it had open is closed by then
+PROBE_CLOSE_S = 0.5  # the sampler process during a trial: the user's constructors may never return
+COROUTINE_CLOSE_S = 1.5  # all coroutines together that close what a worker has open
+LOOP_CLOSE_S = 0.5  # the tasks that these have left in their event loop
+ORPHAN_S = 2.0  # any process whose parent has ended
+KILL_S = 2.0  # a process that was killed, to end: one that hangs in the kernel, in a driver say, is left behind
+EXIT_S = 5.0  # a process whose socket has closed, to have an exit code
 
 #: What a parent waits beyond `start_timeout`, so that the process below it has time to report which of its own is late.
 START_MARGIN_S = 3.0

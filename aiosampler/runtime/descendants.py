@@ -1,13 +1,14 @@
-"""Processes that environments have started: they are gone when the sampler is, however their own one ended.
+"""Killing the programs that the user's code has started in our processes, however our processes end.
 
-- A process of ours that ends kills what is below it, after the environments were closed.
-- Each process of ours is started with a mark in its environment variables, which all inherit that are started below it.
-  The marks of what is below begin with its own. When a process was killed, its parent looks for what has its mark, and
-  the sampler process, which ends last, for all: so it finds what has lost its parent, or left its session.
+- A process of ours kills its descendants when it ends, after it has closed what it had open.
+- Each process of ours carries a mark in its environment variables, which every program below it inherits; the marks of
+  our processes below it begin with its own. When a process was killed, its parent kills what carries its mark, and the
+  sampler process, which ends last, does so for all. That also finds programs that have lost their parent or left their
+  session.
 
-What cannot be found: what cleared its environment variables and detached itself; what was forked, and runs no other
-program, below a process that was forked as well and was killed; what has detached itself, when all of ours were killed
-at once; and all where there is no ``/proc``.
+Not found are: programs that have cleared their environment variables and detached themselves; processes without a
+program of their own, forked below a forked process that was killed; detached programs, if all of our processes were
+killed at once; and everything on systems without ``/proc``.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ from typing import Any, NamedTuple
 
 MARK = "AIOSAMPLER_PROCESS"
 NAME_PREFIX = "aio:"
-LIMIT_S = 1.0  # for killing what starts new processes all the time
+LIMIT_S = 1.0  # to kill programs that keep starting new ones
 PAUSE_S = 0.005
 _PR_SET_NAME = 15  # see prctl(2)
 
-#: Process ids of the processes of ours that this one has started, fork servers among them.
+#: Process ids of our processes that this one has started, including fork servers.
 own_processes: set[int] = set()
 
 _mark = ""  # of this process
@@ -41,20 +42,20 @@ class Found(NamedTuple):
 
 
 def new_mark() -> str:
-    """A mark for a process that this one starts, which tells that it is below this one."""
+    """A mark for a child of this process: the mark of this process, and a part of its own."""
     return f"{_mark}/{uuid.uuid4().hex[:12]}"
 
 
 def carry_mark(mark: str, name: str) -> None:
-    """Have this process be found by its mark and its name, and the programs below it by the mark."""
+    """Give this process a mark, which the programs below it inherit, and a name."""
     global _mark
     _mark = os.environ[MARK] = mark
-    own_processes.clear()  # of the process that has forked this one
+    own_processes.clear()  # copied from the parent, if this process was forked
     name_process(name)
 
 
 def name_process(name: str) -> None:
-    """Have this process be found by a name."""
+    """Set the name of this process that the system shows."""
     with contextlib.suppress(AttributeError):  # there is no such thing on this system
         ctypes.CDLL(None).prctl(_PR_SET_NAME, f"{NAME_PREFIX}{name}"[:15].encode())
 
@@ -67,12 +68,12 @@ def kill_descendants(spare: Collection[int] = ()) -> None:
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return  # as a rule
+        return  # the usual case
     _kill_until_gone(lambda: [found.pid for found in descendants(os.getpid(), spare) if not _is_tracker(found.pid)])
 
 
 def kill_leftovers(spare: Collection[int] = ()) -> None:
-    """Kill what is below this process, and what is marked to have been; called when it ends and has none of ours.
+    """Kill what is below this process, or was as its mark tells; called when it ends and has no processes of ours.
 
     Args:
         spare: Process ids of those that are about to end by themselves.
@@ -121,7 +122,7 @@ def _kill_until_gone(pids: Callable[[], list[int]]) -> None:
     deadline = time.monotonic() + LIMIT_S
     while (left := pids()) and time.monotonic() < deadline:
         for pid in left:
-            with contextlib.suppress(OSError):  # it is gone already, or another user's
+            with contextlib.suppress(OSError):  # it has ended, or belongs to another user
                 os.kill(pid, signal.SIGKILL)
         time.sleep(PAUSE_S)
 
@@ -137,7 +138,7 @@ def _processes() -> Iterator[Found]:
 def _marked(mark: str) -> Iterator[Found]:
     wanted, own = f"{MARK}={mark}".encode(), os.getpid()
     for pid in _pids():
-        with contextlib.suppress(OSError):  # it is another user's, or has ended
+        with contextlib.suppress(OSError):  # it belongs to another user, or has ended
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as environ:
                 if wanted not in environ.read():
                     continue

@@ -1,13 +1,12 @@
-"""Fork servers: processes that have imported once what all processes of a sampler need, and fork these when asked.
+"""Fork servers: each has imported the modules that its children need, and forks a child for each request.
 
-The one of the user's process is an interpreter of its own. It has imported packages that are safe to be forked with,
-and nothing of the user's: it has one thread, no event loop, no CUDA. A process that starts others gets a server by
-being forked twice, before anything else happens in it. That one, or one that is forked from it, imports the modules
-that the user's objects come from as well; where what they leave behind must not be shared, it is the one without that
-forks.
+The server of the user's process is a new interpreter. It imports only packages that are safe to fork with, and none of
+the user's modules: it has one thread, no event loop, no CUDA. A process of ours that starts others forks a server of
+its own before it does anything else. A child of that server imports the user's modules too, and takes its place;
+modules that leave behind what must not be shared, such as threads, are left out.
 
-A server ends when nobody can ask it any more and all that it has forked have ended, and at once when its parent has.
-See `aiosampler.runtime.fork_requests` for how it is asked.
+A server ends when its owner has closed the connection and all its children have ended, and at once when its parent
+ends. `aiosampler.runtime.fork_requests` is the owner's side.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-IMPATIENCE_S = 5.0  # that modules of the user may take from when a process is wanted, before all do without
-LOOK_S = 1.0  # between looks whether its parent is still there, where the system does not tell
+IMPATIENCE_S = 5.0  # that importing the user's modules may delay the first process; after that they are left out
+LOOK_S = 1.0  # between checks whether the parent still runs, on systems that send no signal when it ends
 MOST_DESCRIPTORS = 64
 
 SERVER_NAME = "fork-server"
@@ -59,8 +58,8 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     if hindrance is not None:
         return
     for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
-        finalizer.atexit = False  # torch takes its libraries to pieces, which need not be done in each process
-    # What the user's process has for its output may be something else soon, and its directory may go
+        finalizer.atexit = False  # torch's take long to unload its libraries, which no forked process needs
+    # Children get output and directory with their request; the server's own would only keep old ones in use
     nowhere = os.open(os.devnull, os.O_RDWR)
     for output in (1, 2):
         os.dup2(nowhere, output)
@@ -86,7 +85,7 @@ def _fork_own_server(modules: Sequence[str]) -> ForkServer:
 
 
 def _serve_with(connection: socket.socket, modules: Sequence[str]) -> None:
-    """Have modules imported in a process that serves in place of this one; without those that are in the way."""
+    """Serve with `modules` imported; leave out those with which processes must not be forked."""
     hindrances: list[Hindrance] = []
     while modules:
         hindrance = _try_to_serve_with(connection, modules, hindrances)
@@ -101,7 +100,7 @@ def _serve_with(connection: socket.socket, modules: Sequence[str]) -> None:
 def _try_to_serve_with(
     connection: socket.socket, modules: Sequence[str], hindrances: list[Hindrance]
 ) -> Hindrance | None:
-    """Return what speaks against forking with modules; None when the process is done that has served with them."""
+    """Serve from a child that imports `modules`; return None when it has ended, or at once why it must not fork."""
     verdict, telling = os.pipe()
     parent = os.getpid()
     pid = os.fork()
@@ -132,7 +131,7 @@ def _try_to_serve_with(
 
 
 def _wait_for_verdict(verdict: int, connection: socket.socket) -> bytes:
-    """Wait for what a process says that imports; a moment only, once a process is wanted of the server."""
+    """Wait for the result of importing; at most `IMPATIENCE_S` from when the first request has arrived."""
     poll = select.poll()
     poll.register(verdict, select.POLLIN)
     poll.register(connection, select.POLLIN)
@@ -145,14 +144,14 @@ def _wait_for_verdict(verdict: int, connection: socket.socket) -> bytes:
 
 def _become_server(parent: int) -> None:
     name_process(SERVER_NAME)
-    with contextlib.suppress(OSError, ValueError):  # it needs some for each process, whatever whose limit is
+    with contextlib.suppress(OSError, ValueError):  # it needs a descriptor for each child, so it raises its limit
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # What it forks begins with these held back, like what is spawned, until it is ready for them.
+    # Children inherit the blocked signals, and unblock them when their handlers are set, as spawned processes do.
     signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
 
     def end_without_parent(number: int, frame: FrameType | None) -> None:
-        if os.getppid() != parent:  # it may have been but a thread of it
+        if os.getppid() != parent:  # not where only the thread that started us has ended
             os._exit(0)
 
     signal.signal(PARENT_ENDED, end_without_parent)
@@ -162,30 +161,30 @@ def _become_server(parent: int) -> None:
 
 def _settle(connection: socket.socket, hindrances: list[Hindrance], *, usable: bool = True) -> None:
     settled = pickle.dumps(Settled(usable, hindrances, _own_files()))
-    with contextlib.suppress(OSError):  # there is nobody any more, which is found next
+    with contextlib.suppress(OSError):  # the owner has ended, which `_serve` finds out
         connection.sendall(NUMBER.pack(len(settled)) + settled)
 
 
 def _own_files() -> dict[str, int]:
-    """The files of modules that are no part of an installation, and their times: they may be changed, and reloaded."""
+    """Modification times of the files of modules that are not installed packages: the user may edit them."""
     installed = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(__file__)))
     files = {}
     for module in tuple(sys.modules.values()):
         name = getattr(module, "__file__", None)
         if isinstance(name, str) and not name.startswith(installed):
-            with contextlib.suppress(OSError):  # it is part of an archive
+            with contextlib.suppress(OSError):  # a module in an archive
                 files[name] = os.stat(name).st_mtime_ns
     return files
 
 
 def _serve(connection: socket.socket) -> NoReturn:
-    """Fork when asked, and tell how those have ended that were forked."""
-    children: dict[int, int] = {}  # the pipe of each that tells of it
+    """Fork a child for each request, and send back the exit codes of those that have ended."""
+    children: dict[int, int] = {}  # process id -> the pipe that its exit code is written to
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # so that it wakes
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # writes to the wake-up descriptor
     poll = select.poll()
     poll.register(woken, select.POLLIN)
     poll.register(connection, select.POLLIN)
@@ -206,7 +205,7 @@ def _serve(connection: socket.socket) -> NoReturn:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
-    """A request, empty if not all of its descriptors could come, and those that came; None where there will be none."""
+    """A request, empty if some descriptors were not received, and its descriptors; None when the owner has closed."""
     with contextlib.suppress(ConnectionResetError):
         header, descriptors, flags, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
         if len(header) == NUMBER.size:
@@ -216,13 +215,13 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
                 body += chunk
             if len(body) == size and not flags & socket.MSG_CTRUNC:
                 return bytes(body), descriptors
-            if len(body) == size:  # there are no descriptors left for those that were sent
+            if len(body) == size:  # this process has no room for all descriptors that were sent
                 return b"", descriptors
     return None
 
 
 def _fork(body: bytes, descriptors: list[int], children: dict[int, int], unwanted: Collection[int]) -> None:
-    if not descriptors:  # nobody can be told
+    if not descriptors:  # even the pipe for the answer could not be received
         return
     status, *own = descriptors
     try:
@@ -247,7 +246,7 @@ def _fork(body: bytes, descriptors: list[int], children: dict[int, int], unwante
 
 
 def _tell_ends(children: dict[int, int]) -> None:
-    """Take the exit codes of all that have ended, and tell them."""
+    """Collect the exit codes of children that have ended, and write each to its pipe."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             pid, code = ended
@@ -258,12 +257,12 @@ def _tell_ends(children: dict[int, int]) -> None:
 
 
 def _tell(status: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # nobody wants to know
+    with contextlib.suppress(OSError):  # the owner has closed its end of the pipe
         os.write(status, NUMBER.pack(number))
 
 
 def _run(body: bytes, descriptors: list[int]) -> None:
-    """Be the process that was asked for; as what multiprocessing runs in one that is spawned."""
+    """Run as the requested process, in the steps of multiprocessing's `spawn_main`."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         parent_sentinel, *inherited = descriptors
@@ -279,10 +278,10 @@ def _run(body: bytes, descriptors: list[int]) -> None:
         importlib.invalidate_caches()
         numpy = sys.modules.get("numpy.random")
         if numpy is not None:
-            numpy.seed()  # as if it was imported now, here
+            numpy.seed()  # from new entropy, as if it was imported in this process
         receive_descriptors(inherited)
         current: Any = process.current_process()
-        current._inheriting = True  # noqa: SLF001 - what its own does
+        current._inheriting = True  # noqa: SLF001 - as `spawn_main` does
         try:
             spawn.prepare(pickle.load(stream))
             if order.modules is not None:
@@ -293,4 +292,4 @@ def _run(body: bytes, descriptors: list[int]) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         raise
-    started._bootstrap(parent_sentinel)  # noqa: SLF001 - which ends it
+    started._bootstrap(parent_sentinel)  # noqa: SLF001 - it runs the process and ends it

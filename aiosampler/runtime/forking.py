@@ -1,6 +1,6 @@
-"""What must not be forked half-way."""
+"""The lock that keeps this process from forking while locks of libraries are held."""
 
 import threading
 
-#: Held to fork, and where this process is inside something whose locks a forked process would find locked for ever.
+#: Held while forking, and around calls that take locks of torch: a child forked meanwhile could never take these.
 forking = threading.RLock()

@@ -1,15 +1,15 @@
-"""A process tells through the arena that its event loop turns, so that who waits for it sees when it is stopped."""
+"""A counter in shared memory that the event loop of a process keeps raising, so that others see when it is stopped."""
 
 import asyncio
 from typing import Any
 
 
 def beat(ticks: Any, limit: float | None) -> None:
-    """Count up in `ticks` several times in `limit` seconds, as long as the running event loop lives.
+    """Add to `ticks` several times in `limit` seconds, for as long as the running event loop exists.
 
     Args:
         ticks: Array of one element that the watcher looks at.
-        limit: After how long it is taken for stuck; None: nobody looks.
+        limit: Seconds without a change after which the watcher takes it for stuck; None if nothing watches.
     """
     if limit is None:
         return

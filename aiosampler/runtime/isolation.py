@@ -1,6 +1,6 @@
-"""What every process of a sampler does first and at all times: keep to itself, and end when its parent is gone.
+"""The set-up of every child process: what it must not share with its parent, and how it ends when its parent does.
 
-Imported by the bare interpreter of a child, so it imports nothing that reads the environment variables set here.
+It is imported before the environment variables below are set, so it imports nothing that reads them.
 """
 
 import contextlib
@@ -32,18 +32,18 @@ THREAD_VARIABLES = (
 PARENT_ENDED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR1  # in a fork server
 _PR_SET_PDEATHSIG = 1  # see prctl(2)
 
-#: Descriptors of this process's ends of control channels. A forked child gets copies of them and must close them: as
-#: long as it holds one, the process at the other end would not notice that this one is gone.
+#: Descriptors of this process's ends of control channels. A forked child must close its copies: while it holds one, the
+#: process at the other end does not notice that this one has ended.
 _own_ends: set[int] = set()
 
 
 def keep_from_forks(descriptor: int) -> None:
-    """Have forked children close `descriptor`."""
+    """Make forked children close `descriptor`."""
     _own_ends.add(descriptor)
 
 
 def forget(descriptor: int) -> None:
-    """`descriptor` is closed."""
+    """Forget a descriptor that is closed, or about to be."""
     _own_ends.discard(descriptor)
 
 
@@ -60,21 +60,21 @@ def isolate(crash_report: socket.socket, mark: str, name: str, logs: LogOutlet) 
         os.environ[variable] = "1"
     carry_mark(mark, name)
     signal.set_wakeup_fd(-1)
-    for descriptor in _own_ends:  # a forked process has got them, too, and would pass for their owner
+    for descriptor in _own_ends:  # a forked process has copies, see `_own_ends`
         os.close(descriptor)
     _own_ends.clear()
     refuse_breakpoints()
     prepare_crash_report(crash_report)
     send_records(logs)
     signal.signal(PARENT_ENDED, signal.SIG_DFL)  # a fork server handles it
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what this process starts is its own business
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not the handler of the parent
     outlive_job_signals()
     track_own_segments_only()
-    signal_when_parent_ends(signal.SIGCONT)  # or this process, if it is stopped by then, would not notice
+    signal_when_parent_ends(signal.SIGCONT)  # it wakes a process that is stopped, so that it can end
 
 
 async def enter(target: str, *args: Any) -> None:
-    """Run a coroutine function that is named, not passed: what its module imports is imported when all is set up.
+    """Run a coroutine function given by name, so that its module is imported after the set-up.
 
     Args:
         target: ``"module:function"``.
@@ -85,17 +85,17 @@ async def enter(target: str, *args: Any) -> None:
 
 
 def signal_when_parent_ends(number: int) -> None:
-    """Have the kernel send a signal when the thread ends that started this process; on Linux."""
+    """Ask the kernel for a signal when the thread that started this process ends; Linux only."""
     with contextlib.suppress(AttributeError):  # there is no such thing on this system
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
-    """End this process soon after the other end of `sock` is gone, even if the main thread hangs in a step.
+    """End this process soon after the other end of `sock` has closed, even if the main thread hangs.
 
     Args:
         sock: Of the control channel; the kernel closes its other end when the parent ends, however that happens.
-        warn: Called first, from another thread: the main thread has `ORPHAN_S` seconds to end in good order.
+        warn: Called first, from another thread; then the main thread has `ORPHAN_S` seconds to end in good order.
     """
 
     def watch() -> None:
@@ -106,7 +106,7 @@ def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
         warn()
         threading.Event().wait(ORPHAN_S)
         if own_processes:
-            kill_descendants(spare=own_processes)  # those end by themselves, and have as much time for that
+            kill_descendants(spare=own_processes)  # our own children end in the same way, in the same time
         else:
             kill_leftovers()
         os._exit(1)

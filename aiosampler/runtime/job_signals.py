@@ -1,11 +1,11 @@
-"""Signals that reach a whole job: they are for the user's process to decide about, and none of ours ends by them.
+"""Signals that are sent to every process of a job: only the user's process acts on them, our processes go on.
 
-Batch systems, `timeout`, service managers and terminals send a signal to every process of a job. A user who handles it
-wants one more batch, to save, to close. So ours go on until their owner closes them or is gone.
+Job schedulers, `timeout`, service managers and terminals send a signal to every process of a job. A user's program that
+handles it wants to finish its work, save and close. So our processes run until the program closes them or ends.
 
-They handle these signals and do nothing, where they could ignore them: what is ignored stays so in the programs that an
-environment starts, which could not be ended by `Popen.terminate` then. For the same reason a forked child gets the
-default back. What the user's process ignores, as under `nohup`, stays ignored everywhere.
+Each signal gets a handler that does nothing, and is not ignored: programs inherit ignored signals, and those that the
+user's code starts could then not be ended by `Popen.terminate`. For the same reason forked children get the default
+action back. What the user's process ignores, as under `nohup`, stays ignored everywhere.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ JOB_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SI
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Around the start of a process: it gets these signals no sooner than when it is ready for them.
+    """Block these signals while a process is started, so that it gets none before it has set its handlers.
 
-    Those that come to this thread meanwhile, come when the block ends.
+    Signals to this thread are delivered when the block ends.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     try:
@@ -32,7 +32,7 @@ def held_back() -> Iterator[None]:
 
 
 def outlive_job_signals() -> None:
-    """Have this process outlive the signals from now on, also those that were held back; called by its main thread."""
+    """Handle the signals from now on, and unblock them; called by the main thread."""
     for number in JOB_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _go_on)
@@ -42,7 +42,7 @@ def outlive_job_signals() -> None:
 
 
 def _handle_in_c(number: int) -> None:
-    """Have the C library call a function that does nothing, and begin again what was interrupted.
+    """Set a C function that does nothing as the handler, and restart interrupted system calls.
 
     Python's own handlers run on the small stack of `faulthandler`, which overflows when several signals come at once.
     """
@@ -52,14 +52,14 @@ def _handle_in_c(number: int) -> None:
 
 
 def _go_on(number: int, frame: Any) -> None:
-    """Stand for `_handle_in_c`, for those who ask Python for the handler."""
+    """The handler that `signal.getsignal` shows; `_handle_in_c` replaces it."""
 
 
 _masks: list[set[signal.Signals]] = []  # of the threads that are forking
 
 
 def _hold_back() -> None:
-    """Or one that comes to a child before it has the default back would be handled, and never end it."""
+    """Before a fork: a signal that reaches the child before `_default_in_child` would be handled and have no effect."""
     _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS))  # type: ignore[arg-type] # numbers are signals
 
 
@@ -68,7 +68,7 @@ def _let_through() -> None:
 
 
 def _default_in_child() -> None:
-    """Leave a process that was forked as if nobody had handled the signals."""
+    """In a forked child: restore the default action of the signals."""
     for number in JOB_SIGNALS:
         if signal.getsignal(number) is _go_on:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

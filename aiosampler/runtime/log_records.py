@@ -1,12 +1,12 @@
-"""Log records of a sampler's processes, which the loggers of the user's process handle as if they were its own.
+"""Log records of child processes, which the user's process handles as if they were logged there.
 
-Each process has a handler on its root logger that sends a record as one datagram, straight to the user's process: all
-of them have the same socket. Sending never waits. What the socket has no room for, since the user's event loop does not
-come to read it, is dropped, and so is what a process logs beyond `BURST` records and `RATE` a second; a record of the
-logger ``aiosampler`` says how many. What was sent is there when its process is not any more.
+Each child process has a handler on its root logger that sends a record as one datagram to the user's process; all
+children share one socket. Sending never blocks. A record is dropped if the socket is full, because the user's event
+loop has not read it, or if its process has logged more than `BURST` records and `RATE` a second; a record of the logger
+``aiosampler`` counts the dropped ones. Records arrive even if their process has ended.
 
-Levels are those of the user's process when the sampler starts, so that what nobody wants costs nothing; when a record
-arrives, loggers, filters and handlers of the user's process decide as they are by then.
+The children know the levels that were set in the user's process at the start, so records below them cost nothing. When
+a record arrives, the loggers, filters and handlers of the user's process apply as they are at that moment.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class LogOutlet(NamedTuple):
     """What a process needs to send its records; passed on to the processes that it starts.
 
     Attributes:
-        sock: Whose other end the user's process reads.
-        levels: Of the loggers that have one, by name; that of the root logger is "".
+        sock: The socket whose other end the user's process reads.
+        levels: Levels of the loggers that have one, by name; the name of the root logger is "".
         disabled: The level up to which logging is disabled.
     """
 
@@ -48,7 +48,7 @@ class LogOutlet(NamedTuple):
 
 
 _outlet: LogOutlet | None = None  # of this process
-_inherited: list[logging.Handler] = []  # of the process that has forked this one; closed, they might write once more
+_inherited: list[logging.Handler] = []  # the parent's, if forked; kept, since closing them may write to its files
 
 
 def own_outlet() -> LogOutlet | None:
@@ -57,7 +57,7 @@ def own_outlet() -> LogOutlet | None:
 
 
 def send_records(outlet: LogOutlet) -> None:
-    """Have the records of this process sent, and handled by no handler that a parent left here when it forked."""
+    """Send the records of this process, and remove the handlers that a parent left here when it forked."""
     global _outlet
     ours, _outlet = _outlet, outlet
     sender = _Sender(outlet.sock)
@@ -66,14 +66,14 @@ def send_records(outlet: LogOutlet) -> None:
         _inherited.extend(left)
         if logger.parent is None or (left and not logger.propagate):
             logger.addHandler(sender)
-    if ours is None:  # else it was forked by a process of ours, and has what was set there
+    if ours is None:  # a child that is forked by one of our processes has the levels already
         for name, level in outlet.levels.items():
             logging.getLogger(name).setLevel(level)
         logging.disable(outlet.disabled)
 
 
 def tell_dropped() -> None:
-    """Say how many records were dropped, if it was not said yet; called when this process ends."""
+    """Send the count of dropped records, if it is not zero; called when this process ends."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Sender):
             handler.tell_dropped()
@@ -112,7 +112,7 @@ class _Sender(logging.Handler):
             self.tell_dropped()
 
     def tell_dropped(self) -> None:
-        """Send how many were dropped since it was told last."""
+        """Send how many records were dropped since the last time."""
         with self.lock or contextlib.nullcontext():
             dropped, self._dropped, self._told = self._dropped, 0, time.monotonic()
             if dropped:
@@ -131,12 +131,12 @@ class _Sender(logging.Handler):
             body = pickle.dumps(({key: value for key, value in _fields(record).items() if key in known}, ()))
         try:
             self._sock.send(body, socket.MSG_DONTWAIT)
-        except OSError:  # there is no room, or the user's process is gone
+        except OSError:  # the socket is full, or the user's process has ended
             self._dropped += 1
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The attributes of a record, as numbers and text: objects would have to be known in the user's process."""
+    """The attributes of a record as numbers and text: objects may be of classes that the user's process lacks."""
     fields = dict(record.__dict__)
     if not isinstance(record.msg, str) or not _is_plain(record.args):
         fields["msg"], fields["args"] = shortened(record.getMessage(), _LONGEST_TEXT), None
@@ -167,7 +167,7 @@ def _text(value: Any) -> str:
 
 
 def _handled(record: logging.LogRecord) -> tuple[str, ...]:
-    """The loggers below the root whose own handlers, of this process, have the record as well."""
+    """The loggers below the root whose own handlers, in this process, also handle the record."""
     names, logger = [], logging.getLogger(record.name)
     while logger.parent is not None:
         if any(not isinstance(handler, _Sender) for handler in logger.handlers):
@@ -177,10 +177,10 @@ def _handled(record: logging.LogRecord) -> tuple[str, ...]:
 
 
 class LogInlet:
-    """Reads the records of a sampler's processes, on the running event loop, and has them handled here.
+    """Reads the records of child processes on the running event loop, and passes them to the loggers of this process.
 
     Attributes:
-        outlet: For the first of these processes; its socket is to be closed here when that has been started.
+        outlet: For the first child; close its socket here once that child is started.
     """
 
     def __init__(self) -> None:
@@ -191,24 +191,24 @@ class LogInlet:
         self._loop.add_reader(self._sock, self.read)
 
     def read(self) -> bool:
-        """Have some of the records handled that have arrived; return whether there may be more."""
+        """Handle up to `AT_ONCE` records that have arrived; return whether there may be more."""
         for _ in range(AT_ONCE):
             try:
                 body = self._sock.recv(2 * _LONGEST, socket.MSG_DONTWAIT)
-            except OSError:  # there is no more
+            except OSError:  # none left
                 return False
-            _handle(*pickle.loads(body))  # from the process tree: the socket has no name
+            _handle(*pickle.loads(body))  # safe: the socket has no name, so only our own processes can write to it
         return True
 
     async def drain(self) -> None:
-        """Have all records handled that have arrived; nothing more is to come."""
+        """Handle all records that have arrived; called when all senders have ended."""
         more = True
         while more:
             more = self.read()
             await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Have what has arrived handled, leave the event loop, and close the socket; closing twice is harmless."""
+        """Handle what has arrived, remove the reader from the event loop and close the socket; idempotent."""
         if self._sock.fileno() >= 0:
             while self.read():
                 pass
@@ -218,13 +218,13 @@ class LogInlet:
 
 
 def _handle(fields: dict[str, Any], handled: tuple[str, ...]) -> None:
-    """Have a record handled as if it was of this process, but by no logger whose like there has done so already."""
+    """Handle a record as if it was logged here, except by the loggers in `handled`, which did so in its process."""
     logger = logging.getLogger(fields["name"])
     if not logger.isEnabledFor(fields["levelno"]):
         return
     fresh = logging.makeLogRecord({})
     fields["relativeCreated"] = fresh.relativeCreated + (fields["created"] - fresh.created) * 1000
-    if not (level := logging.getLevelName(fields["levelno"])).startswith("Level "):  # else it has no name here
+    if not (level := logging.getLevelName(fields["levelno"])).startswith("Level "):  # the level has a name here
         fields["levelname"] = level
     record = logging.makeLogRecord(fields)
     if not handled:

@@ -1,6 +1,6 @@
-"""An event loop in a thread of its own, for coroutines that another thread begins and waits for.
+"""An event loop that runs in a thread of its own; another thread starts coroutines in it and waits for them.
 
-It turns all the time, also while nobody waits: connections that are kept open are heard in between, and answer.
+The loop runs all the time, also while nothing is waited for, so that connections that are kept open stay alive.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-LOOK_S = 0.1  # between two looks at a loop that is waited for
+LOOK_S = 0.1  # between two checks of the loop while a thread waits for it
 
 
 class LoopThread:
     """Starts the thread; `close` ends it.
 
-    It is a daemon, since what runs in it is the user's and may never end.
+    It is a daemon thread, since the user's code that runs in it may never return.
 
     Args:
-        limit: The shortest deadline of what is waited for, in seconds.
+        limit: The shortest deadline that a wait has, in seconds.
 
     Attributes:
         loop: The event loop: uvloop's, where there is one.
@@ -38,19 +38,19 @@ class LoopThread:
     def __init__(self, limit: float | None = None) -> None:
         self.loop = new_event_loop()
         self._interval = LOOK_S if limit is None else min(LOOK_S, limit / 4)
-        self._turned = True  # since it was looked at
-        self._thread = threading.Thread(target=self._run, name="aiosampler-environments", daemon=True)
+        self._turned = True  # whether the loop has run a callback since the last check
+        self._thread = threading.Thread(target=self._run, name="aiosampler-loop", daemon=True)
         self._thread.start()
 
     def wait(self, begin: Callable[[Callable[[], None]], object], look: Callable[[float, float], object]) -> None:
-        """Wait, in another thread, for what is begun in the loop.
+        """Start something in the loop and block the calling thread until it is done.
 
         Args:
-            begin: Called in the loop with what is to be called there, once, when all is done.
-            look: Called in this thread several times a second, with the seconds since it waits, and the seconds for
-                which the loop has not turned, 0 if it does; what it raises ends the waiting.
+            begin: Called in the loop with a function that must be called there, once, when all is done.
+            look: Called in the waiting thread several times a second, with the seconds that it has waited, and the
+                seconds for which the loop has run no callback, 0 if it runs; if it raises, the wait ends with that.
         """
-        done = allocate_lock()  # a new one, since one that was not waited for to the end may still be released
+        done = allocate_lock()  # a new one each time: that of a wait that was given up may still be released
         done.acquire()
         self.loop.call_soon_threadsafe(begin, done.release)
         interval = self._interval
@@ -70,11 +70,11 @@ class LoopThread:
                 return
 
     def frame(self) -> FrameType | None:
-        """The frame that the thread is in, if it runs Python code."""
+        """The Python frame that the thread is executing, None if there is none."""
         return sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - documented, in spite of its name
 
     def close(self) -> None:
-        """End the loop and the thread, within bounds; what still runs in it is cancelled first. Idempotent."""
+        """Cancel what still runs in the loop, and end loop and thread; takes a few seconds at most. Idempotent."""
         if self.loop.is_closed() or not self._thread.is_alive():
             return
         self.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._stop()))
@@ -100,5 +100,5 @@ class LoopThread:
                 if rest:
                     await asyncio.wait(rest)
                 await self.loop.shutdown_asyncgens()
-        self.loop.set_exception_handler(lambda *_: None)  # of tasks that would not end
+        self.loop.set_exception_handler(lambda *_: None)  # silence errors of tasks that did not end when cancelled
         self.loop.stop()

@@ -1,7 +1,7 @@
-"""Running the user's code in the thread of an event loop as in a plain script: with no loop that is running.
+"""Calling the user's code in the thread of an event loop as if no event loop was running.
 
-Environments and agents may run a loop of their own (`asyncio.run`), or refuse to be called within one (synchronous
-interfaces of asynchronous libraries). They need the main thread all the same, for signals.
+The user's code may run a loop of its own (`asyncio.run`), or refuse to be called while one is running (synchronous
+interfaces of asynchronous libraries). It still needs to run in the main thread, for signals.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 
 
 class NoRunningLoop:
-    """A context in which the running event loop of this thread passes for not running; it may be entered again later.
+    """A context in which asyncio sees no running event loop in this thread; reusable.
 
-    Within a task it suffices for code that asks for the loop, and, up to Python 3.13, for one that runs another.
+    Within a task this hides the loop from code that asks for it; code that runs another loop works up to Python 3.13.
     """
 
     __slots__ = ("_loop",)
@@ -30,9 +30,9 @@ class NoRunningLoop:
 
 
 async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
-    """Call `function` from a callback of the loop, which is no task, while the loop passes for not running.
+    """Call `function` from a callback of the loop, outside any task, while the loop is hidden.
 
-    Cancelling before it was called has it not called at all; after that there is nothing to cancel.
+    If this is cancelled before the callback runs, `function` is not called; after that it cannot be cancelled.
     """
     loop = asyncio.get_running_loop()
     called: asyncio.Future[Callable[[], Result]] = loop.create_future()
@@ -41,7 +41,7 @@ async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
         try:
             with NoRunningLoop():
                 result = function(*args)
-            outcome = lambda: result  # noqa: E731 - the counterpart of the other one
+            outcome = lambda: result  # noqa: E731 - the counterpart of `_Raise`
         except BaseException as exc:
             outcome = _Raise(exc)
         if not called.done():
@@ -56,7 +56,7 @@ async def outside_loop(function: Callable[..., Result], *args: Any) -> Result:
 
 
 class _Raise:
-    """Raises where it is called: a future does not take every exception, and tells of those that nobody fetched."""
+    """Raises `exc` when called: futures refuse some exceptions, and log those that nothing retrieves."""
 
     def __init__(self, exc: BaseException) -> None:
         self._exc = exc

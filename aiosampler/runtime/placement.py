@@ -1,4 +1,4 @@
-"""The CPUs that a process of ours runs on, the threads of torch in it, and whom it interrupts."""
+"""The CPUs of a process, the number of torch's threads in it, and whether it preempts others when it wakes."""
 
 import contextlib
 import os
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 def set_cpus(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
-    """Have this process run on some CPUs, and torch in it use some threads.
+    """Restrict this process to some CPUs, and torch in it to some threads.
 
     Args:
         cpus: Indices; None for those that it has.
-        torch_threads: None where torch is not to be imported.
+        torch_threads: How many; None leaves torch alone, and does not import it.
     """
     if torch_threads is not None:
         import torch
@@ -21,19 +21,19 @@ def set_cpus(cpus: Sequence[int] | None, torch_threads: int | None) -> None:
 
 
 def give_way(pid: int = 0) -> None:
-    """Have a process, by default this one, interrupt nobody when it is woken, where the system can do that.
+    """Make a process, by default this one, not preempt others when it wakes (SCHED_BATCH), where the system has that.
 
-    By default Linux does, for who has slept: a server that shares its CPU with the worker that it releases would not
-    get away before the worker's time slice is over, while the other group waits for it.
+    By default, Linux lets a process that has slept preempt the one that runs. A server that wakes a worker on its own
+    CPU would then be kept from its next task until the worker's time slice is over.
     """
     if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # it is denied
+        with contextlib.suppress(OSError):  # the system does not permit it
             if os.sched_getscheduler(pid) == os.SCHED_OTHER:
                 os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
 def take_turns(pid: int) -> None:
-    """Have a process that gave way interrupt others again, as this one does."""
+    """Undo `give_way`, if this process has not given way itself."""
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):
             if (os.sched_getscheduler(0), os.sched_getscheduler(pid)) == (os.SCHED_OTHER, os.SCHED_BATCH):

@@ -1,4 +1,4 @@
-"""Importing modules before a process forks, and finding what must not be shared by those that come of it."""
+"""Importing modules in a process that will fork, and finding what its children must not share."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Hindrance(NamedTuple):
 
 
 def import_all(modules: Iterable[str], *, shared: bool) -> Hindrance | None:
-    """Import modules, and keep the garbage collector of forked processes from their objects.
+    """Import modules, and exempt their objects from garbage collection, so that forked processes share their memory.
 
     Args:
         modules: Their names.
-        shared: Whether any forked process may have what they leave open and draw from. What torch, NumPy and Gymnasium
-            leave is known, and looked after.
+        shared: Whether forked processes may share descriptors and random generators that the modules create. True for
+            torch, NumPy and Gymnasium, whose ones are known and dealt with.
 
     Returns:
-        What speaks against forking now, if anything does; the modules after that are not imported.
+        Why this process must not fork now, None if it may; the modules after that one are not imported.
     """
     checks = (*_UNSAFE, *(() if shared else _UNSHARED))
     enabled = gc.isenabled()
-    gc.disable()  # a tenth of the time, and all that is found is kept anyhow
+    gc.disable()  # saves a tenth of the time: everything is kept anyway
     try:
         for module in modules:
-            gc.freeze()  # so that what is made from now on can be told
+            gc.freeze()  # what exists before is left out when generators are searched for
             before = descriptors()
             try:
                 importlib.import_module(module)
@@ -56,7 +56,7 @@ def import_all(modules: Iterable[str], *, shared: bool) -> Hindrance | None:
 
 
 def descriptors() -> Collection[str]:
-    """The open descriptors of this process, where the system tells."""
+    """The open descriptors of this process; empty if the system does not list them."""
     with contextlib.suppress(OSError):
         return set(os.listdir("/proc/self/fd"))
     return set()
@@ -76,7 +76,7 @@ def _cuda(_before: Collection[str]) -> str | None:
 
 
 def _opened(before: Collection[str]) -> str | None:
-    # Listing them takes one, which has a number that was free before
+    # Listing them opens one more, with the lowest free number
     return "left a file or a socket open" if len(descriptors()) > len(before) else None
 
 
@@ -89,7 +89,7 @@ def _children(_before: Collection[str]) -> str | None:
 
 
 def _generators(_before: Collection[str]) -> str | None:
-    """Each process would draw the same from them, where each that imports for itself has other entropy."""
+    """Random generators that the modules made: forked processes would all draw the same numbers from them."""
     numpy = sys.modules.get("numpy.random")
     kinds = (random.Random,) if numpy is None else (random.Random, numpy.Generator, numpy.RandomState)
     found = any(isinstance(it, kinds) and not isinstance(it, random.SystemRandom) for it in gc.get_objects())

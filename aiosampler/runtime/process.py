@@ -1,4 +1,4 @@
-"""`aiomultiprocess.Process`, kept behind one module and without its faults.
+"""The only use of `aiomultiprocess.Process`, with two of its faults removed.
 
 - Its constructor takes the start method from a module global, and starts a manager server whose only use is to hold
   the result of `Worker`. Ours takes the method as an argument and starts no manager, so none can outlive anything.
@@ -49,9 +49,9 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         name: Shown in messages and by debuggers.
         start_method: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
         mark: See `aiosampler.runtime.descendants`.
-        prepare: Called first in the child, before the event loop is made.
+        prepare: Function that is called first in the child, before the event loop is made.
         prepare_args: Its arguments.
-        preload: Modules that a fork server of its own is to import; None where it starts no processes.
+        preload: Modules that the child's own fork server imports; None for a child that starts no processes.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         self.unit = Unit(target, args, {}, None, None, (), new_event_loop)
         self.aio_process = PROCESSES[start_method](target=_run, args=(self.unit, prepare, prepare_args), name=name)
         self.aio_process.mark, self.aio_process.preload = mark, preload
-        self.aio_process.daemon = False  # else it could have no children, if this process is daemonic
+        self.aio_process.daemon = False  # or it could not be started by a daemonic process, nor have children
         self._ended: asyncio.Event | None = None
         self._exit_descriptor = -1
 
@@ -95,17 +95,17 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
 
     @property
     def ended(self) -> bool:
-        """Whether the process is known to have ended; its pid may be another's then."""
+        """Whether the process is known to have ended; its pid may be reused then."""
         return self._ended is not None and self._ended.is_set()
 
     @property
     def exitcode(self) -> int | None:
-        """Exit code, negative for a signal; None while the process runs, and where it cannot be known."""
+        """Exit code, negative for a signal; None while the process runs, or if it cannot be known."""
         code = self.aio_process.exitcode
         return None if code == UNKNOWN else code
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Suspend until the process has ended; False if `timeout` seconds, while this process ran, were not enough."""
+        """Suspend until the process has ended; return False after `timeout` seconds, in which this process ran."""
         assert self._ended is not None, "start() comes first"
         if timeout is None:
             await self._ended.wait()
@@ -118,7 +118,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         return self.ended
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing to a process that has ended, also where its end was not noticed yet."""
+        """Send a signal; does nothing if the process has ended, even if that was not noticed yet."""
         if self.ended:
             return
         with contextlib.suppress(ProcessLookupError):  # the fork server takes its children's exit codes at any time
@@ -128,23 +128,22 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
                 signal.pidfd_send_signal(self._exit_descriptor, number)
 
     async def stop(self, grace: float) -> None:
-        """End the process: wait `grace` seconds for it to go by itself, then kill it.
+        """Wait `grace` seconds for the process to end by itself, then kill it.
 
-        It is not terminated in between: it has been asked already, and goes on when it is sent signals that its whole
-        job may get. One that not even a kill ends, since it waits for a device say, is left to the system after a
-        while.
+        No SIGTERM is sent in between: it was asked to end already, and ignores signals that its whole job may get. A
+        process that even SIGKILL does not end, since it hangs in a driver say, is given up after `KILL_S` seconds.
         """
-        self.send_signal(signal.SIGCONT)  # it may be stopped, and could not go
+        self.send_signal(signal.SIGCONT)  # a stopped process could not end
         if not await self.wait(grace):
             self.kill()
             await self.wait(deadlines.KILL_S)
 
     def kill(self) -> None:
-        """Kill the process; nothing to one that has ended."""
+        """Kill the process; does nothing if it has ended."""
         self.send_signal(signal.SIGKILL)
 
     def release(self) -> None:
-        """Free what the ended process leaves in this one; one that has not ended is not waited for any more."""
+        """Free what is kept of the process here; if it has not ended, stop waiting for it."""
         if self.ended:
             self.aio_process.join()
             self.aio_process.close()
@@ -153,24 +152,24 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             self._leave_alone()
 
     def forsake(self) -> None:
-        """Wait for a killed process without the event loop, which is closed."""
+        """Wait for a killed process, blocking this thread: the event loop is closed."""
         self.aio_process.join(deadlines.KILL_S)
         self._leave_alone()
 
     def _leave_alone(self) -> None:
         self._close_exit_descriptor()
-        process._children.discard(self.aio_process)  # type: ignore[attr-defined] # noqa: SLF001 - the interpreter's end would wait for it
+        process._children.discard(self.aio_process)  # type: ignore[attr-defined] # noqa: SLF001 - or the interpreter would wait for it when it exits
 
     def _on_exit(self) -> None:
         assert self._ended is not None
         own_processes.discard(self.pid)
         self._loop.remove_reader(self._exit_descriptor)
         self._close_exit_descriptor()
-        self.aio_process.join()  # returns at once: it has ended; takes its exit code
+        self.aio_process.join()  # returns at once, since it has ended; reads its exit code
         self._ended.set()
 
     def _close_exit_descriptor(self) -> None:
-        descriptor, self._exit_descriptor = self._exit_descriptor, -1  # its number may soon be another's
+        descriptor, self._exit_descriptor = self._exit_descriptor, -1  # its number may be reused
         if descriptor not in (-1, self.aio_process.sentinel):
             os.close(descriptor)
 
@@ -185,10 +184,10 @@ def _run(unit: Unit, prepare: Callable[..., None], args: tuple[Any, ...]) -> Non
 
 
 def _exit_descriptor(aio_process: process.BaseProcess) -> int:
-    """What becomes readable when the process ends.
+    """A descriptor that becomes readable when the process ends.
 
-    The sentinel of multiprocessing is a pipe that is inherited by what the process forks, and stays open as long as
-    that lives; a pidfd does not.
+    It is a pidfd: the sentinel of multiprocessing is a pipe, which the children that the process forks inherit and keep
+    open.
     """
     assert aio_process.pid is not None
     if hasattr(os, "pidfd_open"):

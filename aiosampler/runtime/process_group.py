@@ -1,4 +1,4 @@
-"""The processes of one kind below this one: started together, asked together, replaced where one is lost."""
+"""Child processes of one kind: started together, sent requests together, and replaced if they fail."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ProcessGroup:
     """Starts a number of processes of one kind and talks to them.
 
     Args:
-        target: Coroutine function that runs in each; called with its channel, its `args` and its rank.
-        args: Further arguments of each.
-        ranks: Of each.
-        kind: Of process: a ``"worker"``, or a ``"server"`` that has workers.
+        target: Coroutine function that runs in each; called with its end of the channel, its `args` and its rank.
+        args: For each process, further arguments.
+        ranks: For each process, its rank.
+        kind: ``"worker"``, or ``"server"`` for processes that have workers of their own.
         start_method: See `Process`.
-        readings: Read the progress of each.
-        on_phase: Told the phases of their starts.
+        readings: For each process, reads its progress.
+        on_phase: Called with the phases of their starts.
         close_grace: Seconds that they may take to close; that of a worker by default.
     """
 
@@ -50,7 +50,7 @@ class ProcessGroup:
         self._start_method = start_method
         self._close_grace = deadlines.WORKER_CLOSE_S if close_grace is None else close_grace
         self._on_phase = on_phase
-        self._awaited: set[int] = set()  # who has not answered yet
+        self._awaited: set[int] = set()  # indices of those that have not answered yet
         self._answers: dict[int, Any] = {}
         self._failures: dict[int, Exception] = {}
         self._watch: Watch | None = None
@@ -60,8 +60,8 @@ class ProcessGroup:
         self._start_timeout: float | None = None
         self._restarts: Restarts | None = None
         self._replacing: asyncio.Task[Any] | None = None
-        self._ending: dict[int, asyncio.Task[SamplerError | None]] = {}  # those that were lost
-        self._workers: dict[int, ChildHandle] = {}  # those that are there
+        self._ending: dict[int, asyncio.Task[SamplerError | None]] = {}  # by index, those that failed
+        self._workers: dict[int, ChildHandle] = {}  # by index, those that run
         for index in range(len(ranks)):
             self._create(index)
 
@@ -78,12 +78,12 @@ class ProcessGroup:
         )
 
     async def start(self, work: Sequence[Any], timeout: float | None, restarts: Restarts | None = None) -> None:
-        """Send each worker its work, and wait until all have answered.
+        """Send each worker its work, and wait until all have answered that they are ready.
 
         Args:
             work: What each is to do.
             timeout: Seconds that one phase of a start may take.
-            restarts: Whether workers that are lost, from now on, are replaced.
+            restarts: Whether and how workers that fail from now on are replaced; None if they are not.
 
         Raises:
             SamplerError: One failed, died, or stays in one phase for too long; the error names it.
@@ -137,16 +137,16 @@ class ProcessGroup:
                 while self._failures:
                     index = next(iter(self._failures))
                     exc = self._failures.pop(index)
-                    if index in self._awaited:  # it failed while an earlier call was given up
+                    if index in self._awaited:  # it failed while an earlier call was being cancelled
                         self._stop_waiting_for(index)
                     await self._end_lost(index, await self._failure(index, exc))
             return [self._answers[index] for index in indices if index in self._answers]
         finally:
-            self._awaited.clear()  # what they send next is for the next caller
+            self._awaited.clear()  # an answer that arrives later is for the next caller
             self._answers, self._watch = {}, None
 
     def _take_answer(self, index: int) -> None:
-        """Take the answer of a worker, if it is awaited and there; called when something has come from it."""
+        """Receive the answer of a worker, if it is awaited and has arrived; called when a message has arrived."""
         if index in self._awaited:
             try:
                 answer = self._workers[index].receive_nowait()
@@ -165,11 +165,11 @@ class ProcessGroup:
             self._changed.set()
 
     async def _failure(self, index: int, exc: Exception) -> Exception:
-        """Why a worker does not answer: what it reported, or how it ended."""
+        """The error of a worker that did not answer: what it reported, or how it ended."""
         return await self._workers[index].gone(self._readings[index]()) if isinstance(exc, ChannelClosed) else exc
 
     async def _wait_for_change(self) -> None:
-        """Wait until all have answered or one has failed; after a while look whether one is stuck, which is to fail."""
+        """Wait until all have answered or one has failed; after an interval, count those that are stuck as failed."""
         watch = self._watch
         try:
             async with asyncio.timeout(None if watch is None else watch.interval):
@@ -178,14 +178,14 @@ class ProcessGroup:
             assert watch is not None
             stuck = list(watch.stuck())
             for index, _ in stuck:
-                self._stop_waiting_for(index)  # it is given up, whatever it sends now
+                self._stop_waiting_for(index)  # what it sends from now on is ignored
             errors = await asyncio.gather(
                 *(self._workers[index].stuck(reading, watch.limit) for index, reading in stuck)
             )
             self._failures.update({index: error for (index, _), error in zip(stuck, errors, strict=True)})
 
     async def _end_lost(self, index: int, error: Exception) -> None:
-        """Take out a worker that failed and is to be replaced: end its process, count it as lost.
+        """Remove a worker that failed and is to be replaced: end its process, and report the loss.
 
         Raises:
             Exception: `error`, if the worker is not to be replaced.
@@ -208,10 +208,10 @@ class ProcessGroup:
             self._replacing = asyncio.create_task(replacing)  # owned: awaited in replace_lost() or stop()
 
     async def replace_lost(self) -> None:
-        """Wait until every worker that is lost has been replaced, those among them that went while they were idle.
+        """Wait until every worker that failed has been replaced, including those that failed while they were idle.
 
         Raises:
-            SamplerError: One is not replaced any more.
+            SamplerError: No restarts are left for one.
         """
         if self._restarts is None or not self._restarts.any:
             return
@@ -233,7 +233,7 @@ class ProcessGroup:
     async def _replace(self, index: int) -> None:
         assert self._restarts is not None
         while True:
-            await asyncio.shield(self._ending[index])  # before what it had open is opened again
+            await asyncio.shield(self._ending[index])  # what it had open may be opened again
             del self._ending[index]
             await asyncio.sleep(self._restarts.delay(index))
             self._create(index)
@@ -244,9 +244,9 @@ class ProcessGroup:
                 await self._end_lost(index, error)
 
     async def stop(self) -> list[SamplerError]:
-        """Have all close what they have open, and end them, at once; return what they had to report last.
+        """End all processes at the same time; return the failures that they reported last.
 
-        Where workers are replaced, that one was lost in a batch that nobody asked for any more is no failure.
+        If workers are replaced, only failures in closing count: others are of work whose result is not wanted any more.
         """
         if self._replacing is not None:
             self._replacing.cancel()

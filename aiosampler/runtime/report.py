@@ -1,18 +1,18 @@
-"""What every child tells its parent, whatever its service is."""
+"""The messages that every child process may send to its parent, whatever its service is."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a process has begun to do on its way to being ready; later as well, if that is wanted for debugging."""
+    """The child has begun another phase of its start; with `debug`, also what it does later."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The process cannot go on, and ends."""
+    """The child has failed, and ends."""
 
     error: Exception
-    closing: bool = False  # it failed while it closed what it had open, and not before
+    closing: bool = False  # whether it failed only in closing what it had open

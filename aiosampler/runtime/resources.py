@@ -1,4 +1,4 @@
-"""What the system denies, in a sentence that says what to do about it."""
+"""Errors for descriptors, processes and memory that the system does not grant, with advice."""
 
 import contextlib
 import errno
@@ -10,10 +10,10 @@ from aiosampler.errors import ResourceError
 
 @contextlib.contextmanager
 def denied(what: str) -> Iterator[None]:
-    """Turn an error of the system in the block into a `ResourceError`.
+    """Turn an `OSError` in the block into a `ResourceError`.
 
     Args:
-        what: That cannot be done then.
+        what: The first half of the message: what cannot be done.
     """
     try:
         yield
@@ -22,7 +22,7 @@ def denied(what: str) -> Iterator[None]:
 
 
 def denial(exc: BaseException) -> str | None:
-    """What was denied where descriptors ran out behind `exc`, and what to do; None where it was something else."""
+    """A message with advice if `exc`, or a cause of it, is that descriptors ran out; None otherwise."""
     behind: BaseException | None = exc
     while behind is not None:
         if isinstance(behind, OSError) and behind.errno in (errno.EMFILE, errno.ENFILE):

@@ -1,4 +1,4 @@
-"""When a lost worker is replaced: how often, how soon, and which failures are told when it is not any more."""
+"""How often and how soon failed workers are replaced, and the error when no restarts are left."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 2.0
 
 
 class RestartBudget:
-    """How many times something may be replaced: the workers of a process, or the environments of a worker.
+    """How many times parts of a process may be replaced, such as its workers.
 
     Args:
         limit: How many times in the whole sampler.
-        spent: Shared by all processes in which something is replaced, a cell for each: how much it lost.
-        index: Of the cell of this process.
+        spent: Array in shared memory with a cell for each process that replaces something: how often it has done so.
+        index: Index of the cell of this process.
     """
 
     def __init__(self, limit: int, spent: Any, index: int) -> None:
@@ -39,11 +39,11 @@ class RestartBudget:
         """Count one more restart because of `error`, and return that.
 
         Raises:
-            SamplerError: `error`: there are no restarts left, or a new worker would not help.
+            SamplerError: `error`, if no restarts are left, or a new worker would fail in the same way.
         """
         if replaceable(error):
             self._spent[self._index] += 1
-            fence()  # of two that lose a worker at once, at least one sees what the other counted
+            fence()  # if two processes count at the same time, at least one of them sees both counts
         if not replaceable(error) or self._spent.sum() > self._limit:
             attach(error, self._failures)
             raise error
@@ -51,7 +51,7 @@ class RestartBudget:
         return error
 
     def delay(self, index: int) -> float:
-        """Seconds to wait before the one with an index is started anew: longer each time, for what will not heal."""
+        """Seconds to wait before part `index` is started anew; doubles each time, up to `LONGEST_DELAY_S`."""
         delay = FIRST_DELAY_S * 2.0 ** min(self._of_each[index], 16)
         self._of_each[index] += 1
         return min(delay, LONGEST_DELAY_S)
@@ -64,8 +64,8 @@ class Restarts(RestartBudget):
         limit: See `RestartBudget`.
         spent: See there.
         index: See there.
-        on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
-        next_work: Makes the work of the process that comes after from that of the one that was lost.
+        on_loss: Called with the index of a worker that failed, and its error, once it writes to shared memory no more.
+        next_work: Makes the work of the new process from the work of the failed one.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class Restarts(RestartBudget):
         self._on_loss, self.next_work = on_loss, next_work
 
     def lost(self, index: int, error: ProcessFailure) -> None:
-        """A worker writes no more."""
+        """Report a worker that failed and writes to shared memory no more."""
         self._on_loss(index, error)
 
 
 def replaceable(error: SamplerError) -> TypeGuard[ProcessFailure]:
-    """Whether a new worker may go on where one failed: not after an `AgentError`, which it would repeat."""
+    """Whether a new worker may succeed after this failure; after any other, it would fail again."""
     return isinstance(error, WorkerDied | WorkerError | WorkerTimeout)
 
 
 def attach(error: SamplerError, failures: Iterable[ProcessFailure]) -> None:
-    """Put the failures that came before `error`, and were dealt with, in front of those that it has."""
+    """Put earlier failures, after which something was replaced, in front of those in ``error.earlier``."""
     failures = tuple(failures)
     if failures and isinstance(error, ProcessFailure):
         error.earlier = (*failures, *error.earlier)

@@ -1,14 +1,14 @@
-"""Time in which this process ran, which deadlines are measured by: none passes while a whole job is suspended."""
+"""A clock for deadlines that stands still while this process is suspended, for example by Ctrl-Z."""
 
 import time
 
 
 class RunningTime:
-    """Counts seconds, but for those in which this process was stopped and could not look at the clock.
+    """Counts the seconds in which this process ran.
 
-    Whoever waits looks every `interval` seconds at most. Much more than that between two looks means that this process
-    was stopped, with all others of its job as a rule, as by Ctrl-Z. Twice in a row means that it is but busy, and
-    counts for one interval.
+    Its user reads it at least every `interval` seconds. A much longer gap between two readings means that this process
+    was stopped, usually with its whole job, and does not count. A second long gap in a row means that the process is
+    only busy, and counts as one interval.
 
     Args:
         limit: The shortest deadline that is measured, in seconds.
@@ -20,7 +20,7 @@ class RunningTime:
         self._last, self._sum, self._jumped = time.monotonic(), 0.0, False
 
     def seconds(self) -> float:
-        """Look at the clock; return how long this process ran since this was made."""
+        """Read the clock: how long this process has run since the object was made."""
         now = time.monotonic()
         elapsed, self._last = now - self._last, now
         jumped, self._jumped = self._jumped, elapsed > self._longest

@@ -1,8 +1,8 @@
-"""Named shared memory of the user's: it outlives the processes of a sampler that attach to it.
+"""Named shared memory that the user has made: it must outlive our processes that attach to it.
 
-`multiprocessing.shared_memory` tells the resource tracker of a process of each segment that is attached, which unlinks
-it when the process ends (https://github.com/python/cpython/issues/82300; Python 3.13 lets callers opt out). In
-processes of ours only segments are tracked that were made there.
+`multiprocessing.shared_memory` registers each segment that a process attaches to with its resource tracker, which
+unlinks it when the process ends (https://github.com/python/cpython/issues/82300; Python 3.13 lets callers opt out). In
+our processes only the segments that they have made themselves are registered.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from typing import Any
 
 
 def track_own_segments_only() -> None:
-    """Have the resource tracker of this process know of no segment that was attached."""
-    with contextlib.suppress(ImportError):  # there is no such memory on this system
+    """Keep the resource tracker of this process from segments that it only attaches to."""
+    with contextlib.suppress(ImportError):  # the system has no named shared memory
         module = importlib.import_module("_posixshmem")
         made: set[str] = set()
         _tell_what_is_made(module, made)
@@ -43,7 +43,7 @@ def _track(made: set[str]) -> None:
 
     def unregister(name: str, rtype: str) -> None:
         if rtype == "shared_memory" and name not in made:
-            if module._resource_tracker._fd is None:  # noqa: SLF001 - to ask would start one
+            if module._resource_tracker._fd is None:  # noqa: SLF001 - the public way to ask would start a tracker
                 return
             original_register(name, rtype)  # whose tracker it is may not know it, and would complain
         original_unregister(name, rtype)

@@ -1,6 +1,6 @@
-"""The life of a process of a sampler: start, serve requests, close what is open, report what went wrong.
+"""What every child process does: start, serve requests, close what is open, report what failed.
 
-A parent that wants the process to end sends no more: the end of data is the request to close, and cannot be missed.
+A parent ends a child by shutting down its side of the channel: the end of data is the request to close.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ServiceChannel:
-    """The channel to the parent, as a service sees it."""
+    """The channel to the parent: what a service may do with it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -31,24 +31,24 @@ class ServiceChannel:
         """The next request.
 
         Raises:
-            ChannelClosed: There will be none: the parent wants this process to end, or is gone.
+            ChannelClosed: There will be none: the parent wants this process to end, or has ended itself.
         """
         return await self._channel.receive()
 
     def look(self) -> None:
-        """Take in what has arrived, so that receiving it need not ask the event loop."""
+        """Read what has arrived, so that `receive` returns it without waiting for the event loop."""
         self._channel.read()
 
     def send(self, message: Any) -> None:
-        """Answer.
+        """Send an answer.
 
         Raises:
-            ChannelClosed: The parent is gone.
+            ChannelClosed: The parent has ended.
         """
         self._channel.send_now(message)
 
     def phase(self, name: str) -> None:
-        """Tell what is being done on the way to being ready."""
+        """Report the phase of the start that begins now."""
         self._channel.send_now(Phase(name))
 
 
@@ -75,13 +75,13 @@ async def run_service(sock: socket.socket, service: Service) -> None:
         channel.on_end = running.cancel
         await running
     except ChannelClosed:
-        pass  # told to end, or the parent is gone
+        pass  # asked to close, or the parent has ended
     except asyncio.CancelledError as exc:
-        if not channel.ended:  # else as above
+        if not channel.ended:  # otherwise as above
             failure = exc
     except BaseException as exc:
         failure = exc
-    # What failed is told before anything is closed, which may well hang after a failure.
+    # A failure is reported before anything is closed, since closing may hang after a failure.
     reported = failure is not None and report(failure)
     try:
         await service.aclose()

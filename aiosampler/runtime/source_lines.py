@@ -1,4 +1,4 @@
-"""Lines of source in tracebacks of other processes, which this one may know alone: those of a notebook's cells."""
+"""Source lines for tracebacks of child processes: of code in a notebook only the user's process has them."""
 
 import linecache
 import re
@@ -8,14 +8,14 @@ _FRAME = re.compile(r'^(?P<indent> *)File "(?P<file>.+)", line (?P<line>\d+), in
 
 
 def complete_notes(error: BaseException) -> None:
-    """Complete the tracebacks in the notes of an error."""
+    """Add missing source lines to the tracebacks in the notes of an error."""
     notes: list[Any] | None = getattr(error, "__notes__", None)
     if notes:
         notes[:] = [with_source_lines(note) if isinstance(note, str) else note for note in notes]
 
 
 def with_source_lines(text: str) -> str:
-    """A text with the line of source after each frame of a traceback that has none, where it can be found here."""
+    """The text with a source line after each traceback frame that lacks it, if this process has the source."""
     completed = []
     lines = text.split("\n")
     for line, following in zip(lines, [*lines[1:], ""], strict=True):

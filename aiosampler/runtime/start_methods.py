@@ -253,7 +253,7 @@ class _SpawnProcess(_CleanProcess, context.SpawnProcess):
 
 
 class _ForkServerProcess(_CleanProcess):
-    _start_method = "spawn"  # for what an environment starts with multiprocessing
+    _start_method = "spawn"  # for what the user's code starts with multiprocessing
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Any:

@@ -1,4 +1,4 @@
-"""What a process has from its parent when it is spawned, and must be told when a server forks it that began earlier."""
+"""What a spawned process inherits, and a forked one must be sent, since its server has started earlier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-#: Environment variables that libraries and interpreters read when they are loaded: what was loaded before must go.
+#: Environment variables that libraries and interpreters read when they are loaded: a change needs a new server.
 _READ_WHEN_LOADED = (
     *("CU", "GOMP_", "GLIBC_", "HIP_", "HSA_", "KMP_", "LANG", "LC_", "LD_", "DYLD_", "MALLOC_", "MKL_", "NCCL_"),
     *("NPY_", "NUMEXPR_", "NUMPY_", "NVIDIA_", "OMP_", "ONEDNN_", "DNNL_", "OPENBLAS_", "PYTHON", "PYTORCH_"),
@@ -22,7 +22,7 @@ _FLAGS = ("dev_mode", "dont_write_bytecode", "isolated", "no_user_site", "optimi
 
 
 class Surroundings(NamedTuple):
-    """What is there when a process is started.
+    """The state of a process that its children inherit.
 
     Attributes:
         environ: Its environment variables.
@@ -40,7 +40,7 @@ class Surroundings(NamedTuple):
 
     @classmethod
     def here(cls) -> Surroundings:
-        """Those of this process, and of what this thread would start."""
+        """Those of this process, with the CPUs of this thread."""
         return cls(
             dict(os.environ),
             _umask(),
@@ -50,7 +50,7 @@ class Surroundings(NamedTuple):
         )
 
     def enter(self) -> None:
-        """Make them those of this process."""
+        """Apply them to this process."""
         before = Surroundings.here()
         if self.environ != before.environ:
             for name in before.environ.keys() - self.environ.keys():
@@ -61,19 +61,19 @@ class Surroundings(NamedTuple):
         if self.umask is not None:
             os.umask(self.umask)
         if self.cpus is not None and self.cpus != before.cpus:
-            with contextlib.suppress(OSError):  # they are offline by now
+            with contextlib.suppress(OSError):  # CPUs that are offline now
                 os.sched_setaffinity(0, self.cpus)
         for limit, soft in self.soft_limits.items():
             if soft != before.soft_limits[limit]:
-                with contextlib.suppress(OSError, ValueError):  # it is denied
+                with contextlib.suppress(OSError, ValueError):  # the system does not permit it
                     resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
         for number in self.ignored ^ before.ignored:
-            with contextlib.suppress(OSError, ValueError):  # it is the system's
+            with contextlib.suppress(OSError, ValueError):  # a signal whose handling cannot be changed
                 signal.signal(number, signal.SIG_IGN if number in self.ignored else signal.SIG_DFL)
 
 
 def fixed_surroundings() -> tuple[object, ...]:
-    """What cannot be made up for: a server that was started with something else is of no use any more."""
+    """What cannot be changed after the start: a server that was started with other values must be replaced."""
     hard = tuple(resource.getrlimit(limit)[1] for limit in _LIMITS)
     return (
         {name: value for name, value in os.environ.items() if name.startswith(_READ_WHEN_LOADED)},
@@ -84,7 +84,7 @@ def fixed_surroundings() -> tuple[object, ...]:
 
 
 def _umask() -> int | None:
-    """Without changing it, which threads that make files meanwhile would notice."""
+    """The umask, read without setting it, since that would affect other threads for a moment."""
     for line in _read("/proc/self/status").splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)

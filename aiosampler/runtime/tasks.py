@@ -1,4 +1,4 @@
-"""Several coroutines at once, of which the first that fails ends the others and is all that is told."""
+"""Running several coroutines at once; when one fails, the others are cancelled and only its error is raised."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def first_error() -> Iterator[None]:
-    """Around a task group: raise the first of its errors by itself, with the cause that it has."""
+    """A context around a task group: raise the first of its errors alone, instead of an exception group."""
     first = None
     try:
         yield
@@ -19,7 +19,7 @@ def first_error() -> Iterator[None]:
 
 
 async def all_or_first_error(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Await all; when one raises, cancel the others and raise just that."""
+    """Await all, and return their results; when one raises, cancel the others and raise its error."""
     with first_error():
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]

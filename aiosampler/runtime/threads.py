@@ -1,4 +1,4 @@
-"""Work in a thread that ends with it: the default executor is the user's, and keeps the threads that it has started."""
+"""A function call in a thread of its own. asyncio's default executor is the user's, and keeps its threads."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 async def in_thread(function: Callable[[], Result]) -> Result:
     """Call `function` in a thread of its own, with the context variables of this one, and return what it returns.
 
-    Where the caller is cancelled the function goes on to its end, and nobody hears of it.
+    If the caller is cancelled, the function still runs to its end; its result or error is dropped.
     """
     loop = asyncio.get_running_loop()
     called: asyncio.Future[Result] = loop.create_future()
@@ -30,7 +30,7 @@ async def in_thread(function: Callable[[], Result]) -> Result:
         result, failure = [], None
         try:
             result.append(function())
-        except BaseException as exc:  # or who waits would never hear of it
+        except BaseException as exc:  # passed on to the caller, which would wait forever otherwise
             failure = exc
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell, result, failure)
@@ -39,5 +39,5 @@ async def in_thread(function: Callable[[], Result]) -> Result:
     thread = threading.Thread(target=run, args=(call,), name="aiosampler-call", daemon=True)
     thread.start()
     result = await called
-    thread.join()  # it has told its result, and has nothing left to do
+    thread.join()  # does not block: the thread has delivered its result and ends
     return result

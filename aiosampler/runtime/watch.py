@@ -1,4 +1,4 @@
-"""Telling a process that is stuck from one that is slow, by looking now and then at how far it says that it is."""
+"""Finding processes that are stuck, by checking now and then whether the progress that they report has changed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Finds processes whose progress stays the same for too long.
+    """Finds processes whose progress has not changed for too long.
 
     Args:
         limit: Seconds that a process may go without progress.
-        readings: Read the progress of each of them, by rank.
+        readings: By rank, functions that read the progress of a process.
     """
 
     def __init__(self, limit: float, readings: Mapping[int, Callable[[], Reading]]) -> None:
         self.limit, self._readings = limit, dict(readings)
         self._clock = RunningTime(limit)
-        self.interval = self._clock.interval  # seconds between two looks
+        self.interval = self._clock.interval  # seconds between two checks
         self._seen = {rank: (read(), 0.0) for rank, read in readings.items()}
 
     def forget(self, rank: int) -> None:
@@ -31,7 +31,7 @@ class Watch:
         del self._readings[rank]
 
     def stuck(self) -> Iterator[tuple[int, Reading]]:
-        """Look again; yield rank and reading of the processes that have not moved for `limit` seconds."""
+        """Check all; yield rank and reading of the processes that made no progress for `limit` seconds."""
         now = self._clock.seconds()
         for rank, read in self._readings.items():
             reading, (seen, since) = read(), self._seen[rank]
