@@ -70,7 +70,7 @@ else:
 
     @functools.cache
     def _modules() -> dict[str, str]:
-        """The module of each public name: read from the imports above, as this module's code has them compiled."""
+        """The module of each public name, read from the compiled imports above, which never run."""
         import dis
 
         modules, module = {}, ""

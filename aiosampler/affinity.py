@@ -10,7 +10,7 @@ from aiosampler.errors import ConfigError
 
 
 def usable_cpus() -> tuple[int, ...]:
-    """The CPUs that this process may run on, in order; all of them where the system cannot tell."""
+    """Indices of the CPUs that this process may run on, in order; all CPUs if the system has no CPU masks."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
@@ -32,9 +32,9 @@ class Affinity:
     """Placement of a sampler's processes. `make_affinity` builds one for this machine.
 
     Attributes:
-        cpus: CPUs of the sampler process; None leaves it those of the user's process. If two groups of workers have all
-            of them between them, an action server on the CPU is always on those of the group that it serves.
-        workers: CPUs of each worker; None leaves them those of the sampler process.
+        cpus: CPUs of the sampler process; None leaves it those of the user's process. If all of these CPUs are divided
+            between two groups of workers, an action server on the CPU runs on those of the group that it serves.
+        workers: For each worker, its CPUs; None leaves them those of the sampler process.
         torch_threads: Threads that torch may use in the sampler process.
     """
 
@@ -68,16 +68,16 @@ def make_affinity(
     With GPUs, each has an action server that wants a CPU of its own; it gets one where that leaves at least twice as
     many for the workers. Alternating groups take turns, so each CPU gets one worker of each group.
 
-    Where the CPUs are few, the agent is one of the CPU, and a forward pass takes a millisecond or longer, such as that
-    of a convolutional network, it is better to keep the groups `apart`: each has one half of the CPUs, and the actions
-    of a group are computed on its own half, which is idle then (on one device, and with one torch thread).
+    If CPUs are few, the agent is on the CPU, and a forward pass takes a millisecond or longer, as that of a
+    convolutional network, it is better to keep the groups `apart`: each has one half of the CPUs, and the actions of a
+    group are computed on its own half, which is idle then (on one device, and with one torch thread).
 
     Args:
         n_workers: How many there will be; by default one for each CPU of the workers, or two if they alternate.
         n_gpus: How many devices infer.
         alternating: Whether the workers form two groups.
         apart: Whether these groups have CPUs of their own.
-        cpus: To use, by default all that this process may use.
+        cpus: Indices of the CPUs to use; by default all that this process may use.
         torch_threads: Threads that torch may use in the sampler process.
 
     Raises:
@@ -98,7 +98,7 @@ def make_affinity(
         )
     places = [stepping[:half], stepping[half : 2 * half]] if apart else [stepping] * groups
     devices = max(1, n_gpus) if alternating else 1
-    wholes = groups * devices  # each device has workers of both groups
+    wholes = groups * devices  # workers that must be added together: one of each group on each device
     if n_workers is None:
         n_workers = max(1, sum(map(len, places)) // wholes) * wholes
     if n_workers % wholes:
@@ -111,10 +111,10 @@ def make_affinity(
 
 
 def _cpus(name: str, cpus: Iterable[int]) -> tuple[int, ...]:
-    """`cpus` as a tuple, read once: they may come from a generator.
+    """`cpus` as a tuple, iterated over once, since they may come from a generator.
 
     Raises:
-        ConfigError: They are none, or this process may not use them.
+        ConfigError: They are no indices of CPUs, or this process may not use them.
     """
     if not hasattr(os, "sched_setaffinity"):
         raise ConfigError(f"{name} cannot be honoured: this system does not let a process choose its CPUs")

@@ -5,14 +5,14 @@
     SamplerError
     ├── ConfigError (also ValueError)    an argument is wrong; said before any process starts where it can be
     │   └── UnknownAttribute (also AttributeError)  ... an environment has none of that name
-    ├── WorkerDied                       a process ended without a word: killed, crashed, out of memory
+    ├── WorkerDied                       a process ended and reported nothing: killed, crashed, out of memory
     ├── WorkerError                      an environment or a callback raised in a process
     │   └── EnvironmentFailed (also ConfigError)    ... while `env_fn` was tried out at the start
-    ├── WorkerTimeout                    a process is alive and does not move on
+    ├── WorkerTimeout                    a process runs but makes no progress
     ├── AgentError                       the agent raised, or returned what does not fit
-    ├── ResourceError                    the system denies what the sampler needs
+    ├── ResourceError                    the system does not grant descriptors or processes
     │   └── ArenaError                   ... the shared memory
-    └── SamplerClosed                    the sampler is not running (any more)
+    └── SamplerClosed                    the sampler is not running
 
 Facts are attributes; the message says what happened and what to do. The traceback of another process arrives as a
 note of the exception (:pep:`678`), so that it is printed below it.
@@ -38,15 +38,15 @@ class SamplerClosed(SamplerError):
 
 
 class ResourceError(SamplerError):
-    """The system denies what the sampler needs: descriptors, processes, memory."""
+    """The system does not grant what the sampler needs: descriptors, processes, memory."""
 
 
 class ArenaError(ResourceError):
-    """The shared memory cannot be had; the message gives the number of bytes."""
+    """The system does not grant the shared memory; the message gives the number of bytes."""
 
 
 class ProcessFailure(SamplerError):
-    """Base of the failures that happen in a process of the sampler.
+    """Base class of failures in a process of the sampler.
 
     Attributes:
         process: Name of the process, such as ``"sampler"`` or ``"worker-3"``.
@@ -85,11 +85,11 @@ class WorkerError(ProcessFailure):
 
 
 class EnvironmentFailed(WorkerError, ConfigError):
-    """`env_fn` gives no environment that can be used; found while trying it out at the start."""
+    """`env_fn` makes no usable environment; found when it is tried out at the start."""
 
 
 class WorkerTimeout(ProcessFailure):
-    """A process is alive but did not move on before its deadline."""
+    """A process runs but made no progress before its deadline."""
 
 
 class AgentError(ProcessFailure):
@@ -113,7 +113,7 @@ LONGEST_TEXT = 10_000
 
 
 def text_of(exc: BaseException) -> str:
-    """What an exception says, whatever its `__str__` does, and not more than can be read."""
+    """The message of an exception, shortened if it is very long; also if its `__str__` raises."""
     try:
         return shortened(str(exc), LONGEST_TEXT)
     except BaseException:
@@ -124,7 +124,7 @@ def text_of(exc: BaseException) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text without its middle, if it is longer than `longest` characters."""
+    """`text` with its middle left out if it is longer than `longest` characters."""
     if len(text) <= longest:
         return text
     return f"{text[: longest // 2]}\n... ({len(text):,} characters) ...\n{text[-longest // 2 :]}"

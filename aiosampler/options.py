@@ -21,7 +21,7 @@ from aiosampler.specs.env_kwargs import settle_env_kwargs
 from aiosampler.specs.registry import by_value, find_spec, modules_of, pack_registry
 
 START_METHODS = ("spawn", "forkserver", "fork")
-#: Elsewhere system libraries may not be forked with once they are loaded, which importing torch does.
+#: A fork server needs Linux: on other systems, libraries that torch loads must not be used after a fork.
 DEFAULT_START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 SEED_LIMIT = 2**128
 
@@ -48,7 +48,7 @@ class Options:
 
     Attributes:
         payload: The user's objects: see `user_objects`; of some kinds also the classes that act.
-        seed: The given one, or one that was drawn.
+        seed: As it was given, or drawn at random.
         n_workers: As it was given; None for the default of the kind, which refines it to a number if it has workers.
         devices: As they were given; refined to the names of devices that there are.
 
@@ -114,7 +114,7 @@ class Options:
 
     @property
     def eval_batch(self) -> BatchSpec | None:
-        """The leading shape of the rows that evaluation steps at a time; None without evaluation."""
+        """The leading shape of the slot for evaluation, which is used several times; None without evaluation."""
         return BatchSpec(T=min(self.batch_T, self.eval_steps_each), B=self.eval_n_envs) if self.eval_n_envs else None
 
     @property
@@ -127,10 +127,10 @@ class Options:
         return max(1, (max_steps or self.eval_max_steps or 0) // max(1, self.eval_n_envs))
 
     def eval_chunks(self, max_steps: int | None = None) -> Iterator[int]:
-        """How many steps evaluation takes at a time; then its slot is written from the first row on again.
+        """The numbers of steps into which an evaluation is divided; each part writes to the slot from its first row on.
 
         Args:
-            max_steps: Of the call; `eval_max_steps` by default.
+            max_steps: Most steps of this evaluation; `eval_max_steps` by default.
         """
         assert self.eval_batch is not None
         T = self.eval_batch.T
@@ -144,7 +144,7 @@ class Options:
 
     @property
     def preloaded(self) -> tuple[str, ...]:
-        """What a fork server imports, beside what all samplers need; asked in the user's process."""
+        """Modules that a fork server imports for this sampler; known only in the user's process."""
         if self.preload is not None:
             return self.preload
         env_fn = self.payload.live["env_fn"]
@@ -152,7 +152,7 @@ class Options:
         return tuple(sorted(self.payload.modules | named))
 
     def without(self, *names: str) -> Self:
-        """The options without some of the user's objects, for a process that has no use for them."""
+        """A copy of the options without some of the user's objects, for a process that does not need them."""
         return dataclasses.replace(self, payload=self.payload.without(*names))
 
     def _integer(self, name: str, minimum: int) -> int:
@@ -207,7 +207,7 @@ class Options:
 
 
 def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
-    """Check the objects that a user gave, and pickle them, with what is registered in Gymnasium if they may need it.
+    """Check the user's objects and pickle them, with Gymnasium's registry if they may need it.
 
     Args:
         batch_B: Environments.
@@ -230,16 +230,16 @@ def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
         _check_vector_kwargs(objects)
     _mapping("traj_info_kwargs", objects["traj_info_kwargs"])
     _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
-    is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # and needs no id but its own
+    is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # it needs no registry
     return Payload({**objects, "env_fn": env_fn, "registry": None if is_named else pack_registry()})
 
 
 def _settled(B: int, eval_B: int, objects: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of environments, checked; those of each where they are not the same for all."""
+    """The arguments of environments, checked; a list of one for each environment if they are not the same for all."""
     given, for_evaluation = objects["env_kwargs"], objects["eval_env_kwargs"]
     settled = {"env_kwargs": settle_env_kwargs("env_kwargs", given, B, "batch_B")}
     if not eval_B:
-        return settled  # any `eval_env_kwargs` will be refused
+        return settled  # `Options` refuses `eval_env_kwargs` later
     if for_evaluation is None and callable(given):
         for_evaluation = given
     if for_evaluation is None and isinstance(settled["env_kwargs"], list):

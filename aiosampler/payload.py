@@ -1,4 +1,4 @@
-"""The objects that a user gives a sampler, on their way to its processes."""
+"""The user's objects (`env_fn`, agent and so on), pickled for the processes of a sampler."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 
 class Payload:
-    """Named objects, each pickled by itself with cloudpickle: alive where they were given, bytes in other processes.
+    """Named objects, each pickled on its own with cloudpickle. Other processes get the pickles and load what they need.
 
-    Pickling a payload pickles the bytes alone, so a process that passes it on, or needs only some of it, imports
-    nothing that the objects need.
+    A process that passes a payload on, or needs only some of its objects, imports nothing that the others need.
 
     Args:
-        objects: By name; pickled now, so what becomes of them later does not travel.
+        objects: By name. They are pickled at once, so later changes to them do not reach other processes.
 
     Raises:
         ConfigError: One of them cannot be pickled; the message names it.
@@ -35,32 +34,32 @@ class Payload:
 
     @property
     def live(self) -> Mapping[str, Any]:
-        """The objects themselves, in the process where they were given; elsewhere there are none."""
+        """The original objects in the process that made the payload; empty in other processes."""
         return self._live
 
     @property
     def modules(self) -> set[str]:
-        """The modules that loading the objects imports; known in the process where they were given."""
+        """Names of the modules that loading the objects imports; known only in the process that made the payload."""
         return self._modules
 
     def load(self, name: str) -> Any:
-        """A fresh copy of one object, as it was when it was given.
+        """A new copy of one object, as it was when it was pickled.
 
         Raises:
             Exception: What unpickling raises, with a note that names the object.
         """
         try:
             return pickle.loads(self._packed[name])
-        except BaseException as exc:  # its module may call `exit()`
+        except BaseException as exc:  # importing its module may even call `exit()`
             exc.add_note(f"while unpickling {name} in a process of the sampler")
             raise
 
     def packed(self, name: str) -> bytes:
-        """The pickle of one object, for a process that gets nothing else."""
+        """The pickle of one object, for a process that needs no other."""
         return self._packed[name]
 
     def including(self, **objects: Any) -> Payload:
-        """A payload that has further objects.
+        """A copy of the payload with further objects.
 
         Raises:
             ConfigError: One of them cannot be pickled.
@@ -71,7 +70,7 @@ class Payload:
         return more
 
     def without(self, *names: str) -> Payload:
-        """A payload that lacks some of the objects, for a process that has no use for them."""
+        """A copy of the payload without some of the objects, for a process that does not need them."""
         rest = object.__new__(Payload)
         rest._live = {name: value for name, value in self._live.items() if name not in names}
         rest._packed = {name: value for name, value in self._packed.items() if name not in names}

@@ -1,4 +1,4 @@
-"""Pickling what users define, by cloudpickle: what their main module defines travels by value."""
+"""Pickling the user's objects with cloudpickle, which sends what is defined in `__main__` by value."""
 
 import io
 import random
@@ -12,17 +12,17 @@ import numpy as np
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle a value; `pickle.loads` brings it back.
+    """Pickle a value; `pickle.loads` loads it.
 
-    Code that travels by value keeps the name of its file, so that tracebacks show its lines. Cloudpickle drops it.
-    What draws from the global generators of NumPy and Python, such as ``from numpy.random import randn``, draws from
-    those of the process that it comes to. Cloudpickle takes copies along.
+    Two things differ from cloudpickle. Code that is sent by value keeps its file name, so that tracebacks show its
+    source. And functions that draw from the global generators of NumPy and Python, such as ``from numpy.random import
+    randn``, draw from those of the process that loads them, where cloudpickle sends a copy of the generator.
     """
     return dumps_with_modules(value)[0]
 
 
 def dumps_with_modules(value: Any) -> tuple[bytes, set[str]]:
-    """Pickle a value as `dumps` does; also tell the modules that will be imported where it is brought back."""
+    """Pickle a value as `dumps` does; also return the names of the modules that loading it imports."""
     with io.BytesIO() as file:
         pickler = _Pickler(file)
         pickler.dump(value)
@@ -34,7 +34,7 @@ def _can_be_imported(name: str) -> bool:
 
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
-    _, arguments, *_ = cloudpickle.cloudpickle._code_reduce(code)  # noqa: SLF001 - what cloudpickle's own calls
+    _, arguments, *_ = cloudpickle.cloudpickle._code_reduce(code)  # noqa: SLF001 - which cloudpickle calls itself
     return _code, (code.co_filename, *arguments)
 
 
@@ -51,7 +51,7 @@ def _reduce_python(generator: random.Random) -> str | tuple[Any, ...]:
 
 
 def _global_numpy() -> Any:
-    return np.random.random_sample.__self__  # type: ignore[attr-defined] # what `np.random.rand` and all others belong to
+    return np.random.random_sample.__self__  # type: ignore[attr-defined] # the generator of `np.random.rand` and so on
 
 
 def _global_python() -> Any:

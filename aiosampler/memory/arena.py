@@ -1,7 +1,7 @@
-"""The arena: one anonymous shared mapping, known to the processes by its descriptor alone.
+"""The arena: one anonymous shared mapping, which processes share by its descriptor.
 
-There is no name to unlink and no tracker: when the last process that has it is gone, however it went, the kernel frees
-it. The descriptor is handed to a process when it starts, and the memory grows to its size once the specs are known.
+It has no name to unlink and needs no tracker: the kernel frees it when the last process that has it ends, however that
+ends. A process gets the descriptor when it starts; the memory gets its size once the specs are known.
 """
 
 import mmap
@@ -16,10 +16,10 @@ from aiosampler.memory.available import available_memory
 
 
 def _memory_descriptor() -> int:
-    """An anonymous file in memory; where there are none (macOS), a temporary file that is already unlinked."""
+    """An anonymous file in memory; on systems without (macOS), a temporary file that is already unlinked."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("aiosampler", os.MFD_CLOEXEC)
-        os.fchmod(descriptor, 0o600)  # it is made with 0777
+        os.fchmod(descriptor, 0o600)  # it is created with mode 0777
         return descriptor
     directory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryFile(dir=directory) as file:  # mode 0600, unlinked before it is used
@@ -27,7 +27,7 @@ def _memory_descriptor() -> int:
 
 
 class Arena:
-    """Owner of one descriptor of the shared memory; pickles to a child that is being started."""
+    """Owns a descriptor of the shared memory; can be pickled for a child process that is being started."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = _memory_descriptor() if descriptor is None else descriptor
@@ -36,12 +36,12 @@ class Arena:
         return _receive, (reduction.DupFd(self._descriptor),)
 
     def grow(self, total_bytes: int, dense_bytes: int) -> None:
-        """Give the memory its size, and take hold of its leading `dense_bytes` at once.
+        """Give the memory its size, and reserve its leading `dense_bytes`.
 
-        Without that, memory that runs out would end a process by SIGBUS in the middle of a batch.
+        Without the reservation a process would end by SIGBUS in the middle of a batch when memory runs out.
 
         Raises:
-            ArenaError: There is not that much memory.
+            ArenaError: The system does not have that much memory.
         """
         wanted = f"the batches need {total_bytes:,} bytes of shared memory, {dense_bytes:,} of them at once"
         advice = "use a smaller batch_T or batch_B, or smaller observations"
@@ -56,14 +56,14 @@ class Arena:
             raise ArenaError(f"{wanted}, which cannot be had ({exc}); {advice}") from exc
 
     def map(self, total_bytes: int) -> mmap.mmap:
-        """Map the memory; the mapping lives as long as any view of it."""
+        """Map the memory; the mapping exists as long as any view of it."""
         try:
             return mmap.mmap(self._descriptor, total_bytes)
         except (OSError, ValueError, OverflowError) as exc:
             raise ArenaError(f"cannot map {total_bytes:,} bytes of shared memory ({exc})") from exc
 
     def close(self) -> None:
-        """Close the descriptor; mappings stay. Closing twice is harmless."""
+        """Close the descriptor; mappings stay valid. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

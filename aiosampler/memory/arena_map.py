@@ -1,4 +1,4 @@
-"""What lies in the arena of a sampler, and by which names processes find it there."""
+"""The contents of a sampler's arena, and named views of them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,15 +19,16 @@ N_SLOTS = 2
 
 
 class ProcessCounts(NamedTuple):
-    """How many of what a sampler has below its own process.
+    """How many processes a sampler has below its sampler process.
 
-    Progress is told by each worker, then each server, and last by the sampler process; a single server is in that.
+    The rows of progress are those of the workers, then of the servers, then of the sampler process, which a single
+    server is a part of.
     """
 
     workers: int
     servers: int = 0
     groups: int = 0
-    alone: bool = False  # the sampler process is the only worker
+    alone: bool = False  # whether the sampler process steps the environments itself
 
 
 def plan_arena(
@@ -39,8 +40,8 @@ def plan_arena(
         batch: Leading shape of the slots.
         step: Specs of a step.
         parameters: Specs of the parameter store.
-        counts: Whose progress and times there are.
-        evaluation: Leading shape of the slot of evaluation; None if each process keeps its own.
+        counts: How many processes record progress and times.
+        evaluation: Leading shape of the slot for evaluation; None if each process has one in its own memory.
     """
 
     def slots(*, sparse: bool) -> dict[str, Tree]:
@@ -64,26 +65,26 @@ def plan_arena(
 
 
 def _eval_slot_specs(evaluation: BatchSpec, step: StepSpecs, *, sparse: bool) -> Slot:
-    return slot_specs(evaluation, dataclasses.replace(step, value=None), sparse=sparse)  # values are not asked for
+    return slot_specs(evaluation, dataclasses.replace(step, value=None), sparse=sparse)  # evaluation records no values
 
 
 def private_eval_slot(evaluation: BatchSpec, step: StepSpecs) -> Slot:
-    """A slot of this process's own for evaluation to write to."""
+    """A slot for evaluation in the memory of this process, zeros."""
     specs = [_eval_slot_specs(evaluation, step, sparse=sparse) for sparse in (False, True)]
     return tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), {**specs[0], **specs[1]})  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
 class ArenaViews:
-    """The arrays of the arena by name: views of shared memory, which last as long as they are held.
+    """The arrays of the arena by name: views of shared memory, which stays mapped while any of them exists.
 
     Attributes:
-        control: Flags that end what is under way, and counts of restarts.
-        progress: ``[P, 8]`` int64: where each worker is, then each server, then the sampler process.
-        rendezvous: ``[W, ...]``: where each worker meets its action server.
-        parameters: Of the parameter store, in the structure of its specs.
+        control: Flags that end a batch or an evaluation, and counts of restarts.
+        progress: ``[P, 8]`` int64: progress cells of the workers, then the servers, then the sampler process.
+        rendezvous: ``[W, ...]``: for each worker, the cells that it shares with its action server.
+        parameters: Arrays of the parameter store, in the structure of its specs.
         slots: For each slot, its arrays by the names of `aiosampler.memory.slot.FIELDS`.
-        evaluation_slot: The same of the slot that evaluation writes to; None if each process keeps its own.
+        evaluation_slot: The same for evaluation; None if each process has one in its own memory.
         step_clocks: For each slot, ``[W, T, 2]`` int64: when workers stepped.
         stage_clocks: For each slot, ``[G, T, 5]`` int64: when groups were served.
     """
@@ -99,7 +100,7 @@ class ArenaViews:
 
 
 def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
-    """Views of the arena that `plan_arena` has laid out in `buffer`."""
+    """Views of `buffer`, which has the layout of `plan_arena`."""
     dense, sparse = layout.views(buffer)
     return ArenaViews(
         control=Control(dense["control"]),

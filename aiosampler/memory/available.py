@@ -1,4 +1,4 @@
-"""How much memory can be had, the limits of containers heeded."""
+"""How much memory is available to this process, within the limits of its container."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ _UNLIMITED = 2**60  # version 1 of control groups writes a number above this whe
 
 
 def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that can be had without swapping; None where it cannot be told.
+    """Bytes that can be allocated without swapping; None if the system does not tell.
 
-    The least of what the machine has and what is left of the limit of each control group around this process. Pages of
-    files, which the kernel gives back when they are needed, count as free in both.
+    The minimum of what the machine has available and what is left of the limit of each control group that this process
+    is in. File caches, which the kernel frees when memory is needed, count as available in both.
 
     Args:
-        proc: Where the kernel tells of processes.
-        cgroups: Where it tells of control groups.
+        proc: Mount point of procfs.
+        cgroups: Mount point of the control groups.
     """
     available: list[int] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -30,7 +30,7 @@ def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/c
 
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[tuple[Path, str, str, str]]:
-    """The folders of the groups around this process, with what their files are called; of versions 1 and 2."""
+    """The folders of the control groups that this process is in, and the names of their files; versions 1 and 2."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -44,7 +44,7 @@ def _groups(proc: Path, cgroups: Path) -> Iterator[tuple[Path, str, str, str]]:
         else:
             continue
         folder = root / path.lstrip("/")
-        yield (root, *names)  # all there is in a container that sees its own group as the root
+        yield (root, *names)  # in a container, its own group may be mounted as the root
         while folder != root and root in folder.parents:
             yield (folder, *names)
             folder = folder.parent

@@ -1,16 +1,16 @@
-"""When things happened in a batch: nanoseconds of the monotonic clock, which all processes of a machine share.
+"""Arrays of the times of a batch, in nanoseconds of the monotonic clock, which all processes of a machine share.
 
-Each process writes its own times into the arena as it goes, so that a trace costs no message.
+Each process writes its times into the arena, so that a trace needs no messages.
 """
 
 import numpy as np
 
 from aiosampler.specs.arrays import ArraySpec
 
-#: Of a worker's step t: it steps its environments from the first to the second.
+#: For step t of a worker: when it began to step its environments, and when all had stepped.
 STEP_TIMES = ("begin", "end")
-#: Of a group's step t in an action server: the last worker has arrived; inputs are on the device; the agent has
-#: answered; the answer is in the slot; the workers are released.
+#: For step t of a group: when its last worker had arrived, its inputs were on the device, the agent had answered, the
+#: answer was in the slot, and the workers were released.
 STAGE_TIMES = ("arrived", "copied_in", "inferred", "copied_out", "released")
 
 _INT64 = np.dtype(np.int64)

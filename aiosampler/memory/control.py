@@ -1,12 +1,12 @@
-"""The control cells of the arena: flags that end what is under way, and counts of what was lost and is replaced.
+"""The control cells of the arena: flags that end a batch or an evaluation, and counts of restarts.
 
-=====================  ==============================  ======================================================
+=====================  ==============================  ==========================================================
 cells                  writer                          meaning
-=====================  ==============================  ======================================================
+=====================  ==============================  ==========================================================
 `abort_batch`          user's and sampler process      not zero ends a batch at its next step
 `abort_evaluation`     user's and sampler process      not zero ends an evaluation at its next step
-`restarts`             process that lost something     how many of its workers, or environments, were lost
-=====================  ==============================  ======================================================
+`restarts`             process that has them           how many of its workers, or environments, it has lost
+=====================  ==============================  ==========================================================
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _LEAST_CELLS = 8  # int64: one cache line
 
 
 def control_specs(n_servers: int, n_workers: int) -> ArraySpec:
-    """The cells, with a count of restarts for each process that has workers, and for each that has environments."""
+    """The spec of the cells: with a count for each process that has workers, and for each that has environments."""
     return ArraySpec((max(_LEAST_CELLS, _FLAGS + n_servers + n_workers),), np.dtype(np.int64))
 
 
@@ -47,12 +47,12 @@ class Control:
 
     @property
     def restarts(self) -> np.ndarray[Any, Any]:
-        """``[max(6, n_servers + n_workers)]``: how much each process has lost.
+        """``[max(6, n_servers + n_workers)]``: how many workers or environments each process has lost.
 
-        Processes that have workers count those from the front on, processes that have environments those from the back.
+        The first cells belong to the processes that have workers, the last ones to those that have environments.
         """
         return self.cells[_FLAGS:]
 
     def abort_all(self) -> None:
-        """End what is under way, in all processes, at its next step; from any thread."""
+        """End batches and evaluations in all processes at their next step; callable from any thread."""
         self.cells[:_FLAGS] = 1

@@ -1,4 +1,4 @@
-"""Where each array lies in the arena: a pure function of the specs, so that every process finds the same views."""
+"""The byte offset of each array in the arena: a pure function of the specs, so all processes compute the same views."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,8 +32,8 @@ class Layout:
     """Two trees of placed arrays.
 
     Attributes:
-        dense: Tree of `ArrayAt`, of arrays that will be written in full.
-        sparse: Tree of `ArrayAt`, of arrays that will be written here and there only.
+        dense: Tree of `ArrayAt`: arrays that are written completely.
+        sparse: Tree of `ArrayAt`: arrays of which only a few elements are written.
         dense_bytes: Leading bytes that hold the dense arrays, to be reserved at the start.
         total_bytes: Size of the mapping.
     """
@@ -55,7 +55,7 @@ class Layout:
 
 
 def plan(dense: Tree, sparse: Tree) -> Layout:
-    """Lay out two trees of specs one behind the other."""
+    """Lay out two trees of specs, the dense arrays first."""
     end = 0
 
     def place(spec: ArraySpec) -> ArrayAt:

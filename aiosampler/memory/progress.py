@@ -1,13 +1,13 @@
-"""Where a process is, told through the arena: what a watcher needs to know a stuck step from a slow batch.
+"""Progress cells in the arena: each process writes what it is doing, so that its parent sees when it is stuck.
 
 =========  =========  ==================================================================
 cell       writer     meaning
 =========  =========  ==================================================================
-tick       collector  grows with each step of the group; never falls
-at         collector  index of the environment in hand, or `AGENT`, or `NOWHERE`
-branch     collector  1 while `at` counts evaluation environments
-pid        process    its id, written once; 0 while a worker that was lost is not replaced yet
-more       collector  how many environments that follow are in hand with `at`, in a vector environment
+tick       collector  counts steps; never decreases
+at         collector  index of the environment that is called, or `AGENT`, or `NOWHERE`
+branch     collector  1 while `at` is the index of an evaluation environment
+pid        process    process id, written once; 0 while a lost worker is not replaced yet
+more       collector  how many environments after `at` are called with it, in a vector environment
 =========  =========  ==================================================================
 """
 
@@ -23,28 +23,28 @@ NOWHERE, AGENT = -1, -2
 
 
 def progress_specs(n_workers: int) -> ArraySpec:
-    """The cells of all workers."""
+    """The spec of the cells of all processes."""
     return ArraySpec((n_workers, CELLS), np.dtype(np.int64))
 
 
 def environment_name(first: int, evaluation: bool, more: int = 0) -> str:
-    """What messages call an environment, or several that are in hand together."""
+    """The name of an environment in messages, or of several that are called together."""
     kind = "evaluation environment" if evaluation else "environment"
     return f"{kind}s {first} to {first + more}" if more else f"{kind} {first}"
 
 
 class Reading(NamedTuple):
-    """A reading of the cells."""
+    """The progress of one process, as it was read."""
 
     tick: int
     at: int
     evaluation: bool
-    waiting: bool = False  # for others, for as long as they take
+    waiting: bool = False  # for another process: it is not stuck
     more: int = 0
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Attributes of the error of a process that is stuck there, or died there."""
+        """Attributes for the error of a process that is stuck or has ended at this point."""
         alone = self.at >= 0 and not self.more
         return {"env_index": self.at if alone else None, "evaluation": self.evaluation}
 
@@ -55,5 +55,5 @@ class Reading(NamedTuple):
 
 
 def read_progress(cells: Any) -> Reading:
-    """Read the cells of one worker, a row of the array that `progress_specs` describes."""
+    """Read the cells of one process: a row of the array that `progress_specs` describes."""
     return Reading(int(cells[TICK]), int(cells[AT]), bool(cells[BRANCH]), more=int(cells[MORE]))

@@ -1,8 +1,9 @@
-"""What a slot of the double buffer consists of: one table of its fields, and all that follows from it.
+"""The table of the fields of a slot, `FIELDS`, and everything that is derived from it.
 
-The layout of the arena, the cut for one worker or group, what is carried to the next batch, what is cleared when a
-batch begins, what is blanked where an environment is left alone, and how a batch is shown to the user: all of it is
-derived from `FIELDS`. A new field is one line there, and one where it is written.
+Derived are the layout of the arena, the columns of one worker or group, which rows are carried over to the next batch,
+what is cleared when a batch begins, what is set to zero where an environment takes no steps, and what the user sees. A
+new field is a line in the table and one where it is written; one that the user sees is also an attribute of its part of
+`Samples`, with a type and a docstring.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,34 +17,34 @@ from aiosampler.specs.arrays import ArraySpec, batched
 from aiosampler.specs.batch import BatchSpec, StepSpecs
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
-#: The arrays of a slot: a tree for each field, by name.
+#: The arrays of a slot: for each field, by name, a tree of arrays.
 Slot = dict[str, Tree]
 
 
 class Axes(Enum):
-    """Leading axes of a field; T is time, B counts environments."""
+    """Leading axes of a field: T time steps, B environments."""
 
     STEPS = "[T, B]"
-    #: Row t + 1 is written when the environments have taken step t, and is the agent's input of step t + 1. The last
-    #: row is carried to row 0 of the next batch.
+    #: Row t + 1 is written when the environments have taken step t, and is input of the agent at step t + 1. The last
+    #: row is copied to row 0 of the next batch.
     STEPS_AND_NEXT = "[T + 1, B]"
     ENVIRONMENTS = "[B]"
-    #: The k-th end of environment b is at ``[b, k]``. There is room for an end at each step.
+    #: Element ``[b, k]`` belongs to the k-th end of an episode of environment b. There is room for an end at each step.
     ENDS = "[B, T]"
 
 
 class Blank(Enum):
-    """What is set to zero of an environment that waits from row `start` on, or whose worker was lost there."""
+    """Which elements of a field are set to zero for an environment that takes no steps from row `start` on."""
 
-    #: Its rows from `start` on, when the batch is complete.
+    #: The rows from `start` on, when the batch is complete.
     ROWS = auto()
-    #: The same, and at once where an environment waits: the agent acts for all environments, and is shown zeros.
+    #: The same, but as soon as an environment waits: the agent acts for all environments, and sees zeros there.
     ROWS_AT_ONCE = auto()
-    #: Its element.
+    #: The element of the environment.
     ELEMENT = auto()
-    #: Its element if `start` is 0: nothing of the batch is there.
+    #: The element of the environment, if `start` is 0, so that it takes no step in this batch.
     ELEMENT_OF_EMPTY = auto()
-    #: Nothing: what there is to read of it is told by a count.
+    #: None: `final_count` says how many elements are valid.
     NOTHING = auto()
 
 
@@ -53,7 +54,7 @@ class Part(Enum):
     SAMPLES = auto()
     AGENT = auto()
     ENV = auto()
-    #: None under the name of the field: what the fields of an end hold is shown as `EpisodeEnds`.
+    #: Not shown under its own name: the fields of episode ends are shown as `EpisodeEnds`.
     HIDDEN = auto()
 
 
@@ -64,13 +65,13 @@ class Field:
     Attributes:
         name: Its key in a slot, and the name of the attribute that shows it.
         axes: Its leading axes.
-        element: The tree of `ArraySpec` of one element, without leading axes, from the specs of a step; None where
-            there is nothing to record.
-        part: Where the user sees it. Of fields with T + 1 rows that is the first T.
-        next_name: Name of the attribute that shows row T; None for those whose row T is not shown.
-        blank: What is set to zero where an environment is left alone.
-        cleared_to: What it is filled with when a batch begins; None if each element is written in each batch.
-        sparse: Whether it is written here and there only, so that its memory is not reserved.
+        element: Returns, from the specs of a step, the tree of `ArraySpec` of one element without leading axes; None
+            if nothing is recorded.
+        part: The part of `Samples` in which the user sees it; the first T rows if it has T + 1.
+        next_name: Name of the attribute that shows row T; None if row T is not shown.
+        blank: What is set to zero for an environment that takes no steps.
+        cleared_to: Value that fills it when a batch begins; None if a batch writes each element.
+        sparse: Whether only few elements are written, so that its memory is not reserved.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Field:
     sparse: bool = False
 
     def specs(self, batch: BatchSpec, step: StepSpecs) -> Tree:
-        """Its tree of `ArraySpec` in a slot."""
+        """The tree of `ArraySpec` of the field in a slot."""
         leading = {
             Axes.STEPS: (batch.T, batch.B),
             Axes.STEPS_AND_NEXT: (batch.T + 1, batch.B),
@@ -99,7 +100,7 @@ def _each(dtype: type) -> Callable[[StepSpecs], ArraySpec]:
 
 
 def _flags(step: StepSpecs) -> Tree:
-    """A boolean for each key of the infos that are recorded."""
+    """A flag for each recorded key of the infos."""
     return dict.fromkeys(step.env_info or (), ArraySpec((), np.dtype(np.bool_)))
 
 
@@ -140,12 +141,12 @@ FIELDS = (
 
 
 def slot_specs(batch: BatchSpec, step: StepSpecs, *, sparse: bool) -> Slot:
-    """The specs of the arrays of one slot: of those that are sparse, or of all others."""
+    """The specs of the sparse arrays of one slot, or of all others."""
     return {field.name: field.specs(batch, step) for field in FIELDS if field.sparse == sparse}
 
 
 def columns(slot: Slot, first: int, n: int) -> Slot:
-    """The part of a slot's arrays that belongs to environments `first` to ``first + n - 1``; views."""
+    """Views of the columns of a slot that belong to environments `first` to ``first + n - 1``."""
     span = slice(first, first + n)
 
     def cut(field: Field) -> Callable[[Any], Any]:
@@ -161,7 +162,7 @@ def carried(slot: Slot) -> list[Any]:
 
 
 def with_private_row(slot: Slot) -> Slot:
-    """The slot, but for one row of the caller's own, zeros, in place of what is `carried`."""
+    """The slot with new arrays of one row, zeros, in place of those that are `carried`."""
     private = {
         field.name: tree_map(lambda array: np.zeros_like(array[:1]), slot[field.name])
         for field in FIELDS
@@ -171,7 +172,7 @@ def with_private_row(slot: Slot) -> Slot:
 
 
 def clear(slot: Slot) -> None:
-    """Fill what a batch does not write in full, when it begins."""
+    """Reset the fields that a batch does not write completely, when it begins."""
     for field in FIELDS:
         if field.cleared_to is not None:
             for array in tree_leaves(slot[field.name]):
@@ -179,10 +180,10 @@ def clear(slot: Slot) -> None:
 
 
 class Blanks:
-    """Sets to zero what there is not of an environment that is left alone from some row on.
+    """Sets to zero the elements of environments that take no steps.
 
     Args:
-        slot: Arrays of the slot, or columns of it; `i` below counts these.
+        slot: Arrays of the slot, or columns of it; `i` below is the index of a column.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -191,24 +192,24 @@ class Blanks:
             self._arrays[field.blank] += tree_leaves(slot[field.name])
 
     def inputs(self, start: int, i: int) -> None:
-        """Of environment i, which waits from row `start` on, what the agent would be shown."""
+        """Clear the agent's inputs of environment i, which waits from row `start` on."""
         for array in self._arrays[Blank.ROWS_AT_ONCE]:
             array[start:, i] = 0
 
     def cells(self, rows: Sequence[int], environments: Sequence[int]) -> None:
-        """Of environments that take no step at some rows, one row for each, all of that row."""
+        """Clear row ``rows[k]`` of environment ``environments[k]``, which took no step there, for each k."""
         index = np.asarray(rows, np.intp), np.asarray(environments, np.intp)
         for blank in (Blank.ROWS, Blank.ROWS_AT_ONCE):
             for array in self._arrays[blank]:
                 array[index] = 0
 
     def end(self, i: int) -> None:
-        """Of environment i, of which there is nothing to see at the end of a batch, what would tell of that."""
+        """Clear what belongs to the end of the batch for environment i, which has no observation there."""
         for array in self._arrays[Blank.ELEMENT]:
             array[i] = 0
 
     def rest(self, start: int, i: int) -> None:
-        """Of the same environment all that `inputs` leaves, when the batch is complete."""
+        """Clear what `inputs` has left of environment i, when the batch is complete."""
         for array in self._arrays[Blank.ROWS]:
             array[start:, i] = 0
         for array in self._arrays[Blank.ELEMENT]:
@@ -219,7 +220,7 @@ class Blanks:
 
 
 def poison(slot: Slot) -> None:
-    """Fill what the user sees with values that no batch has: NaN, the lowest signed, the highest unsigned numbers."""
+    """Fill what the user sees with NaN, the lowest signed or the highest unsigned integers; for `debug`."""
     for array in _arrays(slot, lambda field: field.part is not Part.HIDDEN):
         match array.dtype.kind:
             case "f":
@@ -233,7 +234,7 @@ def poison(slot: Slot) -> None:
 
 
 def shown(slot: Slot, part: Part) -> Iterator[tuple[str, Tree]]:
-    """Name and arrays of what the user sees in one part of a batch: views of the first T rows, and of row T."""
+    """Name and arrays of each field that one part of `Samples` shows: views of its first T rows, or of row T."""
     T = slot["done"].shape[0]
     for field in FIELDS:
         if field.part is part:

@@ -1,1 +1,1 @@
-"""What arrays look like: trees, shapes and dtypes, seeds. Knows neither torch nor processes."""
+"""Shapes and dtypes of arrays, trees of them, and seeds. Imports neither torch nor anything about processes."""

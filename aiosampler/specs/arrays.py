@@ -1,4 +1,4 @@
-"""Array specs, and what Gymnasium spaces say about the arrays of their elements."""
+"""Array specs (shape and dtype), and the specs of the elements of Gymnasium spaces."""
 
 from dataclasses import dataclass
 from functools import singledispatch
@@ -20,12 +20,12 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         if not self.dtype.isnative:
-            native = np.dtype(self.dtype.newbyteorder("=").str)  # by its code: NumPy's own object, as below
+            native = np.dtype(self.dtype.newbyteorder("=").str)  # see `__reduce__`
             object.__setattr__(self, "dtype", native)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By its code, since a dtype that was pickled as it is comes back as another object than NumPy's own one,
-        # and the hot path tells dtypes apart by identity.
+        # By its type code: a dtype that was pickled is unpickled as another object than NumPy's own, and the hot path
+        # compares dtypes by identity.
         return _array_spec_from_code, (self.shape, self.dtype.str)
 
     @classmethod
@@ -68,7 +68,7 @@ def space_specs(space: object, what: str = "the space") -> Tree:
 
     Args:
         space: A space.
-        what: Name for messages, such as ``observation``; that of a part is ``observation['image']``.
+        what: Name in messages, such as ``observation``; a part of it is named ``observation['image']``.
 
     Raises:
         ConfigError: The space has elements without a fixed shape (Text, Graph, Sequence, OneOf, custom spaces), or of a

@@ -1,4 +1,4 @@
-"""The specs of one batch: its leading shape, and what a step consists of."""
+"""The specs of a batch: its leading shape ``[T, B]``, and the arrays of one step."""
 
 import operator
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from aiosampler.specs.trees import Tree
 
 
 def as_integer(name: str, value: Any, minimum: int) -> int:
-    """`value` as a Python integer; NumPy's are taken too.
+    """`value` as a Python integer; NumPy integers are accepted.
 
     Raises:
-        ConfigError: It is none, or too small.
+        ConfigError: It is no integer, or below `minimum`.
     """
     try:
         integer = operator.index(value)
@@ -45,5 +45,5 @@ class StepSpecs:
     agent_info: Tree
     env_info: Tree
     state: Tree  # recurrent state
-    value: ArraySpec | None  # None: no bootstrap value is recorded
-    policy_version: ArraySpec | None = None  # None: all steps of a batch are chosen by one version
+    value: ArraySpec | None  # None if values are not recorded
+    policy_version: ArraySpec | None = None  # None if all steps of a batch are chosen by one version

@@ -1,13 +1,13 @@
-"""What an `env_fn` is told that asks for it: which environment is being built, or how many at once."""
+"""The optional parameters of an `env_fn`: which environment it builds (`context`), or how many (`num_envs`)."""
 
 import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
-#: The name of the parameter by which an `env_fn` asks for one.
+#: The parameter of an `env_fn` that gets an `EnvContext`.
 CONTEXT = "context"
-#: The name of the parameter by which it says that it makes vector environments, of the size that it is told.
+#: The parameter of an `env_fn` that makes vector environments: their size.
 NUM_ENVS = "num_envs"
 
 
@@ -25,14 +25,14 @@ class EnvContext:
     All but `worker` is the same whatever the kind of sampler and the number of workers.
 
     Attributes:
-        index: Of the environment among those of its kind; of a vector environment, that of its first one.
-        n: How many there are of its kind: `batch_B`, or `eval_n_envs`.
+        index: Index of the environment, 0 to `n` - 1; of a vector environment, that of its first one.
+        n: How many environments there are: `batch_B`, or `eval_n_envs` for evaluation.
         evaluation: Whether it is for evaluation.
-        restarts: How many times its worker was replaced, or itself, if its methods are coroutines; with
-            ``eval_keep_envs=False``, plus how many evaluations there were before.
+        restarts: How many times its worker was replaced (or the environment itself, if its methods are coroutines);
+            with ``eval_keep_envs=False`` the evaluations before are added.
         seed: What its first ``reset(seed=...)`` gets; of a vector environment, the first of its.
-        seeds: The same of each of the environments of a vector environment; of a single one, its own.
-        worker: Number of the process that has it among those that step environments; None in the serial sampler.
+        seeds: The same for each environment of a vector environment; for a single one, its own.
+        worker: Rank of the worker that has it; None in the serial sampler.
     """
 
     index: int
@@ -49,12 +49,12 @@ class EnvContext:
 
 
 def takes(env_fn: Any, name: str) -> bool:
-    """Whether a function, class, partial or other callable has a parameter of a name that is not settled yet.
+    """Whether a callable has a parameter of this name that is not bound yet.
 
-    One that is taken up by ``**kwargs`` does not count, and one that a partial binds has its value.
+    ``**kwargs`` does not count, nor does a parameter to which a `functools.partial` gives a value.
     """
     if not callable(env_fn):
-        return False  # what is registered in Gymnasium
+        return False  # an id or spec of Gymnasium
     try:
         parameter = inspect.signature(env_fn).parameters.get(name)
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What of an environment's info is recorded: keys, and the arrays that they hold where that was declared."""
+"""The keys of an environment's info that are recorded, with the specs of their arrays if the user declared them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,12 +10,12 @@ from aiosampler.errors import ConfigError
 from aiosampler.specs.arrays import ArraySpec, space_specs
 from aiosampler.specs.trees import Tree
 
-#: Specs by key, None where they are to be found by trying out the environment.
+#: For each key, its tree of specs, or None if trying out the environment has to find it.
 EnvInfoKeys = dict[str, Tree]
 
 
 def as_env_info_keys(keys: Any) -> EnvInfoKeys:
-    """The keys to record, from what the user gave.
+    """Check and normalise the user's `env_info_keys`.
 
     Args:
         keys: An iterable of strings, or a mapping from them to what each holds: a dtype for one number, a
@@ -30,7 +30,7 @@ def as_env_info_keys(keys: Any) -> EnvInfoKeys:
         raise TypeError(
             f"env_info_keys must be a sequence of strings, got {keys!r}; or a dict of them and their dtypes"
         )
-    listed = tuple(keys)  # once: it may be a generator
+    listed = tuple(keys)  # iterated over once, since it may be a generator
     for key in listed:
         if not isinstance(key, str):
             raise TypeError(f"env_info_keys must be strings, got {key!r} in {list(listed)}")

@@ -1,4 +1,4 @@
-"""The arguments of environments: the same for all, or some for each."""
+"""The arguments of `env_fn`: the same for all environments, or different ones for each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -10,20 +10,20 @@ EnvKwargs: TypeAlias = Arguments | Sequence[Arguments] | Callable[[int], Argumen
 
 
 def settle_env_kwargs(name: str, given: Any, n: int, counted_by: str) -> Arguments | list[Arguments] | None:
-    """Check the arguments of `n` environments, and ask a function for those of each.
+    """Check the arguments of `n` environments; if a function was given, call it for each index.
 
     Args:
         name: Of the sampler's argument.
         given: A mapping, a sequence of n mappings, a function that makes one from an index, or None.
         n: How many environments there are.
-        counted_by: The sampler's argument that says so.
+        counted_by: The sampler's argument that gives n, for messages.
 
     Raises:
         ConfigError: The sequence has another length, or the function raised.
         TypeError: One is no mapping with strings as keys.
     """
     if given is None or _is_mapping(given):
-        return given  # type: ignore[no-any-return] # it was looked at
+        return given  # type: ignore[no-any-return] # it was checked above
     if isinstance(given, Mapping):
         raise TypeError(f"{name} must be a dict with strings as keys, got {given!r}")
     if callable(given):

@@ -1,7 +1,7 @@
-"""Gymnasium's registry on its way to other processes: what is registered here is known there.
+"""Sending Gymnasium's registry to other processes, so that `gymnasium.make` in an `env_fn` finds the same ids there.
 
-A process of a sampler never runs the user's script, so what that registers, or the packages that it imports register,
-would be unknown to a `gymnasium.make` in `env_fn`. What is defined in the script travels by value.
+A process of a sampler never runs the user's script, so it would lack what the script has registered, itself or by
+importing packages. Entry points that are defined in the script are sent by value.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ SCRIPT = "__main__:"
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """The spec of an id as `gymnasium.make` takes it: ``"module:id"`` imports the module, no version is the newest.
+    """The spec of an id as `gymnasium.make` takes it: ``"module:id"`` imports the module; no version means the newest.
 
     Raises:
         ConfigError: It is not registered, or its module cannot be imported.
@@ -50,10 +50,10 @@ def find_spec(env_id: str) -> EnvSpec:
 
 
 def by_value(spec: EnvSpec) -> EnvSpec:
-    """The spec with what its entry point names in the user's script, if it does, in place of the name.
+    """The spec; if its entry point is a name in the user's script, with that object in place of the name.
 
     Raises:
-        ConfigError: The script has nothing of that name.
+        ConfigError: The script has no such object.
     """
     entry_point = spec.entry_point
     if not isinstance(entry_point, str) or not entry_point.startswith(SCRIPT):
@@ -66,33 +66,33 @@ def by_value(spec: EnvSpec) -> EnvSpec:
 
 
 def modules_of(spec: EnvSpec) -> set[str]:
-    """The modules that making an environment of the spec imports by their names."""
+    """Names of the modules that `gymnasium.make` imports for this spec."""
     places = [spec.entry_point, *(wrapper.entry_point for wrapper in spec.additional_wrappers)]
     return {place.partition(":")[0] for place in places if isinstance(place, str) and not place.startswith(SCRIPT)}
 
 
 def pack_registry() -> bytes:
-    """All that is registered in this process."""
+    """Pickle the registry of this process."""
     plain = {name: spec for name, spec in gym.registry.items() if _is_plain(spec)}
     others = {name: _portable(spec) for name, spec in gym.registry.items() if name not in plain}
     return pickle.dumps((plain, others))
 
 
 def unpack_registry(packed: bytes) -> None:
-    """Register here what was registered where it was packed.
+    """Add a registry that `pack_registry` has pickled to that of this process.
 
-    What cannot be known here is registered as well, and says why when it is made.
+    A spec that cannot be unpickled is registered all the same; making it raises an error that says why.
     """
     plain, others = pickle.loads(packed)
     gym.registry.update(plain)
     for name, portable in others.items():
         gym.registry[name] = _arrived(name, portable)
-    # A package that env_fn imports registers once more what the script has registered by importing it
+    # Gymnasium warns where an id is registered twice, as when `env_fn` imports a package that the script had imported
     warnings.filterwarnings("ignore", r".*Overriding environment .* already in registry")
 
 
 def _is_plain(spec: EnvSpec) -> bool:
-    """Whether it consists of strings and numbers: nothing is imported when it arrives, and nothing can fail."""
+    """Whether it consists of strings and numbers only, so that unpickling it imports nothing and cannot fail."""
     return (
         isinstance(spec.entry_point, str)
         and not spec.entry_point.startswith(SCRIPT)
@@ -109,7 +109,7 @@ def _is_data(value: Any) -> bool:
 
 
 def _portable(spec: EnvSpec) -> bytes | str:
-    """A pickle of a spec, or why there is none."""
+    """The pickle of a spec, or a message why it cannot be pickled."""
     try:
         packed: bytes = cloudpickle.dumps(by_value(spec))
         return packed
@@ -135,7 +135,7 @@ def _arrived(name: str, portable: bytes | str) -> EnvSpec:
 
 
 class _Refusal:
-    """Stands for an entry point that could not travel."""
+    """An entry point that raises, in place of one that could not be sent."""
 
     def __init__(self, why: str) -> None:
         self._why = why

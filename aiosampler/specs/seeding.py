@@ -1,7 +1,7 @@
-"""Random streams: one `numpy.random.SeedSequence` child for each purpose and index.
+"""Random streams: a child of one `numpy.random.SeedSequence` for each purpose and index.
 
-A stream depends on the seed, its purpose and the global index alone, so neither the kind of sampler nor the number of
-workers changes what an environment draws, and evaluation never shifts what training draws.
+A stream depends only on the seed, its purpose and the global index. So neither the kind of sampler nor the number of
+workers changes what an environment draws, and an evaluation does not change what training draws.
 """
 
 from enum import IntEnum
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """The purposes that random numbers are drawn for."""
+    """What random numbers are drawn for; each entry has streams of its own."""
 
     ENV = 0
     EVAL_ENV = 1
@@ -30,12 +30,12 @@ class Stream(IntEnum):
 
 
 def draw_seed() -> int:
-    """A seed for a sampler that was given none: 128 bits of the system's entropy."""
+    """A random seed, for a sampler that was given none: 128 bits from the system."""
     return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type] # it is drawn, and one integer
 
 
 def seed_sequence(seed: int, stream: Stream, index: int = 0, generation: int = 0) -> np.random.SeedSequence:
-    """The `SeedSequence` of one purpose and index; each generation after the first has a branch of its own."""
+    """The `SeedSequence` of a purpose and index; generations (replacements) after the first have others."""
     branch = (generation,) if generation else ()
     return np.random.SeedSequence(seed, spawn_key=(int(stream), index, *branch))
 
@@ -46,7 +46,7 @@ def stream_seed(seed: int, stream: Stream, index: int = 0, generation: int = 0) 
 
 
 def resumed_seed(seed: int, resumes: int) -> int:
-    """What all streams are drawn from when a run with `seed` was resumed some times: 128 bits; if never, `seed`."""
+    """The seed in use after a run with `seed` was resumed `resumes` times: 128 bits; `seed` itself if never."""
     if not resumes:
         return seed
     return int.from_bytes(seed_sequence(seed, Stream.RESUMED, resumes).generate_state(4, np.uint32).tobytes(), "little")
@@ -67,7 +67,7 @@ def environment_seed(
         restarts: How many times the worker that has the environment was replaced before; each replacement draws from
             a fresh branch, or it would repeat the steps that led to the failure.
         resumes: How many times the run had been resumed (`load_state_dict`), the ``resumes`` of its `state_dict`.
-        resets: How many times it was reset before, where every reset is seeded.
+        resets: How many times it was reset before, with ``seed_every_reset=True``.
     """
     entropy = resumed_seed(seed, resumes)
     if resets:

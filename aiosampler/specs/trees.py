@@ -1,16 +1,16 @@
 """Trees: a leaf, or a dict, tuple or named tuple of trees. None is the empty tree.
 
-They are what Gymnasium's Dict and Tuple spaces, `agent_info` and recurrent state have in common.
+Elements of Gymnasium's Dict and Tuple spaces, `agent_info` and recurrent states are trees of arrays or tensors.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-Tree: TypeAlias = Any  # a recursive alias says no more to a type checker, since leaves are array-likes of all kinds
+Tree: TypeAlias = Any  # a recursive alias would tell a type checker no more, since leaves may be anything
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """Apply `function` to the leaves of `tree`, with those at the same place in `rest`; keep the structure."""
+    """Apply `function` to each leaf of `tree`, and the leaves at the same place in `rest`; keep the structure."""
     if tree is None:
         return None
     if isinstance(tree, dict):
@@ -42,12 +42,12 @@ def tree_leaves(tree: Tree) -> list[Any]:
 
 
 def tree_structure(tree: Tree) -> Tree:
-    """`tree` with its leaves left out: equal for trees that can be mapped together."""
+    """`tree` without its leaves; equal for two trees that `tree_map` takes together."""
     return tree_map(lambda leaf: "*", tree)
 
 
 def tree_rows(tree: Tree) -> list[Tree]:
-    """The rows ``[n, ...]`` of a tree of arrays or tensors ``[T, n, ...]``, each a tree of views made once."""
+    """For a tree of arrays or tensors ``[T, n, ...]``, a list of T trees of views ``[n, ...]``."""
     rows = [list(leaf) for leaf in tree_leaves(tree)]
 
     def row(t: int) -> Tree:
