@@ -1,9 +1,9 @@
-"""What was adopted, in a process that has the agent: bound to the agent's model by name, and watched while it acts.
+"""The adopted parameters in a process that has the agent: bound to its model by name, and checked while it acts.
 
-Parameters and large buffers become views of what was adopted, so no process has a copy. Nothing may write to them
-then: others read the same memory, and what is written is gone when the next version comes. Buffers that belong to no
-state_dict (``persistent=False``), such as the noise of a noisy layer, are the process's own to write to; they are
-copied when a version comes.
+Parameters and large buffers of the model become views of the adopted memory, so no process has a copy. Nothing may
+write to them: other processes read the same memory, and the next version overwrites it. Buffers with
+``persistent=False``, such as the noise of a noisy layer, are copied when a version is adopted; each process may write
+to its own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from aiosampler.specs.trees import Tree
 
-_SMALL = 1 << 16  # bytes of a buffer that is compared after each batch: not all that is written can be seen otherwise
+_SMALL = 1 << 16  # bytes; smaller buffers are compared after each batch, since torch does not count all writes
 
 
 class AdoptedParameters:
-    """What was adopted, in a process that has the agent.
+    """The adopted parameters, in a process that has the agent.
 
     Args:
         arrays: Views of the arena, in the structure of `store_specs`.
@@ -41,28 +41,28 @@ class AdoptedParameters:
         self._index = {name: i for i, spec in enumerate(parameters) for name in spec.names}
         self._module: nn.Module | None = None
         self._found: ModuleTensors | None = None
-        self._viewed: list[tuple[torch.Tensor, int]] = []  # with the indices of their specs
+        self._viewed: list[tuple[torch.Tensor, int]] = []  # each with the index of its spec
         self._copied: list[tuple[torch.Tensor, int]] = []
         self._compared: list[tuple[torch.Tensor, int]] = []
         self._watch: ModuleWatch | None = None
         self._copy = False
         self._selected = 0
-        self._version: int | None = None  # that the model has
+        self._version: int | None = None  # the version that the model has
 
     @property
     def version(self) -> int:
-        """The policy version of what was selected."""
+        """The policy version of the selected buffer."""
         return self._versions[self._selected]
 
     def bind(self, module: nn.Module | None, *, copy: bool = False) -> None:
-        """Have `module` take the parameters that are selected.
+        """Bind the tensors of `module` to the selected buffer.
 
         Args:
             module: The agent's model.
-            copy: Copy all of them, for a module on a device of its own.
+            copy: Copy all of them, for a module on another device.
 
         Raises:
-            ConfigError: Its tensors are not those of the model in the user's process.
+            ConfigError: Its tensors differ from those of the model in the user's process.
         """
         self._copy = copy
         self._module, self._found = module, self._match(module)
@@ -70,7 +70,7 @@ class AdoptedParameters:
         self.select(self._selected)
 
     def select(self, buffer: int) -> None:
-        """Use the parameters in an adopted buffer."""
+        """Use the parameters in adopted buffer 0 or 1."""
         version = self._versions[buffer]
         if self._selected == buffer and self._version == version:
             return
@@ -86,7 +86,7 @@ class AdoptedParameters:
             self._watch.begin()
 
     def verify(self, module: nn.Module | None) -> None:
-        """Refuse a model that was changed since `select`, other than in buffers that belong to no state_dict.
+        """Refuse a model that was changed since `select`, other than in buffers with ``persistent=False``.
 
         Args:
             module: The agent's model.
@@ -108,7 +108,7 @@ class AdoptedParameters:
             raise ConfigError(changed_message(name))
 
     def _renew(self, module: nn.Module | None) -> None:
-        """Go on with a model that was taken apart or wrapped, if it still has the tensors that were bound."""
+        """Accept a model whose modules were replaced or wrapped, if it still has the tensors that were bound."""
         assert self._found is not None
         found = self._match(module)
         for name, tensor in self._found.tensors.items():
@@ -122,7 +122,7 @@ class AdoptedParameters:
         self._copied = [(tensor, i) for tensor, i in self._copied if not self._parameters[i].scratch] + own
 
     def _match(self, module: nn.Module | None) -> ModuleTensors:
-        """Find the tensors of `module`, which must be those of `parameters`."""
+        """Find the tensors of `module`, which must match `parameters`."""
         found = ModuleTensors(torch.nn.Module() if module is None else module)
         for names, tensor in found.groups():
             for name in names:
@@ -146,8 +146,8 @@ class AdoptedParameters:
         return found
 
     def _assign(self, module: nn.Module | None, found: ModuleTensors) -> None:
-        """Say of each tensor whether it becomes a view or is copied to, and how it is watched."""
-        kept = set() if module is None or self._copy else in_other_hands(module, found)
+        """Decide for each tensor whether it becomes a view or is copied to, and how changes of it are found."""
+        kept = set() if module is None or self._copy else sharing_memory(module, found)
         watched = []
         for names, tensor in found.groups():
             index = self._index[names[0]]
@@ -168,10 +168,10 @@ class AdoptedParameters:
 
 
 class ModuleWatch:
-    """Notices that tensors were written to or given other data, as far as torch counts it; costs a look at each.
+    """Finds out cheaply that tensors were written to or got other memory, as far as torch counts that.
 
     Args:
-        tensors: With their names.
+        tensors: Pairs of name and tensor.
     """
 
     def __init__(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -179,11 +179,11 @@ class ModuleWatch:
         self.begin()
 
     def begin(self) -> None:
-        """Take the tensors as they are now."""
+        """Remember the state of the tensors."""
         self._states = [_state(tensor) for _, tensor in self._tensors]
 
     def changed(self) -> str | None:
-        """The name of a tensor that was changed since, if there is one."""
+        """The name of a tensor that was changed since `begin`; None if none was."""
         for (name, tensor), state in zip(self._tensors, self._states, strict=True):
             if _state(tensor) != state:
                 return name
@@ -191,7 +191,7 @@ class ModuleWatch:
 
 
 class TrialWatch:
-    """Notices any change of a model that must not change while it acts: buffers are compared by value.
+    """Finds any change of a model that must not change while it acts; buffers are compared by value.
 
     Args:
         module: The agent's model.
@@ -204,7 +204,7 @@ class TrialWatch:
         self._values = {name: t.detach().clone() for name, t in lasting.items() if name in self._before.buffers}
 
     def verify(self, module: nn.Module | None) -> None:
-        """Refuse a model that was changed since.
+        """Refuse a model that was changed since this object was made.
 
         Raises:
             ConfigError: It names the tensor.
@@ -219,17 +219,17 @@ class TrialWatch:
 
 
 def changed_message(name: str) -> str:
-    """Say that an agent may not change this tensor of its model while it acts."""
+    """The message of the error for an agent that changes this tensor of its model while it acts."""
     return (
         f"the agent's model changes {name!r} while it acts, which is lost when new parameters come; change it in the "
         "user's process and publish it, or register it with persistent=False if it is of no use beyond this process"
     )
 
 
-def in_other_hands(module: nn.Module, found: ModuleTensors) -> set[int]:
-    """The ids of tensors whose memory is also seen by others, who would not follow them to another place.
+def sharing_memory(module: nn.Module, found: ModuleTensors) -> set[int]:
+    """The ids of tensors that must keep their memory, since something else in the model is a view of it.
 
-    That is, by other tensors of the model (slices of one vector), or by plain attributes of its modules.
+    That is another tensor of the model (slices of one vector), or a plain attribute of a module.
     """
     owners: dict[int, set[int]] = {}
     partial: set[int] = set()
@@ -240,7 +240,7 @@ def in_other_hands(module: nn.Module, found: ModuleTensors) -> set[int]:
             partial.add(id(tensor))
     ours = {id(tensor) for tensor in found.tensors.values()}
     seen = {value.untyped_storage().data_ptr() for value in _plain_tensors(module) if id(value) not in ours}
-    owners.pop(0, None)  # of empty tensors
+    owners.pop(0, None)  # empty tensors
     shared = (ids for pointer, ids in owners.items() if len(ids) > 1 or pointer in seen)
     return partial.union(*shared)
 
@@ -262,7 +262,7 @@ def _state(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous tensor as its bytes, for NaN is equal to itself here."""
+    """The bytes of a contiguous tensor, to compare it by, since NaN does not equal itself."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class AgentInputs(NamedTuple):
     """What an agent sees of B environments at one time step: trees of tensors ``[B, ...]``.
 
-    They are views of the batch that is being recorded: read them, never write to them, and keep none of them.
+    They are views of the batch that is being recorded: do not write to them, and copy what you keep.
     """
 
     observation: Tree
     prev_action: Tree  # zeros where an episode starts
     prev_reward: torch.Tensor  # [B] float32, zero where an episode starts
     env_info: Tree = None  # dict of the `env_info_keys` that came with the observation, zero where absent
-    #: [B] int64, where ``lockstep=False`` and these are not all environments in order: which of those that
-    #: `collector_initialize` named they are. None: all of them.
+    #: [B] int64, only with ``lockstep=False``: positions of these environments in the `env_ranks` of
+    #: `collector_initialize`. None if they are all of them, in order.
     environments: torch.Tensor | None = None
 
 
@@ -64,11 +64,11 @@ class Agent:
         recurrent: Whether `step` takes and gives a state.
         cuda_graph: Whether `step` may be captured as a CUDA graph: it queues the same kernels at each call, waits for
             none of them, and changes no attribute.
-        model: What `publish` copies, built by `initialize`, with tensors of the same names, shapes and dtypes in every
-            process. None for an agent without parameters. While it acts it must not change its parameters and buffers,
-            but for buffers with ``persistent=False``, of which each process has its own: statistics belong in buffers
-            that the trainer updates and publishes. Tensors anywhere else in an agent are not published: each process
-            has those that it has built.
+        model: The module that `publish` copies; `initialize` builds it, with tensors of the same names, shapes and
+            dtypes in every process. None for an agent without parameters. While it acts it must not change its
+            parameters and buffers, but for buffers with ``persistent=False``, of which each process has its own:
+            statistics belong in buffers that the trainer updates and publishes. Tensors anywhere else in an agent are
+            not published: each process has those that it has built.
         mode: ``"train"``, ``"sample"`` or ``"eval"``.
     """
 
@@ -98,14 +98,14 @@ class Agent:
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
         """Estimate the values ``[B]`` of the states that `inputs` show; needed for ``bootstrap_value=True``.
 
-        Where it is asked about what episodes ended with, the rows of environments in which none did are zeros.
+        It is also called for final observations of episodes: then rows of environments without one are zeros.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no value(inputs, state), which bootstrap_value=True needs"
         )
 
     def check_outputs(self, inputs: AgentInputs, state: Tree) -> None:
-        """Refuse outputs of the model that are not shaped as `step` needs them; called when the agent is tried out.
+        """Refuse outputs of the model whose shapes `step` cannot use; called when the agent is tried out.
 
         Args:
             inputs: Of n environments, as for `step`; n is not always B.
@@ -146,18 +146,18 @@ class Agent:
         return store.publish(self.model)
 
     def recv_shared_memory(self) -> int:
-        """Heed that the model has the parameters for the batch that begins; return their policy version.
+        """Called before each batch, when the model has the parameters for it; return their policy version.
 
-        The sampler calls it in each process that has the agent; override it to do what new parameters ask for.
+        The sampler calls it in each process that has the agent. Override it to react to new parameters.
         """
         return self._store().version
 
     def attach(self, parameters: Publisher | AdoptedParameters) -> None:
-        """Connect the agent with the parameters in the arena. The sampler calls it."""
+        """Connect the agent to the parameters in the arena. The sampler calls it."""
         self._parameters = parameters
 
     def detach(self, parameters: Publisher | AdoptedParameters | None) -> None:
-        """End the connection, if it is this one. The sampler calls it."""
+        """Remove the connection to `parameters`, if there is one. The sampler calls it."""
         if self._parameters is parameters:
             self._parameters = None
 
@@ -169,7 +169,7 @@ class Agent:
     def _set_mode(self, mode: str) -> None:
         changes, self.mode = mode != self.mode, mode
         if self.model is not None and (changes or self.model.training is not (mode == "train")):
-            self.model.train(mode == "train")  # which looks at every module
+            self.model.train(mode == "train")  # takes a while, since it visits every module
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_parameters"}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aiosampler.specs.trees import Tree
 
 
-_NOISE = 4096  # numbers that are drawn at once
+_NOISE = 4096  # numbers that are drawn in one call
 
 
 class CategoricalPgAgent(ModelAgent):
@@ -81,7 +81,7 @@ class CategoricalPgAgent(ModelAgent):
     """
 
     cuda_graph = True
-    _noise: list[torch.Tensor] | None = None  # for the steps to come
+    _noise: list[torch.Tensor] | None = None  # for the next steps
 
     def check_space(self, space: spaces.Space[Any]) -> None:
         """Accept a Discrete space."""
@@ -111,21 +111,21 @@ class CategoricalPgAgent(ModelAgent):
     def _log_exponential(self, like: torch.Tensor) -> torch.Tensor:
         """Logarithms of exponential noise in the shape of `like`; on the CPU drawn for many steps at once.
 
-        The three operations that make it take as long as a layer of a small model.
+        The three operations that draw it take as long as a layer of a small model.
         """
         if self._noise:
             noise = self._noise.pop()
             if noise.shape == like.shape:
                 return noise
-        if like.device.type != "cpu" or like.numel() * 2 > _NOISE:  # there it may be captured in a graph, or is large
+        if like.device.type != "cpu" or like.numel() * 2 > _NOISE:  # it may be captured in a graph there, or is large
             return torch.empty_like(like).exponential_().log_()
         self._noise = list(like.new_empty((_NOISE // like.numel(), *like.shape)).exponential_().log_())
         return self._noise.pop()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_noise": None}  # or copies would draw the same
+        return {**super().__getstate__(), "_noise": None}  # or copies would use the same noise
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
         """The model's value ``[B]``."""
         (_, value), _ = self.forward(inputs, state)
-        return value  # type: ignore[no-any-return] # a model's outputs have no static type
+        return value  # type: ignore[no-any-return] # a model's outputs are not typed

@@ -1,4 +1,4 @@
-"""An agent that sees the last observations of each environment as one, while each is recorded once."""
+"""An agent that sees a stack of the last K observations, while batches hold each observation once."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ PADDINGS = ("reset", "zero")
 class FrameStackAgent(Agent):
     """Shows another agent the last K observations of each environment, oldest first: `[B, K, ...]`.
 
-    It does what `gymnasium.wrappers.FrameStackObservation` does, bit for bit, in place of that: environments give
-    single observations, which batches have once, not K times, workers write once, and devices are sent once. Those
-    before are recurrent state, which the sampler keeps, resets where episodes end, and records where batches begin. For
-    training, `FrameStacks` has the stacks of a batch::
+    It replaces `gymnasium.wrappers.FrameStackObservation`, with the same results bit for bit. Environments give single
+    observations, so each is recorded, and sent to a device, once instead of K times. The earlier ones are recurrent
+    state, which the sampler keeps, resets where episodes end, and records where batches begin. For training,
+    `FrameStacks` makes the stacks of a batch::
 
         agent = FrameStackAgent(CategoricalPgAgent(conv_net), 4)  # conv_net sees [B, 4, 84, 84]
         async with AsyncGpuSampler(atari_frames, agent=agent, batch_T=128, batch_B=32) as sampler:
@@ -43,17 +43,17 @@ class FrameStackAgent(Agent):
     begins with the observation that it is given first, as after a reset.
 
     Args:
-        agent: Is asked with stacks, and initialised with their space.
+        agent: The agent that sees the stacks; it is initialised with their space.
         stack_size: K, at least 2.
-        padding: What is before the first observation of an episode: ``"reset"``, that observation, or ``"zero"``.
+        padding: What stands for observations before the first of an episode: ``"reset"``, that one, or ``"zero"``.
 
     Attributes:
-        agent: The other agent.
-        zero: What ``"zero"`` is, a tree ``[...]``: zeros, or the first element of a Discrete space.
+        agent: The agent that sees the stacks.
+        zero: The observation for ``"zero"``, a tree ``[...]``: zeros, or the first element of a Discrete space.
 
     Raises:
         ConfigError: `stack_size` or `padding` is wrong.
-        TypeError: `agent` is none.
+        TypeError: `agent` is not an `Agent`.
     """
 
     recurrent = True
@@ -138,9 +138,9 @@ class FrameStackAgent(Agent):
         self.agent.detach(parameters)
 
     def _stack(self, inputs: AgentInputs, state: Tree) -> Tree:
-        """The stacks ``[B, K, ...]``, of their own memory."""
+        """The stacks ``[B, K, ...]``, in new memory."""
         begun = state["begun"]
-        # Asking a device would wait for it, and a graph cannot; on the CPU, selecting takes longer than all the rest
+        # On a device, testing a value would wait for the device; on the CPU it saves the select, the slowest operation
         as_they_are = self.padding == "zero" or (begun.device.type == "cpu" and bool(begun.all()))
 
         def stack(leaf: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Tensors of dtypes that torch has, but cannot index."""
+"""Indexing tensors of unsigned dtypes, for which torch has no indexing."""
 
 import torch
 
@@ -6,5 +6,5 @@ _OTHERS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: t
 
 
 def indexable(leaf: torch.Tensor) -> torch.Tensor:
-    """The same memory in a dtype that torch can index; ``view(leaf.dtype)`` of what comes of it turns it back."""
+    """A view of the same memory in a signed dtype, which torch can index; ``view(leaf.dtype)`` undoes that."""
     return leaf.view(_OTHERS.get(leaf.dtype, leaf.dtype))

@@ -1,4 +1,4 @@
-"""What the ready agents share: a model from a factory, recurrent or not."""
+"""The base class of the ready agents: an agent around a model that a factory builds, recurrent or not."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class ModelAgent(Agent):
         """
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """What the module gives, in order, with the shapes behind the axis of environments; {} leaves it unchecked."""
+        """Names of the module's outputs, in order, with their shapes after the axis B; {} skips the check."""
         return {}
 
     def check_outputs(self, inputs: AgentInputs, state: Tree) -> None:
-        """Refuse a module whose outputs are not those that the agent's class says.
+        """Refuse a module whose outputs have other shapes than `output_shapes`.
 
         Raises:
             AgentError: An output has another shape.
@@ -86,7 +86,7 @@ class ModelAgent(Agent):
                 )
 
     def initial_state(self, batch_size: int) -> Tree:
-        """What the model says, if it is recurrent."""
+        """The initial state of the model ``[batch_size, ...]``, None if it is not recurrent."""
         if not self.recurrent:
             return None
         assert self.model is not None, "initialize() comes first"
@@ -106,7 +106,7 @@ class ModelAgent(Agent):
         return (outputs[0] if len(outputs) == 1 else tuple(outputs)), state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_traced": None}  # a trace belongs to the module of its process
+        return {**super().__getstate__(), "_traced": None}  # a trace belongs to the module in its process
 
 
 _STATE = " and the new state behind them"
@@ -121,7 +121,7 @@ def _kind(output: Any) -> str:
 
 
 def _advice(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """What makes one shape the other, if that is plain."""
+    """Advice how to turn one shape into the other, empty if there is no obvious way."""
     if got == (*expected, 1):
         return f": return {name}.squeeze(-1)"
     if got == expected[1:] or (len(got) == len(expected) and got[0] == 1 and got[1:] == expected[1:]):

@@ -1,9 +1,9 @@
-"""The tensors of a module by name, whatever wraps the module, and whether they are of a kind that can be published.
+"""The tensors of a module by name, without the prefixes of wrappers, and checks that they can be published.
 
 Names are those of the innermost module: what `DistributedDataParallel`, `DataParallel`, `torch.compile` and
 `AveragedModel` put before them (``module.``, ``_orig_mod.``) is left out at every level, so a model has the same names
-before and after it was wrapped. A tensor that is tied has several, none of which comes first: which one
-`named_parameters` gives depends on the order in which layers were made.
+before and after it was wrapped. A tied tensor has several names, which are equivalent: the one that `named_parameters`
+gives depends on the order in which layers were made.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 _SHARDED = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
-#: What `torch.compile` calls the module inside.
+#: The attribute of a `torch.compile` wrapper that holds the wrapped module.
 COMPILED = "_orig_mod"
-#: What `AveragedModel` calls its own buffer.
+#: The buffer that `AveragedModel` adds.
 AVERAGED = "n_averaged"
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    """A module, and what it wraps without adding anything to what it computes, down to the one inside.
+    """A module and the modules that it wraps, from the outside in; one element if it is no wrapper.
 
     Raises:
-        ConfigError: It is a wrapper that leaves each process a part of the parameters.
+        ConfigError: It is a wrapper that shards the parameters over processes.
     """
     layers = [module]
     while True:
@@ -46,14 +46,14 @@ def _layers(module: nn.Module) -> list[nn.Module]:
             )
         if isinstance(module, _WRAPPERS):
             layers.append(module.module)
-        elif COMPILED in module._modules:  # noqa: SLF001 - an OptimizedModule passes other attributes on
+        elif COMPILED in module._modules:  # noqa: SLF001 - other attributes are those of the wrapped module
             layers.append(module._modules[COMPILED])  # type: ignore[arg-type] # noqa: SLF001 - it is no None
         else:
             return layers
 
 
 class ModuleTensors:
-    """The tensors of a module, found once; afterwards it costs little to see whether they still are the module's.
+    """The tensors of a module, found once, with a cheap check whether they are still the same objects.
 
     Args:
         module: Wrapped or not.
@@ -75,7 +75,7 @@ class ModuleTensors:
         self._walk(module, "")
 
     def unchanged(self) -> bool:
-        """Whether the module has the same modules, parameters and buffers; these may have other values."""
+        """Whether the module still has the same modules, parameters and buffers; their values may differ."""
         return all(
             len(registry) == len(names)
             and all(map(operator.is_, registry.values(), values))
@@ -84,7 +84,7 @@ class ModuleTensors:
         )
 
     def groups(self) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
-        """Each tensor once, with all its names, sorted."""
+        """Each tensor once, with a sorted tuple of all its names."""
         names: dict[int, list[str]] = {}
         for name, tensor in self.tensors.items():
             names.setdefault(id(tensor), []).append(name)
@@ -94,7 +94,7 @@ class ModuleTensors:
     def _walk(self, module: nn.Module, prefix: str) -> None:
         *wrappers, inner = _layers(module)
         for wrapper in wrappers:
-            self._note(wrapper._modules)  # noqa: SLF001 - so that another module inside of it is noticed
+            self._note(wrapper._modules)  # noqa: SLF001 - to notice when the wrapped module is replaced
         # The registries themselves, since comparing them takes a tenth of the time of torch's own walks.
         parameters, buffers, modules = inner._parameters, inner._buffers, inner._modules  # noqa: SLF001 - as said
         for registry in (parameters, buffers, modules):
@@ -120,7 +120,7 @@ class ModuleTensors:
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
-    """Refuse a tensor that has no memory of its own which could be copied.
+    """Refuse a tensor that has no memory to copy from or to.
 
     Raises:
         ConfigError: It says why, and what to do.
@@ -140,12 +140,12 @@ def check_tensor(name: str, tensor: torch.Tensor) -> None:
 
 
 def inner_name(name: str) -> str:
-    """A name in a state_dict without what wrappers put into it."""
+    """A name in a state_dict without the prefixes of wrappers."""
     return ".".join(part for part in name.split(".") if part not in (COMPILED, "module"))
 
 
 def check_state(module: nn.Module, found: ModuleTensors) -> None:
-    """Refuse a module that has state beside its parameters and buffers, which would not be published.
+    """Refuse a module whose state_dict has more than parameters and buffers, since that would not be published.
 
     Args:
         module: The agent's model.

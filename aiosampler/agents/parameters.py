@@ -1,9 +1,9 @@
-"""Publication of parameters through the arena, without a lock and never torn.
+"""Publication of parameters through the arena, without locks; a reader never sees half of an update.
 
-The user's process publishes, the sampler process adopts, and those that have an agent use what was adopted. There are
-three buffers to publish to, so one is always free: it is neither the latest nor the one that the reader has named as
-the one it copies from. Whoever is killed, at whatever point, leaves the others able to go on: a half-written buffer
-never becomes the latest, and a reader that is gone keeps one buffer named.
+The user's process publishes, the sampler process adopts (copies) the newest version, and the processes with an agent
+use the adopted copy. There are three buffers to publish to, so one is always free: neither the latest, nor the one that
+the reader copies from. A process that is killed at any point does not block the others: a half-written buffer never
+becomes the latest, and a killed reader only leaves one buffer marked.
 
 ===================  =======  ===================================================================
 field                writer   meaning
@@ -16,9 +16,9 @@ version[i]           user     policy version in buffer i
 adopted_version[j]   sampler  policy version in adopted buffer j
 ===================  =======  ===================================================================
 
-The reader names a buffer, looks again whether it still is the latest, copies, and finally checks that no write to it
-has begun meanwhile. The last check makes the copy right even if the writer missed the name by nanoseconds; it retries
-then. It copies to one of two buffers in turn: a batch may be under way with the parameters in the other one.
+The reader marks a buffer as being read, checks that it is still the latest, copies it, and checks that no write to it
+has begun meanwhile, or else retries: the writer may have missed the mark by nanoseconds. It copies to one of two
+buffers in turn, since a batch may be in progress with the parameters in the other one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from aiosampler.specs.trees import Tree
 
 
-_PUBLISHED, _ADOPTED = 3, 2  # buffers
+_PUBLISHED, _ADOPTED = 3, 2  # numbers of buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class ParameterSpec:
 
     Attributes:
         names: All its names, sorted; more than one if it is tied.
-        shape: Of the tensor.
-        dtype: Of the tensor.
-        offset: In bytes.
-        nbytes: Its size.
-        scratch: Whether it is a buffer that belongs to no state_dict.
+        shape: Shape of the tensor.
+        dtype: Dtype of the tensor.
+        offset: Position in a buffer of the store, in bytes.
+        nbytes: Size in bytes.
+        scratch: Whether it is a buffer with ``persistent=False``.
     """
 
     names: tuple[str, ...]
@@ -77,8 +77,8 @@ def parameter_specs(module: nn.Module | None) -> tuple[ParameterSpec, ...]:
     """The specs of all parameters and buffers of `module`, which may be wrapped; none without a module.
 
     Raises:
-        ConfigError: It has a tensor that cannot be published, or state that is no tensor.
-        TypeError: It is no module.
+        ConfigError: It has a tensor that cannot be published, or state that is not a tensor.
+        TypeError: It is not a module.
     """
     if module is None:
         return ()
@@ -99,7 +99,7 @@ def parameter_specs(module: nn.Module | None) -> tuple[ParameterSpec, ...]:
 
 
 def store_specs(parameters: tuple[ParameterSpec, ...]) -> Tree:
-    """The arrays of a store in the arena."""
+    """The specs of the arrays of a parameter store."""
     nbytes = parameters[-1].offset + parameters[-1].nbytes if parameters else 0
     nbytes += -nbytes % ALIGNMENT  # or the tensors of the second buffer would not be aligned
     int64, uint8 = np.dtype(np.int64), np.dtype(np.uint8)
@@ -116,7 +116,7 @@ def store_specs(parameters: tuple[ParameterSpec, ...]) -> Tree:
 
 
 class Publisher:
-    """The user's end of the store.
+    """The writing end of the store, in the user's process.
 
     Args:
         arrays: Views of the arena, in the structure of `store_specs`.
@@ -128,10 +128,10 @@ class Publisher:
         self._latest, self._reading = memoryview(arrays["latest"]), memoryview(arrays["reading"])
         self._begun, self._ended = memoryview(arrays["begun"]), memoryview(arrays["ended"])
         self._version = memoryview(arrays["version"])
-        with torch.inference_mode(False):  # or who starts a sampler within that mode could publish nowhere else
+        with torch.inference_mode(False):  # or, if a sampler is started in that mode, publishing outside of it fails
             self._tensors = [tensor_views(buffer, parameters) for buffer in arrays["buffers"]]
         self._sources = SourceMatcher(parameters)
-        self._publishing = threading.Lock()  # between threads of this process; no other process ever waits for it
+        self._publishing = threading.Lock()  # only for threads of this process
 
     @property
     def version(self) -> int:
@@ -139,11 +139,11 @@ class Publisher:
         return self._version[self._latest[0]]
 
     def publish(self, source: nn.Module | Mapping[str, Any] | None, version: int | None = None) -> int:
-        """Copy parameters and buffers and make them the latest version.
+        """Copy parameters and buffers to a free buffer, and make that the latest version.
 
         Args:
             source: A module, which may be wrapped, or a state_dict, on any device, with the tensors of the agent's
-                model, no more and no fewer. A state_dict leaves buffers that belong to none as they were.
+                model, no more and no fewer. A state_dict leaves buffers with ``persistent=False`` as they were.
             version: Number to give it, one more than the last by default.
 
         Returns:
@@ -151,7 +151,7 @@ class Publisher:
 
         Raises:
             ConfigError: A name, shape or dtype is not that of the agent's model.
-            TypeError: It is no module and no state_dict.
+            TypeError: It is neither a module nor a state_dict.
         """
         with self._publishing:
             return self._publish(self._sources.match(source), version)
@@ -177,14 +177,14 @@ class Publisher:
 
 
 class Adopted(NamedTuple):
-    """Parameters that a batch is collected with."""
+    """The adopted parameters for a batch: the index of the buffer, and the policy version."""
 
     version: int
     buffer: int
 
 
 class Reader:
-    """The sampler process's end of the store, of which there is one.
+    """The reading end of the store, in the sampler process; there is only one.
 
     Args:
         arrays: Views of the arena, in the structure of `store_specs`.
@@ -198,14 +198,14 @@ class Reader:
         self._current: Adopted | None = None
 
     def adopt(self) -> Adopted:
-        """Copy the newest complete version, unless it was adopted last.
+        """Copy the newest complete version, unless that was adopted last.
 
-        What was adopted last stays as it is; what was adopted before that must not be in use any more.
+        The version adopted last stays valid; the one before it is overwritten, so it must not be in use any more.
         """
         while True:
             index = self._latest[0]
             self._reading[0] = 1 + index
-            fence()  # or the writer could take the buffer, not yet having seen the name
+            fence()  # or the writer may not yet see the mark, and choose this buffer
             complete = self._ended[index]
             if self._latest[0] != index or self._begun[index] != complete:
                 continue

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class RandomAgent(Agent):
     """Draws from the action space, whatever its kind; for baselines, and to fill a replay buffer.
 
-    It takes no module and has no `agent_info`. Its values are zeros. Of environments that tell which actions are legal,
-    by an ``"action_mask"`` among the `env_info_keys` or in their observations, it takes legal ones.
+    It has no model and no `agent_info`, and its values are zeros. If environments tell which actions are legal, by an
+    ``"action_mask"`` among the `env_info_keys` or in their observations, it takes legal ones.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ class RandomAgent(Agent):
 
     def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
         """Draw an action for each environment."""
-        # Seeded by torch, whose generator the sampler keeps apart for training and evaluation.
+        # Seeded from torch's generator, of which the sampler has separate states for training and evaluation.
         n = inputs.prev_reward.shape[0]
         if n not in self._batched:
             self._batched[n] = batch_space(self._space, n)
@@ -59,15 +59,15 @@ class RandomAgent(Agent):
         return AgentStep(_tensors(tree_map(lambda *leaves: np.stack(leaves), *drawn)))
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
-        """Zeros: a random agent expects nothing."""
+        """Zeros ``[B]``."""
         return torch.zeros_like(inputs.prev_reward)
 
 
 def action_masks(inputs: AgentInputs) -> Tree:
-    """The masks of legal actions ``[B, ...]`` under the key ``"action_mask"``; None without.
+    """The masks of legal actions ``[B, ...]`` under the key ``"action_mask"``; None if there are none.
 
     Args:
-        inputs: Of the agent; a mask in the observation counts if there is none in `env_info`.
+        inputs: The agent's inputs; a mask in `env_info` takes precedence over one in the observation.
     """
     for given in (inputs.env_info, inputs.observation):
         if isinstance(given, dict) and "action_mask" in given:
@@ -76,5 +76,5 @@ def action_masks(inputs: AgentInputs) -> Tree:
 
 
 def _tensors(tree: Tree) -> Tree:
-    # A space may have another byte order
+    # Converted, since a space may have another byte order than torch's
     return tree_map(lambda leaf: torch.from_numpy(np.asarray(leaf, ArraySpec.of(leaf).dtype)), tree)

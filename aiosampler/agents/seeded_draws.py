@@ -1,4 +1,4 @@
-"""Drawing in one thread as if torch's global generators had been seeded, which others in the process go on to use."""
+"""Drawing in one thread as if torch's global generators had been seeded, without touching them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INIT = (
     "orthogonal_", "sparse_",
 )  # fmt: skip
 
-#: What draws, and may be given a generator.
+#: Functions that draw and have a parameter `generator`.
 _DRAWING = frozenset(
     getattr(module, name)
     for module, names in ((torch, _FUNCTIONS), (torch.Tensor, _METHODS), (nn.init, _INIT))
@@ -30,13 +30,13 @@ _DRAWING = frozenset(
 
 
 class SeededDraws(TorchFunctionMode):
-    """A context in which what this thread draws comes from generators of its own, one for each device.
+    """A context in which this thread draws from separate torch generators, one for each device.
 
-    The numbers are those that the global generators would give after the seed. What cannot be given a generator, such
-    as dropout, draws from the global ones all the same, and so do NumPy and Python.
+    The numbers are those that the global generators would give when seeded. Operations without a parameter `generator`,
+    such as dropout, still draw from the global ones, and so do NumPy and Python.
 
     Args:
-        seed: Of each generator.
+        seed: Seed of each generator.
     """
 
     def __init__(self, seed: int) -> None:
@@ -51,7 +51,7 @@ class SeededDraws(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of torch, with a generator if it draws and was given none."""
+        """Call a function of torch; if it draws and got no generator, with one of ours."""
         named = dict(kwargs or {})
         if func in _DRAWING and named.get("generator") is None:
             device = _device(args, named)
@@ -66,7 +66,7 @@ class SeededDraws(TorchFunctionMode):
 
 
 def _device(args: tuple[Any, ...], named: Mapping[str, Any]) -> torch.device:
-    """Where a function is to draw."""
+    """The device on which a call draws."""
     for value in (*args, *named.values()):
         if isinstance(value, torch.Tensor):
             return value.device

@@ -1,4 +1,4 @@
-"""What the user publishes, matched by name with the tensors that the sampler's processes take."""
+"""Matching the tensors of a module or state_dict that is published, by name, with those of the parameter store."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _Sources = list[torch.Tensor | None]
 
 
 class SourceMatcher:
-    """Finds what is to be copied to each tensor of the store.
+    """Finds the tensor that is copied to each tensor of the store.
 
-    A module that was published before is only compared with what was found then: nothing of it is looked up again
-    unless a module, parameter or buffer of it was replaced.
+    A module that was published before is not searched again, unless a module, parameter or buffer of it was replaced.
 
     Args:
         parameters: Specs of the tensors.
@@ -33,11 +32,11 @@ class SourceMatcher:
         self._known: WeakKeyDictionary[nn.Module, tuple[ModuleTensors, _Sources]] = WeakKeyDictionary()
 
     def match(self, source: nn.Module | Mapping[str, Any] | None) -> _Sources:
-        """The tensors for `parameters`, in their order; None where a state_dict has none and needs none.
+        """The tensors for `parameters`, in their order; None for a buffer that a state_dict does not have to contain.
 
         Raises:
             ConfigError: A name, shape or dtype is not that of the agent's model.
-            TypeError: `source` is no module and no mapping of tensors.
+            TypeError: `source` is neither a module nor a mapping of tensors.
         """
         if source is None:
             if self._parameters:
@@ -63,7 +62,7 @@ class SourceMatcher:
         return sources
 
     def _by_name(self, tensors: Mapping[str, torch.Tensor], source: Any) -> _Sources:
-        """Take each spec's tensor out of `tensors`; what lacks and what is left is refused."""
+        """Find the tensor of each spec; refuse tensors that are missing or superfluous."""
         sources: _Sources = []
         left, plain = dict(tensors), isinstance(source, Mapping)
         for spec in self._parameters:
@@ -90,7 +89,7 @@ class SourceMatcher:
         return sources
 
     def _hint(self, tensors: Mapping[str, torch.Tensor], source: Any) -> str:
-        """Where the tensors of the agent's model are inside of a wrapper that is not known here."""
+        """Advice for a module that contains the agent's model in a wrapper that is not known here."""
         for spec in self._parameters[:1]:
             for name in tensors:
                 prefix = name.removesuffix(spec.name)
@@ -101,7 +100,7 @@ class SourceMatcher:
         return ""
 
     def _of_state_dict(self, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The tensors of a state_dict under the names that they have in the module inside of wrappers."""
+        """The tensors of a state_dict by their names without the prefixes of wrappers."""
         for name, value in state.items():
             if not isinstance(value, torch.Tensor):
                 raise TypeError(
@@ -126,7 +125,7 @@ def _what(source: Any) -> str:
 
 
 def _same(a: torch.Tensor, b: Any, *, by_value: bool) -> bool:
-    """Whether two names stand for one tensor; in a state_dict they may stand for copies of it."""
+    """Whether two tensors are the same; in a state_dict, where they may be copies, whether their values are equal."""
     if a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.dtype is b.dtype):
         return True
     return by_value and a.shape == b.shape and torch.equal(a.detach(), b.detach().to(a.device))

@@ -1,4 +1,4 @@
-"""A module without what Python does between its operations, which is a third of the time of a small one."""
+"""Calling a module by its trace, without Python between its operations, which saves a third of a small one's time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.jit import TracerWarning  # type: ignore[attr-defined] # torch lists it nowhere
+from torch.jit import TracerWarning  # type: ignore[attr-defined] # missing in torch's stubs
 
 from aiosampler.errors import text_of
 from aiosampler.specs.trees import tree_leaves, tree_structure
@@ -19,10 +19,10 @@ log = logging.getLogger("aiosampler")
 
 
 class TracedModule:
-    """Calls a module by way of `torch.jit.trace`: the operations of its first call with n environments, at every call.
+    """Calls a module through `torch.jit.trace`; there is one trace for each number n of environments.
 
-    The traces use the module's own parameters, so they follow what is published. The outputs are those of the module,
-    bit for bit. A module that cannot be traced is called as it is, after one line at INFO.
+    The traces use the module's own parameters, so they see new versions. The outputs equal those of the module bit for
+    bit. A module that cannot be traced is called itself, after one line in the log at INFO.
 
     Args:
         module: In eval mode, on the CPU.
@@ -36,7 +36,7 @@ class TracedModule:
         """Call the module.
 
         Args:
-            n: How many environments `args` are of.
+            n: Number of environments.
             args: Trees of tensors ``[n, ...]``.
         """
         call = self._by_size.get(n)
@@ -53,11 +53,11 @@ class TracedModule:
 
 
 def trace(module: nn.Module, args: tuple[Any, ...]) -> Any:
-    """Trace a module, and make sure that it gives what the module gives.
+    """Trace a module, and check that the trace returns what the module returns.
 
     Args:
         module: In eval mode.
-        args: To call it with.
+        args: Arguments to trace it with.
 
     Raises:
         Exception: It cannot be traced.
@@ -65,7 +65,7 @@ def trace(module: nn.Module, args: tuple[Any, ...]) -> Any:
     if any(tensor.device.type != "cpu" for tensor in (*module.parameters(), *module.buffers())):
         raise ValueError("it is not on the CPU")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there are newer ways: they take seconds to compile, and are no faster
+        warnings.simplefilter("ignore")  # that there are newer ways: those compile for seconds, and are no faster
         warnings.simplefilter("error", TracerWarning)  # the module looks at values, or changes its tensors
         traced = torch.jit.trace(module, args, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
         noise = torch.get_rng_state()
