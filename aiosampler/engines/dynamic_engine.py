@@ -140,9 +140,9 @@ class DynamicEngine(ServedEngine):
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """A worker has ended: its environments begin anew with the next batch."""
-        self._arrivals.lose(index)
+        self._arrivals.lose([index])
         if self._serving is not None:  # while the workers start there is no server yet
-            self._dynamic.lost(index)
+            self._dynamic.lost([index])
 
 
 async def _end_of(task: asyncio.Task[None]) -> None:

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from aiosampler.collectors.local_agent import call_agent
 from aiosampler.memory.arena_map import N_SLOTS
 from aiosampler.memory.progress import AGENT, AT, NOWHERE, TICK
 from aiosampler.runtime.outside_loop import NoRunningLoop
-from aiosampler.servers.gathered import Place
 from aiosampler.signals.arrivals import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from aiosampler.agents.agent import Agent
     from aiosampler.servers.gathered import GatheredStepper
-    from aiosampler.signals.arrivals import ServerArrivals
+    from aiosampler.signals.arrivals import Members, ServerArrivals
 
 EVALUATION = N_SLOTS  # the number of its slot, behind those of batches
 
@@ -75,12 +75,13 @@ class AsyncDynamicActionServer:
         self._training, self._evaluation = training, evaluation
         self._min_batch, self._max_wait = min_batch, max_wait
         self._cells = memoryview(cells)
-        self._owed = [0] * len(training.shares)  # batches that each member was asked for, and has not finished
-        self._evaluating: set[int] = set()  # members that will come again in this evaluation
+        self._sizes = [np.array([len(share) for share in branch.shares]) for branch in (training, evaluation)]
+        self._owed = 0 * self._sizes[0]  # batches that each member was asked for, and has not finished
+        self._evaluating = self._owed > 0  # members that will come again in this evaluation
         self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots
         self._mode: int | None = None  # number of the batch that the agent is in the mode of; None in an evaluation
         self._outside = NoRunningLoop()
-        self._under_way: list[int] = []  # members that are acted for
+        self._under_way: Members = np.zeros(0, np.int64)  # members that are acted for
         self.calls = self.acted = 0  # of the agent, and environments in them
 
     async def serve(self) -> None:
@@ -92,7 +93,7 @@ class AsyncDynamicActionServer:
         arrivals = self._arrivals
         while True:
             ready = arrivals.ready()
-            if not ready:
+            if not len(ready):
                 await arrivals.wait()
                 continue
             if self._min_batch > 1:
@@ -103,7 +104,7 @@ class AsyncDynamicActionServer:
     def expect(self, itr: int, slot: int) -> None:
         """Batch `itr` is about to begin in `slot`; some environments may still be in the one before."""
         self._itrs[slot] = itr
-        self._owed = [owed + 1 for owed in self._owed]
+        self._owed += self._sizes[0] > 0
 
     def evaluating(self, itr: int) -> None:
         """An evaluation begins, and no batch is under way."""
@@ -117,20 +118,19 @@ class AsyncDynamicActionServer:
         """Wait for a device to do what was queued, before parameters change and after; blocks this thread."""
         self._training.stepper.settle()
 
-    def lost(self, member: int) -> None:
+    def lost(self, members: Sequence[int]) -> None:
         """A worker has ended; its environments begin anew with the next batch."""
-        self._owed[member] = 0
-        self._evaluating.discard(member)
-        self._under_way = [other for other in self._under_way if other != member]
+        self._owed[members] = 0
+        self._evaluating[members] = False
+        self._under_way = np.setdiff1d(self._under_way, members)
         with torch.inference_mode():
-            self._training.stepper.void([member])
-            if self._evaluation is not self._training:
-                self._evaluation.stepper.void([member])
+            for branch in {self._training, self._evaluation}:
+                branch.stepper.void(members)
 
-    async def _enough(self, ready: list[int]) -> list[int]:
+    async def _enough(self, ready: Members) -> Members:
         """Wait until `min_batch` environments are there, or all that step, or `max_wait` is over; return who is."""
         deadline = perf_counter() + self._max_wait
-        while self._count(ready) < self._min_batch and not self._coming().issubset(ready):
+        while self._count(ready) < self._min_batch and self._others_come(ready):
             if (left := deadline - perf_counter()) <= 0:
                 break
             with contextlib.suppress(TimeoutError):
@@ -139,83 +139,91 @@ class AsyncDynamicActionServer:
             ready = self._arrivals.ready()
         return ready
 
-    def _coming(self) -> set[int]:
-        """The members that are there, or will come before they wait for somebody else than the agent."""
-        return self._evaluating.union(member for member, owed in enumerate(self._owed) if owed)
+    def _others_come(self, ready: Members) -> bool:
+        """Whether others will come before they wait for somebody else than the agent."""
+        coming = self._evaluating | (self._owed > 0)
+        coming[ready] = False
+        return bool(coming.any())
 
-    def _leaves(self, branch: Branch, member: int) -> None:
-        """A member has finished a batch, or a part of an evaluation."""
-        if branch is self._training:
-            self._owed[member] -= 1
-        else:
-            self._evaluating.discard(member)
+    def _count(self, members: Members) -> int:
+        """How many environments these members have where they stand."""
+        evaluate = self._arrivals.places(members)[0] == EVALUATION
+        training, evaluation = self._sizes
+        return int(np.where(evaluate, evaluation[members], training[members]).sum())
 
-    def _count(self, members: Sequence[int]) -> int:
-        places = zip(members, self._arrivals.places(members), strict=True)
-        return sum(len(self._branch(slot)[0].shares[member]) for member, (slot, _, _) in places)
-
-    def _branch(self, slot: int) -> tuple[Branch, int]:
-        """The branch of a slot, and its number there."""
-        return (self._evaluation, 0) if slot == EVALUATION else (self._training, slot)
-
-    async def _answer(self, ready: Sequence[int]) -> None:
+    async def _answer(self, ready: Members) -> None:
         """Do what these members ask for, and release them; suspends only while a device acts."""
-        finished: list[int] = []
         with torch.inference_mode(), self._outside:
-            acting = self._launch(ready, finished)
+            acting = self._launch(ready)
+        finished = np.setdiff1d(ready, self._under_way) if len(self._under_way) < len(ready) else ready[:0]
         for branch in acting:
-            if finished and not branch.stepper.done():
+            if len(finished) and not branch.stepper.done():
                 self._arrivals.release(finished)
-                finished = []
+                finished = finished[:0]
             while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
                 await asyncio.sleep(0)
         with torch.inference_mode():
             for branch in acting:
                 branch.stepper.record()
         self._cells[AT] = NOWHERE
-        self._arrivals.release(finished + self._under_way)
+        self._arrivals.release(np.concatenate((finished, self._under_way)) if len(finished) else self._under_way)
 
-    def _launch(self, ready: Sequence[int], finished: list[int]) -> list[Branch]:
-        """Have the agent begin to act for those who want actions, and do what the others ask for.
-
-        Args:
-            ready: Who has arrived.
-            finished: Is told who the others are.
-
-        Returns:
-            Where it acts.
-        """
+    def _launch(self, ready: Members) -> list[Branch]:
+        """Have the agent begin to act for those who want actions, and do what the others ask for; say where it acts."""
         self._cells[TICK] += 1
         self._cells[AT] = AGENT
-        arrived: dict[Branch, list[tuple[int, int, int, int]]] = {}  # member, slot, row and kind
-        for member, (number, t, kind) in zip(ready, self._arrivals.places(ready), strict=True):
-            branch, slot = self._branch(number)
-            arrived.setdefault(branch, []).append((member, slot, t, kind))
-        acting: dict[Branch, list[Place]] = {}
-        for branch, those in arrived.items():
-            branch.stepper.stepped([member for member, *_ in those])
-            for member, slot, t, kind in those:
-                if kind != Kind.ACT:
-                    self._leaves(branch, member)
-                    branch.stepper.finish(member, slot, t, idle=kind == Kind.FINISH_IDLE)
-                    finished.append(member)
-                    continue
-                if t == 0:
-                    self._begin(branch, member, slot)
-                acting.setdefault(branch, []).append(Place(member, slot, t, branch.shares[member]))
-        self._under_way = [place.member for places in acting.values() for place in places]
-        for branch, places in acting.items():
-            branch.stepper.launch(places, self._version())
-            self.calls += 1
-            self.acted += sum(len(place.environments) for place in places)
-        return list(acting)
+        slots, rows, kinds = self._arrivals.places(ready)
+        if not kinds.any() and rows.all() and slots.max() < EVALUATION:  # all are in the middle of a batch
+            self._under_way = ready
+            self._training.stepper.stepped(ready)
+            self._act(self._training, ready, slots, rows)
+            return [self._training]
+        acting, under_way = [], []
+        for branch, which, slots_there in self._by_branch(slots):
+            members, there = ready[which], slots_there[which]
+            acts = self._settle_ends(branch, members, there, rows[which], kinds[which])
+            if acts.any():
+                acting.append(branch)
+                under_way.append(members[acts])
+                self._act(branch, members[acts], there[acts], rows[which][acts])
+        self._under_way = np.concatenate(under_way) if under_way else ready[:0]
+        return acting
+
+    def _by_branch(self, slots: Members) -> Iterator[tuple[Branch, Any, Members]]:
+        """Each branch in which somebody stands: who does, and the numbers of their slots there."""
+        evaluate = slots == EVALUATION
+        if not evaluate.all():
+            yield self._training, ~evaluate, slots
+        if evaluate.any():
+            yield self._evaluation, evaluate, slots - EVALUATION
+
+    def _settle_ends(self, branch: Branch, members: Members, slots: Members, rows: Members, kinds: Members) -> Any:
+        """Record what belongs to the begin and the end of batches; return which of these members want actions."""
+        stepper = branch.stepper
+        stepper.stepped(members)
+        acts = kinds == Kind.ACT
+        for i in np.flatnonzero(~acts | (rows == 0)).tolist():
+            member, slot = int(members[i]), int(slots[i])
+            if acts[i]:
+                self._begin(branch, member, slot)
+                continue
+            stepper.finish(member, slot, int(rows[i]), idle=kinds[i] == Kind.FINISH_IDLE)
+            if branch is self._training:
+                self._owed[member] -= 1
+            else:
+                self._evaluating[member] = False
+        return acts
 
     def _begin(self, branch: Branch, member: int, slot: int) -> None:
         """A member begins a batch, or a part of an evaluation."""
         if branch is not self._training:
-            self._evaluating.add(member)
+            self._evaluating[member] = True
         elif self._itrs[slot] != self._mode:
             self._mode = self._itrs[slot]
             call_agent("sample_mode()", self._agent.sample_mode, self._mode)
             branch.stepper.settle()
         branch.stepper.begin(member, slot)
+
+    def _act(self, branch: Branch, members: Members, slots: Members, rows: Members) -> None:
+        self.calls += 1
+        self.acted += branch.stepper.launch(members, slots, rows, self._version())

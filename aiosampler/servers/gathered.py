@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,18 +16,13 @@ from aiosampler.memory.slot import columns
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from aiosampler.memory.slot import Slot
+    from aiosampler.signals.arrivals import Members
 
 
-class Place(NamedTuple):
-    """Where a member stands: the columns of its environments in row t of a slot."""
-
-    member: int
-    slot: int
-    t: int
-    environments: range
+NO_SLOT = -1
 
 
 class GatheredStepper:
@@ -63,9 +57,11 @@ class GatheredStepper:
         self._values = slots[0]["bootstrap_value"] is not None
         self._parts = [[columns(slot, share.start, len(share)) for share in shares] for slot in slots]
         self._final = [FinalInputs(len(share)) for share in shares]
-        self._stepping: list[tuple[int, int] | None] = [None] * len(shares)  # slot and row of the step that is taken
-        self._waits = waits
-        self._waiting = [np.zeros(len(share), np.bool_) for share in shares]
+        # Of each member, where it takes a step; no slot if it takes none, or what it was asked for is not wanted
+        self._slot_of, self._row_of = np.full(len(shares), NO_SLOT), np.zeros(len(shares), np.int64)
+        self._starts = np.array([share.start for share in shares])
+        self._sizes = np.array([len(share) for share in shares])
+        self._waits, self._waiting = waits, np.zeros(B, np.bool_)
 
     @property
     def recurrent(self) -> bool:
@@ -75,55 +71,79 @@ class GatheredStepper:
     def begin(self, member: int, slot: int) -> None:
         """Record the recurrent state that a member's columns of a batch begin with."""
         self._final[member].begin()
-        if self.recurrent:
-            waiting = np.flatnonzero(self._waiting[member])
-            if len(waiting):  # they have been reset
-                self._reset(waiting + self._shares[member].start)
-                self._waiting[member][:] = False
-            target = self._parts[slot][member]["initial_state"]
-            self._initial_state.write(tree_leaves(target), self._fetched(self._state_of(member)))
+        if not self.recurrent:
+            return
+        share = self._shares[member]
+        waiting = np.flatnonzero(self._waiting[share.start : share.stop]) + share.start
+        if len(waiting):  # they have been reset
+            self._reset(waiting)
+            self._waiting[waiting] = False
+        target = self._parts[slot][member]["initial_state"]
+        self._initial_state.write(tree_leaves(target), self._fetched(self._state_of(member)))
 
-    def stepped(self, members: Sequence[int]) -> None:
+    def stepped(self, members: Members) -> None:
         """Members have taken their steps: the recurrent state of episodes that ended, or have yet to begin, is void."""
+        if not self.recurrent:
+            return
+        stepped = members[self._slot_of[members] != NO_SLOT]
+        if not len(stepped):
+            return
         void = []
-        for member in members:
-            place, self._stepping[member] = self._stepping[member], None
-            if not self.recurrent or place is None:
-                continue
-            slot, t = place
-            part = self._parts[slot][member]
-            done = part["terminated"][t] | part["truncated"][t]
-            ended = np.flatnonzero(done | ~part["valid"][t])
+        environments, spans = self._spans(stepped, self._slot_of[stepped], self._row_of[stepped])
+        for slot, rows, of_step in spans:
+            done, invalid = self._flat[slot].ends(rows)
+            ended = environments[of_step][done | invalid]
             if len(ended):
-                self._keep(member, ended.tolist(), part)
-                void.append(ended + self._shares[member].start)
+                self._keep(slot, stepped, ended)
+                void.append(ended)
                 if self._waits:
-                    self._waiting[member] |= done
+                    self._waiting[environments[of_step][done]] = True
         if void:
             self._reset(np.concatenate(void))
+        self._slot_of[members] = NO_SLOT
 
     def void(self, members: Sequence[int]) -> None:
         """Begin anew with these members: with the initial state, and nothing is recorded of what they were asked."""
-        for member in members:
-            self._stepping[member] = None
+        self._slot_of[members] = NO_SLOT
         if self.recurrent:
             shares = [self._shares[member] for member in members]
             self._reset(np.concatenate([np.arange(share.start, share.stop) for share in shares]))
 
-    def launch(self, places: Sequence[Place], version: int) -> None:
-        """Step the agent for environments in some places, when what was launched before has been recorded.
+    def launch(self, members: Members, slots: Members, rows: Members, version: int) -> int:
+        """Step the agent for some members' environments, when what was launched before has been recorded.
 
         Args:
-            places: Where they are.
+            members: Who.
+            slots: Where each stands.
+            rows: In which row.
             version: Of the policy.
+
+        Returns:
+            How many environments there are.
 
         Raises:
             AgentFault: The agent raised.
         """
-        for place in places:
-            self._stepping[place.member] = place.slot, place.t
-        self._acting = _acting(places, self._B, version)
+        self._slot_of[members], self._row_of[members] = slots, rows
+        self._acting = Acting(members, *self._spans(members, slots, rows), version)
         self._infer(self._acting)
+        return len(self._acting.environments)
+
+    def _spans(self, members: Members, slots: Members, rows: Members) -> tuple[Members, list[_Span]]:
+        """The environments of some members in a step, and the rows of each slot that they stand in."""
+        sizes, environments = self._sizes[members], self._starts[members]
+        if (sizes != 1).any():
+            first = np.cumsum(sizes) - sizes
+            environments = np.repeat(environments - first, sizes) + np.arange(sizes.sum())
+            slots, rows = np.repeat(slots, sizes), np.repeat(rows, sizes)
+        here = int(slots[0]) if len(slots) else 0
+        if (slots == here).all():
+            return environments, [_Span(here, rows * self._B + environments, slice(0, len(environments)))]
+        order = np.argsort(slots, kind="stable")
+        environments, numbers = environments[order], (rows * self._B + environments)[order]
+        in_first = int(np.count_nonzero(slots == 0))
+        spans = enumerate((slice(0, in_first), slice(in_first, len(order))))
+        return environments, [_Span(slot, numbers[of_step], of_step) for slot, of_step in spans]
 
     def settle(self) -> None:
         """Wait for all that was queued on a device; blocks this thread."""
@@ -138,13 +158,40 @@ class GatheredStepper:
         Raises:
             AgentFault: The agent answered what does not fit.
         """
-        action, agent_info = self._answer
-        acting = self._acting.without([place for place in self._acting.places if self._stepping[place.member] is None])
+        acting, (action, agent_info) = self._acting, self._answer
+        lost = acting.members[self._slot_of[acting.members] == NO_SLOT]
+        if len(lost):
+            acting = acting.without(np.concatenate([np.asarray(self._shares[member]) for member in lost.tolist()]))
         n = len(acting.environments)
-        self._action.write(self._rows("action", n), action)
-        self._info.write(self._rows("agent_info", n), agent_info)
+        actions = self._exact_leaves("action", action, n) or self._written(self._action, "action", action, n)
+        infos = self._exact_leaves("agent_info", agent_info, n)
+        if infos is None:
+            infos = self._written(self._info, "agent_info", agent_info, n)
         for slot, rows, of_step in acting.spans:
-            self._flat[slot].record(rows, of_step, self._answers, acting.version)
+            self._flat[slot].record(rows, of_step, actions, infos, acting.version)
+
+    def _exact_leaves(self, name: str, answer: Any, n: int) -> list[Any] | None:
+        """The leaves as arrays, if they are exactly as they are recorded: the short way for most agents."""
+        expected = self._answers[name]
+        try:
+            if isinstance(expected, dict):
+                if len(answer) != len(expected):
+                    return None
+                pairs = [(answer[key].numpy(), array) for key, array in expected.items()]
+            else:
+                pairs = [(answer.numpy(), expected)]
+            for leaf, array in pairs:
+                if leaf.dtype != array.dtype or leaf.shape != (n, *array.shape[1:]):
+                    return None
+        except Exception:  # whatever it is: the long way tells, if that does not work either
+            return None
+        return [leaf for leaf, _ in pairs]
+
+    def _written(self, recorder: Recorder, name: str, answer: Tree, n: int) -> list[Any]:
+        """The leaves as arrays of what is recorded."""
+        rows = [leaf[:n] for leaf in tree_leaves(self._answers[name])]
+        recorder.write(rows, answer)
+        return rows
 
     def finish(self, member: int, slot: int, T: int, *, idle: bool) -> None:
         """Record the values of what follows a member's columns, and of what its episodes ended with, if asked for.
@@ -185,12 +232,18 @@ class GatheredStepper:
             self._initial_state.write(tree_leaves(rows_of_state), state)  # which checks it
             tree_map(lambda leaf, new: leaf.index_copy_(0, index, torch.from_numpy(new)), self._state, rows_of_state)
 
-    def _keep(self, member: int, ended: list[int], part: Slot) -> None:
-        """Keep the states in which episodes ended, if values of them are asked for."""
-        if self._values:
-            self._final[member].keep(part, ended, self._state_of(member), self._initial_of(member))
+    def _keep(self, slot: int, members: Members, ended: Members) -> None:
+        """Keep the states in which episodes of these environments ended, if values of them are asked for."""
+        if not self._values:
+            return
+        for member in members.tolist():
+            share = self._shares[member]
+            ours = ended[(ended >= share.start) & (ended < share.stop)] - share.start
+            if len(ours):
+                part = self._parts[slot][member]
+                self._final[member].keep(part, ours.tolist(), self._state_of(member), self._initial_of(member))
 
-    def _reset(self, environments: Any) -> None:
+    def _reset(self, environments: Members) -> None:
         """Put the state of environments back to the initial one."""
         index = torch.from_numpy(environments)
         tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
@@ -210,12 +263,10 @@ class GatheredStepper:
         share = self._shares[member]
         return tree_map(lambda leaf: leaf[share.start : share.stop], self._initial)
 
-    def _rows(self, name: str, n: int) -> list[Any]:
-        return [leaf[:n] for leaf in tree_leaves(self._answers[name])]
-
     def _inputs(self, spans: Sequence[_Span], n: int) -> AgentInputs:
-        if len(spans) == 1 and (np.diff(spans[0].rows) == 1).all():
-            first = int(spans[0].rows[0])
+        rows = spans[0].rows
+        if len(spans) == 1 and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
+            first = int(rows[0])
             return tree_map(lambda leaf: leaf[first : first + n], self._flat[spans[0].slot].inputs)  # type: ignore[no-any-return]
         self._gather(spans, self._staged)
         if n not in self._copies:
@@ -240,7 +291,7 @@ class _Span(NamedTuple):
     """Rows of a slot by their number ``t * B + b``, and which of a step's rows they are."""
 
     slot: int
-    rows: np.ndarray[Any, np.dtype[np.int64]]
+    rows: Members
     of_step: Any  # slice, or indices
 
 
@@ -248,42 +299,24 @@ class Acting(NamedTuple):
     """One step of the agent.
 
     Attributes:
-        places: In order of slots and environments.
-        environments: int64 ``[n]``: which have a row in this step.
+        members: Whose environments have a row in it.
+        environments: Of each row.
         spans: Where the rows are, for each slot.
         version: Of the policy.
     """
 
-    places: Sequence[Place]
-    environments: np.ndarray[Any, np.dtype[np.int64]]
+    members: Members
+    environments: Members
     spans: Sequence[_Span]
     version: int
 
-    def without(self, lost: Sequence[Place]) -> Acting:
-        """The same, but for the rows of some places."""
-        if not lost:
-            return self
-        gone = np.concatenate([np.arange(place.environments.start, place.environments.stop) for place in lost])
+    def without(self, gone: Members) -> Acting:
+        """The same, but nothing is recorded for some environments."""
         spans = []
         for slot, rows, of_step in self.spans:
             kept = np.flatnonzero(~np.isin(self.environments[of_step], gone))
             spans.append(_Span(slot, rows[kept], of_step.start + kept))
         return self._replace(spans=spans)
-
-
-def _acting(places: Sequence[Place], B: int, version: int) -> Acting:
-    """The step for environments in some places."""
-    ordered = sorted(places, key=lambda place: (place.slot, place.environments.start))
-    environments = np.concatenate([np.arange(p.environments.start, p.environments.stop) for p in ordered])
-    rows = environments + np.repeat([p.t * B for p in ordered], [len(p.environments) for p in ordered])
-    spans, start = [], 0
-    for slot in (0, 1):
-        n = sum(len(place.environments) for place in ordered if place.slot == slot)
-        if n:
-            of_step = slice(start, start + n)
-            spans.append(_Span(slot, rows[of_step], of_step))
-            start += n
-    return Acting(ordered, environments, spans, version)
 
 
 def rows_like(tree: Tree, n: int) -> Tree:
@@ -305,7 +338,12 @@ class _Flat:
             observation, prev_action, prev_reward = (_flat_tensors(slot[name]) for name in names)
             infos = _flat_tensors(slot["prev_env_info"] or None)
         self.inputs = AgentInputs(observation, prev_action, prev_reward, infos)
-        self._written = {name: tree_map(_flat, slot[name]) for name in (*_ANSWERS, "prev_action")}
+        self._action, self._agent_info, self._prev_action = (
+            [_flat(leaf) for leaf in tree_leaves(slot[name])] for name in (*_ANSWERS, "prev_action")
+        )
+        self._terminated, self._truncated, self._valid = (
+            _flat(slot[name]) for name in ("terminated", "truncated", "valid")
+        )
         self._version = _flat(slot["policy_version"])
         self._watched = versions_of(self.inputs)
 
@@ -317,24 +355,26 @@ class _Flat:
         """
         check_versions(self._watched)
 
-    def record(self, rows: Any, of_step: Any, answers: dict[str, Tree], version: int) -> None:
+    def ends(self, rows: Members) -> tuple[Any, Any]:
+        """Of rows whose steps were taken, where episodes ended, and where there was no step."""
+        return self._terminated[rows] | self._truncated[rows], ~self._valid[rows]
+
+    def record(self, rows: Members, of_step: Any, actions: list[Any], infos: list[Any], version: int) -> None:
         """Write what an agent answered for some rows.
 
         Args:
             rows: Their numbers.
-            of_step: Where they are in `answers`.
-            answers: Actions and agent infos.
+            of_step: Where they are in what it answered.
+            actions: Leaves of the actions, as arrays.
+            infos: Leaves of the agent infos.
             version: Of the policy.
         """
-        written = self._written
-        for name in _ANSWERS:
-            tree_map(_scatter(rows, of_step), written[name], answers[name])
-        tree_map(_scatter(rows + self._B, of_step), written["prev_action"], answers["action"])
+        after = rows + self._B
+        for array, previous, action in zip(self._action, self._prev_action, actions, strict=True):
+            array[rows] = previous[after] = action[of_step]
+        for array, info in zip(self._agent_info, infos, strict=True):
+            array[rows] = info[of_step]
         self._version[rows] = version
-
-
-def _scatter(rows: Any, of_step: Any) -> Callable[[Any, Any], None]:
-    return lambda array, answer: operator.setitem(array, rows, answer[of_step])
 
 
 def _flat(array: Any) -> Any:

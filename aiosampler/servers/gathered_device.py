@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from aiosampler.agents.agent import Agent, AgentInputs
     from aiosampler.memory.slot import Slot
     from aiosampler.servers.accelerator import Accelerator
+    from aiosampler.signals.arrivals import Members
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class GatheredDeviceStepper(GatheredStepper):
             self._state = tree_map(lambda leaf: torch.cat((leaf, leaf[:1])), self._initial)  # see above
         self._stream.synchronize()
         self._graphs = agent.cuda_graph and accelerator.has_graphs
-        self._sizes: dict[int, _Size] = {}  # what there is for steps of so many rows
+        self._by_rows: dict[int, _Size] = {}  # what there is for steps of so many rows
 
     def settle(self) -> None:
         """Wait for all that was queued on the device; blocks this thread."""
@@ -89,9 +90,9 @@ class GatheredDeviceStepper(GatheredStepper):
     def _infer(self, acting: Acting) -> None:
         n = len(acting.environments)
         rows = min(self._n, 1 << (n - 1).bit_length()) if self._graphs else n
-        if rows not in self._sizes:
-            self._sizes[rows] = _Size(self._staged, rows, self._accelerator)
-        self._size = size = self._sizes[rows]
+        if rows not in self._by_rows:
+            self._by_rows[rows] = _Size(self._staged, rows, self._accelerator)
+        self._size = size = self._by_rows[rows]
         inputs, state_rows = size.staged.here
         self._gather(acting.spans, inputs)
         environments = torch.from_numpy(acting.environments)
@@ -147,11 +148,11 @@ class GatheredDeviceStepper(GatheredStepper):
         size.graph, size.held = graph, answer
         return True
 
-    def _keep(self, member: int, ended: list[int], part: Slot) -> None:
+    def _keep(self, slot: int, members: Members, ended: Members) -> None:
         with self._accelerator.on(self._stream):
-            super()._keep(member, ended, part)
+            super()._keep(slot, members, ended)
 
-    def _reset(self, environments: Any) -> None:
+    def _reset(self, environments: Members) -> None:
         with self._accelerator.on(self._stream):
             index = torch.from_numpy(environments).to(self._accelerator.device)
             tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)

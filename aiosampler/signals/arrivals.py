@@ -1,6 +1,7 @@
-"""A server serves whoever has arrived: each worker says where it stands, and goes on when it has been answered.
+"""A server serves whoever has arrived: each member says where it stands, and goes on when it has been answered.
 
-The same row of cells for each worker as in `aiosampler.signals.rendezvous`, with more in it:
+A member is a worker, or one of the environments of a worker that go at their own pace. The same row of cells for each
+as in `aiosampler.signals.rendezvous`, with more in it:
 
 =============  ==========  ==========================================================================================
 cell           writer      meaning
@@ -8,20 +9,21 @@ cell           writer      meaning
 arrived        its worker  how often it has arrived, ever
 released       the server  the same number when it may go on; that of the last arrival of a worker that was lost
 asleep         its worker  1 while it needs a post to go on
-leave          the server  1 tells a worker that is released to go on alone
-slot, row      its worker  where it stands: its columns of this row are written
-kind           its worker  what it asks for: an entry of `Kind`
+leave          the server  1 tells a member that is released to go on alone
+place          its worker  where it stands, and what it asks for: ``row << 8 | slot << 4 | kind``
+time           its worker  when it arrived, in nanoseconds of the monotonic clock
 server_asleep  the server  1 while it needs a post to look
 =============  ==========  ==========================================================================================
 
 A worker that arrives posts if the server is asleep, and the server looks once more after it has said that it is going
 to sleep; so arrivals while it is at work cost no system call, and none is missed. Nothing counts from anew for a
-batch: a worker may be in the next one while another is still in the last.
+batch: a member may be in the next one while another is still in the last.
 """
 
 import asyncio
 from collections.abc import Sequence
 from enum import IntEnum
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -31,11 +33,15 @@ from aiosampler.signals.fence import fence
 from aiosampler.signals.rendezvous import ARRIVED, ASLEEP, CELLS, FOR_GOOD, LEAVE, RELEASED, WorkerSide
 from aiosampler.signals.waiter import Waiter
 
-_SLOT, _ROW, _KIND, _SERVER_ASLEEP = range(LEAVE + 1, CELLS)
+_PLACE, _TIME, _SERVER_ASLEEP = range(LEAVE + 1, LEAVE + 4)
+assert _SERVER_ASLEEP < CELLS
+
+#: Members, int64 ``[n]``, in order.
+Members = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Kind(IntEnum):
-    """What a worker asks for when it arrives."""
+    """What a member asks for when it arrives."""
 
     ACT = 0  # actions for its row
     FINISH = 1  # to record what belongs to the end of a batch, whose row T is written
@@ -63,7 +69,8 @@ class WorkerArrivals(WorkerSide):
     def arrive(self, slot: int, row: int, kind: Kind) -> bool:
         """Say where this worker stands, and block this thread until it is answered; return False to leave."""
         mine = self._mine
-        mine[_SLOT], mine[_ROW], mine[_KIND] = slot, row, kind
+        mine[_PLACE] = row << 8 | slot << 4 | kind
+        mine[_TIME] = perf_counter_ns()
         fence()  # before `meet` says that they are there
         return self.meet()
 
@@ -75,28 +82,35 @@ class ServerArrivals:
     """The server's end, on the running event loop. Only one coroutine waits at a time.
 
     Args:
-        cells: Of the group.
+        cells: Of the members.
         obs_ready: Posted by a worker that arrives while the server sleeps.
-        act_ready: Posted for workers that are asleep.
+        act_ready: For each member, posted when it is asleep; members of one worker have the same.
     """
 
-    def __init__(self, cells: Any, obs_ready: Signal, act_ready: list[Signal]) -> None:
+    def __init__(self, cells: Any, obs_ready: Signal, act_ready: Sequence[Signal]) -> None:
         self._arrived, self._released, self._asleep = cells[:, ARRIVED], cells[:, RELEASED], cells[:, ASLEEP]
-        self._places, self._server_asleep = cells[:, _SLOT : _KIND + 1], cells[:, _SERVER_ASLEEP]
+        self._places, self._times, self._server_asleep = cells[:, _PLACE], cells[:, _TIME], cells[:, _SERVER_ASLEEP]
         self._leave = cells[:, LEAVE]
-        self._obs_ready, self._act_ready = obs_ready, act_ready
+        self._obs_ready, self._act_ready = obs_ready, list(dict.fromkeys(act_ready))
+        self._worker = np.array([self._act_ready.index(signal) for signal in act_ready])
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter()
         self._loop.add_reader(obs_ready.fileno(), self._on_obs_ready)
         self.wake_ups = 0
 
-    def ready(self) -> list[int]:
-        """The members that have arrived and were not released yet, in order."""
-        return np.flatnonzero(self._arrived > self._released).tolist()
+    def ready(self) -> Members:
+        """The members that have arrived and were not released yet."""
+        return np.flatnonzero(self._arrived > self._released)
 
-    def places(self, members: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Slot, row and kind of members that have arrived."""
-        return list(map(tuple, self._places[members].tolist()))
+    def places(self, members: Members) -> tuple[Members, Members, Members]:
+        """Slots, rows and kinds of members that have arrived."""
+        places = self._places[members]
+        return places >> 4 & 15, places >> 8, places & 15
+
+    def times(self, members: Members) -> Members:
+        """When members have arrived, in nanoseconds."""
+        times: Members = self._times[members]
+        return times
 
     async def wait(self, known: int = 0) -> None:
         """Suspend until more than `known` members have arrived; maybe earlier."""
@@ -109,19 +123,20 @@ class ServerArrivals:
         finally:
             self._server_asleep[:] = 0
 
-    def release(self, members: Sequence[int]) -> None:
+    def release(self, members: Members) -> None:
         """Have members that have arrived go on: what they asked for is there."""
         self._released[members] = self._arrived[members]
         fence()
-        for member in np.flatnonzero(self._asleep[members]).tolist():
-            self._act_ready[members[member]].post()
+        asleep = members[self._asleep[members] > 0]
+        for worker in set(self._worker[asleep].tolist()):
+            self._act_ready[worker].post()
 
-    def lose(self, member: int) -> None:
-        """Serve this worker no more: its process has ended."""
-        self._released[member] = self._arrived[member]
+    def lose(self, members: Sequence[int]) -> None:
+        """Serve these members no more: their process has ended."""
+        self._released[members] = self._arrived[members]
 
     def abort(self) -> None:
-        """Have all workers leave, now or when they arrive."""
+        """Have all members leave, now or when they arrive."""
         self._leave[:] = 1
         self._released[:] = FOR_GOOD
         for signal in self._act_ready:

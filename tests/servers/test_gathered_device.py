@@ -12,7 +12,7 @@ from aiosampler.collectors.environments import AgentFault
 from aiosampler.memory.slot import columns, slot_specs
 from aiosampler.servers.accelerator import Accelerator
 from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
-from aiosampler.servers.gathered import GatheredStepper, Place
+from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.servers.gathered_device import GatheredDeviceStepper
 from aiosampler.signals.arrivals import Kind
 from aiosampler.specs.arrays import ArraySpec
@@ -109,17 +109,17 @@ class Workers:
         slot["prev_action"][t + 1][ends] = 0
 
     def ready(self):
-        return [member for member, left in enumerate(self.left) if left == 0]
+        return np.array([member for member, left in enumerate(self.left) if left == 0], np.int64)
 
     def places(self, members):
         kinds = [Kind.FINISH if self.t[member] == T else Kind.ACT for member in members]
-        return [(self.batch[m] % 2, self.t[m], kind) for m, kind in zip(members, kinds, strict=True)]
+        return tuple(map(np.array, ([self.batch[m] % 2 for m in members], [self.t[m] for m in members], kinds)))
 
     async def wait(self, known=0):
         await asyncio.sleep(0)
 
     def release(self, members):
-        for member in members:
+        for member in members.tolist():
             self.left[member], self.t[member] = self.paces[member], self.t[member] + 1
             if self.t[member] <= T:
                 continue
@@ -219,7 +219,7 @@ async def test_nothing_is_recorded_of_a_member_that_is_lost_while_it_is_acted_fo
     with torch.inference_mode():
         stepper = GatheredDeviceStepper(StateAgent(), slots, SHARES, Accelerator(torch.device("cpu"), device))
         slots[0]["agent_info"]["who"].fill(-1)
-        stepper.launch([Place(member, 0, 0, share) for member, share in enumerate(SHARES)], 3)
+        stepper.launch(np.arange(4), np.zeros(4, np.int64), np.zeros(4, np.int64), 3)
         stepper.void([2])
         while not stepper.done():
             pass
