@@ -1,1 +1,1 @@
-"""Collectors: step environments, record what happens, keep the statistics of episodes. Most of it knows no torch."""
+"""Collectors: step environments, record the steps in slots, and keep the statistics of episodes."""

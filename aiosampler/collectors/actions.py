@@ -1,4 +1,4 @@
-"""Actions on their way from a tree of arrays to the environments."""
+"""Splitting a tree of actions into one for each environment, and drawing legal actions."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,10 @@ from aiosampler.specs.trees import Tree, tree_map
 
 
 def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
-    """How to make one action for each environment from a tree of arrays ``[n, ...]``.
+    """Return a function that splits a tree of arrays ``[n, ...]`` into n actions.
 
-    They are of the types that the space's ``sample()`` gives: discrete actions are NumPy integers. Arrays are rows of
-    what is passed in, so pass in what nobody writes to again: an environment may keep its action.
+    The actions have the types of the space's ``sample()``: discrete ones are NumPy integers. Arrays are views of what
+    is passed in, which must not be written to afterwards, since an environment may keep its action.
     """
     match space:
         case spaces.Dict():
@@ -30,16 +30,16 @@ def action_splitter(space: gym.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
                 zip(*(split(part) for split, part in zip(ordered, action, strict=True)), strict=True)
             )
         case spaces.Box(shape=()):
-            return lambda action: [action[i, ...] for i in range(len(action))]  # arrays, where `list` gives numbers
+            return lambda action: [action[i, ...] for i in range(len(action))]  # 0-d arrays, not scalars
     return list
 
 
 def action_mask(observation: Any, info: Any) -> Tree:
-    """A copy of the mask of legal actions under the key ``"action_mask"``, as many environments give it; None without.
+    """A copy of the mask of legal actions under the key ``"action_mask"``; None if there is none.
 
     Args:
-        observation: Of an environment; a mask in it counts if there is none in `info`.
-        info: That came with it.
+        observation: An observation; its mask is used if there is none in `info`.
+        info: The info that came with it.
     """
     for given in (info, observation):
         if isinstance(given, Mapping) and given.get("action_mask") is not None:

@@ -1,7 +1,7 @@
-"""The inner loop: step n environments T times, and record everything.
+"""The inner loop of every sampler: step n environments T times and record the steps.
 
-It is the same for every sampler. Where actions come from is an `ActionSource`, what follows the end of an episode is a
-`ResetRule`; evaluation is this loop with another rule. The collector writes to its columns of a slot, in this order:
+An `ActionSource` provides the actions, a `ResetRule` decides what follows the end of an episode; evaluation is the same
+loop with another rule. The collector writes to its columns of a slot in this order:
 
 ==========================================================  ====================================================
 when                                                        what
@@ -16,8 +16,8 @@ step t, after all environments                              reward and info of t
 finish                                                      done; blanks of environments that wait
 ==========================================================  ====================================================
 
-What an environment returned is recorded, and shown to its trajectory info, before another is stepped or reset: many
-return the same buffer each time, and those of one process may share it.
+What an environment returns is recorded, and passed to its trajectory info, before another one is called: many return
+the same buffer each time, and the environments of a process may share it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,17 +43,17 @@ from aiosampler.specs.trees import tree_map
 
 
 class Aborted(Exception):
-    """The batch is not wanted any more."""
+    """Collecting ended early, because the abort flag was set."""
 
 
 @dataclass(slots=True)
 class LostEnvironment:
-    """An environment that was given up, and replaced.
+    """An environment that failed and is replaced.
 
     Attributes:
-        error: Why; None if that was told before, and there are but some more rows that are blank because of it.
-        steps: How many rows are.
-        episodes: How many were under way.
+        error: Why it failed; None if that was reported before, and only further rows are blank because of it.
+        steps: Number of rows that are blank because of it.
+        episodes: Number of episodes that were lost, 0 or 1.
     """
 
     error: ProcessFailure | None
@@ -66,18 +66,20 @@ class Collector:
 
     Args:
         unit: The n environments.
-        seeds: For the first reset of each.
-        reset_seed: Gives one for each later reset, from the column and how many came before; None for no seeds.
-        first: Global index of the first of them.
+        seeds: For each environment, the seed of its first reset.
+        reset_seed: Returns the seed of a later reset, from the column and the number of resets before; None if only
+            first resets are seeded.
+        first: Global index of the first environment.
         slots: Arrays of the slots, cut to the columns of the environments.
-        specs: Of a single step.
-        actions: Chooses actions.
+        specs: Specs of a single step.
+        actions: Source of the actions.
         rule: Decides about resets.
         traj_info: Makes the statistics of a new episode.
         cells: Progress cells of this process.
         abort: Array of one element: not zero ends a batch at its next step.
-        clocks: For each slot, the array ``[T, 2]`` for the times at which steps begin and end, None to tell none. Who
-            asks for a batch clears it: the end of a step says that its row is complete, even if this process dies.
+        clocks: For each slot, the array ``[T, 2]`` for the times at which steps begin and end; None to record none.
+            They are cleared before a batch is requested; an end time shows that its row is complete, even if this
+            process dies.
         evaluation: Whether these are evaluation environments.
     """
 
@@ -105,20 +107,20 @@ class Collector:
         self._writer = writer = make_writer(specs.observation, "observation")
         info_writer = EnvInfoWriter(specs.env_info) if specs.env_info else None
         self._slots = [SlotRows(slot, writer, info_writer, clocks and clocks[i]) for i, slot in enumerate(slots)]
-        # Of our own, since a collector that replaces another starts while the user has the slots
+        # Row 0 is prepared in private memory, since a replacement starts while the user has the slots
         self._staging = SlotRows(with_private_row(slots[0]), writer, info_writer)
         self._kept = self._staging.row_like()
         T, self._n = slots[0]["reward"].shape
         self._episodes = OpenEpisodes(traj_info, T, self._n)
         self._row = StepRow(writer, info_writer, self._episodes, first, evaluation=evaluation)
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
-        self._starting: set[int] = set()  # environments that were reset, and have not answered yet
-        self._losing: dict[int, LostEnvironment] = {}  # environments that were given up, and are not replaced yet
-        self._losses: list[LostEnvironment] = []  # that are to be told
-        self._active: list[int] = []  # environments that are stepped; a new list where they are others
+        self._starting: set[int] = set()  # environments whose reset has not been answered yet
+        self._losing: dict[int, LostEnvironment] = {}  # environments that failed and are not replaced yet
+        self._losses: list[LostEnvironment] = []  # to be reported by `take_losses`
+        self._active: list[int] = []  # environments that are stepped; a new list whenever they change
         self._started = False
         self._reset_options: list[Mapping[str, Any] | None] = [None] * self._n
-        self._resets = [0] * self._n  # that each had since it was seeded first; counted if later ones are seeded
+        self._resets = [0] * self._n  # of each environment; counted only with `reset_seed`
 
     def start(
         self, phase: Callable[[str], None], decorrelation_steps: int = 0, seed: int = 0, generation: int = 0
@@ -127,7 +129,7 @@ class Collector:
 
         The number of steps and the actions depend on `seed`, `generation` and the environment's index alone.
         """
-        masks: list[Any] = [None] * self._n  # of the actions that are legal
+        masks: list[Any] = [None] * self._n  # masks of legal actions, None where all are
         seeds = None if self._started else self._seeds
         self._restart(range(self._n), phase, masks)
         if decorrelation_steps:
@@ -139,17 +141,17 @@ class Collector:
         self._staging.keep(0, self._kept)
 
     def set_reset_options(self, b: int, options: Mapping[str, Any] | None) -> None:
-        """Have the environment with global index b reset with `options` from now on; None: without any.
+        """Pass `options` to later resets of the environment with global index b; None for no options.
 
         Raises:
-            ConfigError: They would be ignored.
+            ConfigError: The environment would ignore them.
         """
         if options is not None:
             self._unit.check_reset_options()
         self._reset_options[b - self._first] = options
 
     def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
-        """Begin new episodes everywhere, or, where `starts` says no, wait. The first time, environments are seeded."""
+        """Begin new episodes; environments for which `starts` is False wait. The first time, resets are seeded."""
         self._restart([i for i in range(self._n) if starts is None or starts(i)], phase)
         self._cells[AT] = NOWHERE
         self._staging.keep(0, self._kept)
@@ -176,7 +178,7 @@ class Collector:
         Raises:
             Aborted: The abort flag was set; the batch is incomplete.
             EnvironmentFault: An environment raised, or returned what does not fit.
-            AgentFault: The agent did.
+            AgentFault: The agent raised, or returned what does not fit.
         """
         slot = self._slots[index]
         self._row.begin(slot)
@@ -193,9 +195,9 @@ class Collector:
         return self._row.finished
 
     def cut_episodes(self, index: int, T: int) -> list[FinishedEpisode]:
-        """End the episodes that are under way after T rows of slot `index` were filled, and return them, as cut.
+        """End the episodes that are in progress after T rows of slot `index`, and return them, marked as cut.
 
-        Their environments are to be restarted next.
+        The caller must restart their environments next.
         """
         observations = self._slots[index].slot["observation"]
         cut = []
@@ -210,11 +212,11 @@ class Collector:
 
     @property
     def idle(self) -> bool:
-        """Whether all environments wait."""
+        """Whether all environments wait for their reset, so that none steps."""
         return not self._active and not self._starting
 
     def _step(self, slot: SlotRows, T: int) -> None:
-        """Take T steps, or as many as there are environments that do not wait."""
+        """Take T steps, or fewer if all environments wait before that."""
         cells, abort, clock, act = self._cells, self._abort, slot.clock, self._actions.act
         step, row = self._unit.step, self._row
         records_infos = slot.env_info is not None
@@ -240,10 +242,10 @@ class Collector:
             if clock is not None:
                 clock[t, 1] = perf_counter_ns()
             if self.idle:
-                break  # all wait: the rest is blank
+                break  # the remaining rows are blank
 
     def _follow(self, slot: SlotRows, t: int, ended: list[int]) -> None:
-        """Reset the environments whose episodes ended at step t, or have them wait."""
+        """Reset the environments whose episodes ended at step t, or let them wait, as the rule says."""
         resets, gone = [], []
         for i in ended:
             slot.null_previous(t + 1, i)
@@ -259,7 +261,7 @@ class Collector:
         self._actions.ended(ended)
 
     def _lose(self, t: int, lost: list[tuple[int | None, ProcessFailure]]) -> None:
-        """Environments were given up at step t, which they did not take; others start in their place."""
+        """Note environments that failed in step t; others are being started in their place."""
         for i, error in lost:
             loss = LostEnvironment(error)
             self._losses.append(loss)
@@ -275,16 +277,16 @@ class Collector:
         lost.clear()
 
     def take_losses(self) -> list[LostEnvironment]:
-        """The environments that were given up since this was called last, and the rows that are blank because of it.
+        """The environments that failed since the last call, with the number of rows that are blank because of it.
 
-        Those that are not replaced yet are in the next list as well, without an error, for the rows to come.
+        One that is not replaced yet is also in the next list, without its error, for further blank rows.
         """
         losses, self._losing = self._losses, {i: LostEnvironment(None) for i in self._losing}
         self._losses = list(self._losing.values())
         return [loss for loss in losses if loss.error is not None or loss.steps]
 
     def _go_on_starting(self, slot: SlotRows, t: int) -> None:
-        """Blank row t of the environments that start, and the next one, too, of those that still do."""
+        """Blank row t of environments that are starting, and row t + 1 of those that have still not started."""
         started = self._row.started
         for i in self._starting:
             self._episodes.skip(t, i)
@@ -316,7 +318,7 @@ class Collector:
             self._wait(slot, i, 0)
 
     def _wait(self, slot: SlotRows, i: int, start: int) -> None:
-        """Leave environment i alone from row `start` on."""
+        """Do not step environment i from row `start` on."""
         self._waits_from[i] = start
         self._episodes.wait(start, i)
         slot.wait(start, i)
@@ -342,10 +344,10 @@ class Collector:
         masks: list[Any] | None = None,
         anew: bool = False,
     ) -> Sequence[int]:
-        """Reset environments, and record in row t what they give; and, if asked for, which actions are legal there.
+        """Reset environments and record their observations in row t; with `masks`, also note which actions are legal.
 
         Returns:
-            Those that give nothing yet, and are to start later.
+            Those that did not answer yet, and start later.
         """
         write, row = self._writer.write, slot.observation[t]
         if self._reset_seed is not None:
@@ -366,7 +368,7 @@ class Collector:
     def _seeds_of(
         self, environments: Sequence[int], first: Sequence[int] | None, reset_seed: Callable[[int, int], int]
     ) -> Sequence[int]:
-        """Seeds for resets, of all n: `first` if these are the first ones, otherwise new ones for `environments`."""
+        """Seeds of all n environments: `first` if these are the first resets, else new ones for `environments`."""
         seeds = list(first or self._seeds)
         for i in environments:
             if first is None:

@@ -1,4 +1,4 @@
-"""One environment whose methods are coroutines: what an event loop makes of it, and asks of it."""
+"""One environment whose methods are coroutines, as an event loop holds and calls it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class CoroutineEnvironment:
-    """An environment in the event loop that it lives in; any of its methods may as well be plain ones.
+    """An environment with coroutine methods; some of its methods may be plain ones.
 
-    All of it is awaited in one task, from `settle` to `close`: contexts may have to be left in the task that entered
-    them.
+    One task awaits all of its methods, from `settle` to `close`, since some contexts must be left in the task that
+    entered them.
 
     Attributes:
         env: The environment.
@@ -38,10 +38,10 @@ class CoroutineEnvironment:
 
     @classmethod
     async def settle(cls, made: Any) -> CoroutineEnvironment:
-        """Await what `env_fn` returned, enter it if it is a context, and check what comes of that.
+        """Await what `env_fn` returned, enter it if it is an async context, and check the result.
 
         Raises:
-            TypeError: It is no environment.
+            TypeError: The result is not an environment.
         """
         contexts = contextlib.AsyncExitStack()
         if inspect.isawaitable(made):
@@ -56,12 +56,12 @@ class CoroutineEnvironment:
 
     async def reset(self, seed: int | None, options: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Reset it; return observation and info."""
-        named = {} if options is None else {"options": dict(options)}  # what it takes out it gets again
+        named = {} if options is None else {"options": dict(options)}  # a copy, since it may remove items
         result = self._reset(seed=seed, **named)
         return check_reset(await result if inspect.isawaitable(result) else result)
 
     async def call(self, ask: Ask, name: str, packed: bytes, b: int, *, evaluation: bool) -> bytes:
-        """Have it do something, as `call_environment` has plain ones; what a method returns is awaited."""
+        """Call it as `call_environment` calls plain environments; await the result of a method if it is awaitable."""
         if ask is not Ask.CALL:
             return call_environment(self.env, ask, name, packed, b, evaluation=evaluation)
         result = invoke(self.env, name, packed, b, evaluation=evaluation)
@@ -70,7 +70,7 @@ class CoroutineEnvironment:
         return pack_result(result, ask, name, b, evaluation=evaluation)
 
     async def close(self) -> None:
-        """Close it: by leaving its context, if it came from one."""
+        """Close it, by leaving its context if it came from one."""
         if not self._managed:
             closing = self._close()
             if inspect.isawaitable(closing):
@@ -79,12 +79,12 @@ class CoroutineEnvironment:
 
 
 class Life:
-    """One environment, from its factory to its end.
+    """The state of one environment, from when it is built until it is closed.
 
     Attributes:
-        waiter: Of its task, which waits for what to do; None while it does something.
-        over: Whether it was given up, or is being closed: whatever it answers is not wanted.
-        fresh: Observation and info of a reset that the collector was not told of yet.
+        waiter: The future that its task awaits between two calls; None during a call.
+        over: Whether it has failed or is being closed, so that its answers are dropped.
+        fresh: Observation and info of a reset that has not been passed to the collector yet.
     """
 
     __slots__ = ("env", "fresh", "i", "over", "task", "waiter")
@@ -99,21 +99,21 @@ class Life:
 
     @property
     def waits(self) -> bool:
-        """Whether it is there, and waits for what to do."""
+        """Whether it is built, and waits for the next call."""
         return not self.over and self.waiter is not None and not self.waiter.done()
 
 
 class Care(NamedTuple):
-    """What is done about environments that fail.
+    """How environments that fail are handled.
 
     Attributes:
         process: Name of this process.
-        rank: Of the worker.
+        rank: Rank of the worker.
         step_timeout: Seconds that a step, a reset or a call may take; None for no limit.
-        start_timeout: Seconds that building and resetting one in place of another may take; None for no limit.
-        budget: How many are replaced.
+        start_timeout: Seconds that building and resetting a replacement may take; None for no limit.
+        budget: How many environments may be replaced.
         describe: Makes the error that the user sees.
-        abort: Array of one element: not zero when this process is to end.
+        abort: Array of one element: not zero when this process must end.
     """
 
     process: str
@@ -125,7 +125,7 @@ class Care(NamedTuple):
     abort: Any
 
     def late(self, life: Life, doing: str, b: int, *, evaluation: bool) -> WorkerTimeout:
-        """The error of an environment that does not answer in time, with where it waits."""
+        """The error for an environment that did not answer in time, with the line at which it waits."""
         error = WorkerTimeout(
             f"{environment_name(b, evaluation)} is given up in the {self.process} process: {doing} takes more than "
             f"step_timeout={self.step_timeout} s",
@@ -143,7 +143,7 @@ async def within(what: str, seconds: float | None) -> AsyncIterator[None]:
     """Cancel the block after some seconds.
 
     Raises:
-        TimeoutError: It was cancelled; says within what it should have ended.
+        TimeoutError: The time is over; the message contains `what`.
     """
     try:
         async with asyncio.timeout(seconds) as bound:
@@ -155,7 +155,7 @@ async def within(what: str, seconds: float | None) -> AsyncIterator[None]:
 
 
 def waits_in(task: asyncio.Task[Any]) -> str:
-    """Where the coroutines of a task wait, as a traceback shows it."""
+    """The stack of a waiting task, formatted as a traceback."""
     frames: list[Any] = []
     awaited: Any = task.get_coro()
     while (frame := getattr(awaited, "cr_frame", None)) is not None:
@@ -165,7 +165,7 @@ def waits_in(task: asyncio.Task[Any]) -> str:
 
 
 def environment_of(frame: FrameType | None, tasks: Container[CodeType]) -> int | None:
-    """The `i` of the coroutine with one of these codes that a frame was called from; None if it was not."""
+    """The local variable `i` of the first caller of a frame whose code is in `tasks`; None if there is none."""
     while frame is not None:
         if frame.f_code in tasks:
             return int(frame.f_locals["i"])

@@ -1,13 +1,12 @@
-"""Environments whose methods are coroutines, awaited together: a unit of environments that wait for something else.
+"""The unit of environments whose methods are coroutines, which are all awaited at the same time.
 
-They live in the loop of a `LoopThread`, each in a task of its own from its factory to its `close`, so that a step makes
-no task. The collector's thread begins a step in all of them and is woken once, when the last has answered; what one
-answers is recorded in the loop, before another goes on. Between two steps the loop turns as well: an environment may
-have tasks there that keep its connection alive.
+They run in the loop of a `LoopThread`, each in one task from its factory to its `close`, so that a step creates no
+task. The collector's thread starts a step in all of them and wakes once, when the last has answered; each answer is
+recorded in the loop, before another task runs. The loop also runs between two steps, so that tasks of an environment
+can keep its connection alive.
 
-One that raises, or is late, is given up for itself: its task is cancelled and closes it, and what it may still answer
-is thrown away, or it would be taken for the answer to the next question. If there are restarts left another is built in
-its place, while the others go on.
+An environment that raises or is late fails alone: its task is cancelled and closes it, and a late answer is dropped. If
+restarts are left, another is built in its place, while the others go on.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class CoroutineEnvironments:
     """An `EnvironmentUnit` of environments whose methods are coroutines.
 
     Args:
-        lives: Of the environments; `add` makes them.
+        lives: The environments in their loop; `add` builds them.
         step_timeout: Seconds that a step, a reset or a call may take; None for no limit.
     """
 
@@ -42,11 +41,11 @@ class CoroutineEnvironments:
 
     def __init__(self, lives: Lives, step_timeout: float | None) -> None:
         self._lives, self._limit = lives, step_timeout
-        self._replaced: list[tuple[int | None, ProcessFailure]] = []  # at the start, of which nobody was told yet
-        self._absent: set[int] = set()  # of which the collector knows that they will start later
+        self._replaced: list[tuple[int | None, ProcessFailure]] = []  # at the start; not reported to the collector yet
+        self._absent: set[int] = set()  # environments that the collector knows to be starting
 
     def add(self, n: int, phase: Callable[[str], None]) -> None:
-        """Build n environments, all at once; they are closed with the unit, whatever becomes of the others."""
+        """Build n environments, all at the same time; the unit closes each that is built, even if others fail."""
         self._lives.add(n, phase)
 
     def action_space(self, i: int) -> gym.Space[Any]:
@@ -60,7 +59,7 @@ class CoroutineEnvironments:
         return env.env
 
     def check_reset_options(self) -> None:
-        """They take them."""
+        """Does nothing: environments with coroutines take options."""
 
     def reset(
         self,
@@ -72,7 +71,7 @@ class CoroutineEnvironments:
         phase: Callable[[str], None] | None = None,
         anew: bool = False,
     ) -> Sequence[int]:
-        """Reset environments, all at once; at the start those that fail are waited for until they are replaced."""
+        """Reset environments, all at the same time; at the start, wait until those that fail are replaced."""
         self._lives.options = options
         answered: set[int] = set()
 
@@ -108,7 +107,7 @@ class CoroutineEnvironments:
         return later
 
     def step(self, actions: Any, environments: Sequence[int], row: StepRow) -> None:
-        """Step environments, all at once, and record what they return; with none there, wait for one."""
+        """Step environments, all at the same time, and record the results; if none is there, wait for a replacement."""
         lives = self._lives
 
         def begin() -> None:
@@ -122,7 +121,7 @@ class CoroutineEnvironments:
 
         self._lives.actions, self._lives.record = actions, row.record
         self._lives.wait(begin, f"taking step {row.t} of the batch", self._limit)
-        row.ended.sort()  # they have answered in any order
+        row.ended.sort()  # they have answered in arbitrary order
         if lives.losses or self._absent or self._replaced:
             self._tell_who_left_and_came(environments, row)
 
@@ -140,7 +139,7 @@ class CoroutineEnvironments:
         self._absent.update(lost.intersection(environments))
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
-        """Step some environments outside of batches, all at once; those that are not there take none."""
+        """Step some environments outside of a batch, all at the same time; skip those that are being replaced."""
 
         def begin() -> None:
             for i in self._lives.ready(list(actions)):
@@ -150,7 +149,7 @@ class CoroutineEnvironments:
         self._lives.wait(begin, "taking a random step", self._limit)
 
     def call(self, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
-        """Call some environments, all at once; one that is not there answers by why it is not."""
+        """Call some environments, all at the same time; one that is being replaced gives the error why it failed."""
         lives = self._lives
         answers: dict[int, bytes | Exception] = {}
         doing = {Ask.CALL: f"calling {name}()", Ask.GET: f"getting {name}"}.get(ask, f"setting {name}")
@@ -184,5 +183,5 @@ class CoroutineEnvironments:
                 yield i, self._lives.fault(doing, i, RuntimeError("another is being built in its place"))
 
     def close(self) -> None:
-        """Close all environments, all at once and within bounds, whatever one of them raises; idempotent."""
+        """Close all environments at the same time, within a time limit, even if one of them raises; idempotent."""
         self._lives.close()

@@ -1,7 +1,7 @@
-"""The lives of environments whose methods are coroutines: tasks in an event loop, and who waits for them.
+"""The tasks of environments whose methods are coroutines, and how the collector's thread waits for them.
 
-Two threads share them. What an environment does, and what is recorded of it, happens in the loop; the collector's
-thread begins something in several of them, and sleeps until the last has answered. So neither needs a lock.
+Two threads take part: environments run, and are recorded, in the thread of the event loop; the collector's thread
+starts a call in several of them and sleeps until the last has answered. So no locks are needed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from aiosampler.interfaces import OnReset, OnStep
     from aiosampler.runtime.loop_thread import LoopThread
 
-HELD_UP_S = 0.3  # a loop that does not turn for so long is told of
-CLOSE = object()  # what a task is told that is to close its environment
-SOMEBODY = -1  # stands for any environment that is being built
+HELD_UP_S = 0.3  # a loop that runs no callback for so long is reported in the log
+CLOSE = object()  # in place of a call: the task must close its environment
+SOMEBODY = -1  # index that stands for any environment that is being built
 
 log = logging.getLogger("aiosampler")
 
@@ -42,22 +42,22 @@ class Lives:
 
     Args:
         loop: The loop.
-        build: Makes environment i, in the place of so many that were before: what `env_fn` returns, and the seed of its
-            first reset.
-        register: Told of each that was made: the environment and i.
+        build: Called with i and the number of environments that were there before; returns what `env_fn` returns, and
+            the seed of its first reset.
+        register: Called with each environment that was built, and i.
         first: Global index of the first environment; None for the example.
         cells: Progress cells of this process.
         evaluation: Whether these are evaluation environments.
-        care: What is done about those that fail.
+        care: How those that fail are handled.
 
     Attributes:
-        each: Those that are there, or were given up and are not replaced yet.
-        options: For each, what its resets get.
-        told: For each, what it was called with, for those that replace it.
-        actions: For each, what it does when it is stepped.
-        record: Told, in the loop, of each step that was answered.
-        pending: Who has yet to answer.
-        losses: Those that were given up, and why, in order; who tells the collector takes them out.
+        each: For each environment its state; it stays there after a failure until it is replaced.
+        options: For each environment, the options of its resets.
+        told: For each environment, the calls that its replacement must get, too.
+        actions: For each environment, the action of its next step.
+        record: Called in the loop with the result of each step.
+        pending: Indices of environments that have yet to answer.
+        losses: Pairs of an environment that failed and its error, in order, until the collector gets them.
     """
 
     record: OnStep
@@ -81,19 +81,19 @@ class Lives:
         self.actions: Any = ()
         self.pending: set[int] = set()
         self.losses: deque[tuple[int, ProcessFailure]] = deque()
-        self._restarts: list[int] = []  # of each
+        self._restarts: list[int] = []  # for each environment
         self._replacing: set[asyncio.Task[None]] = set()
         self._doing = ""
-        self._finished: Callable[[], None] | None = None  # called when nobody is pending
-        self._begins: OnReset | None = None  # told of those that are built anew while they are waited for
-        self._error: BaseException | None = None  # what ended the waiting, for good
-        self._halted = False  # nothing is recorded any more
-        self._reported: set[tuple[str, int]] = set()  # places that held up the loop
+        self._finished: Callable[[], None] | None = None  # called when none is pending
+        self._begins: OnReset | None = None  # called with the reset of a replacement that is waited for
+        self._error: BaseException | None = None  # what ended a wait; every later wait raises it
+        self._halted = False  # whether answers are no longer recorded
+        self._reported: set[tuple[str, int]] = set()  # places that blocked the loop, each reported once
 
     # These are called in the collector's thread.
 
     def add(self, n: int, phase: Callable[[str], None]) -> None:
-        """Build n environments; those that are there are closed with the unit from now on, whatever the others do."""
+        """Build n environments; each that is built will be closed with the unit, even if others fail."""
         for i in range(n):
             phase(f"building {self.name(i)}")
             self._in_hand(i)
@@ -104,7 +104,7 @@ class Lives:
             self.options = (*self.options, None)
             self._loop.loop.call_soon_threadsafe(self._begin, i, made, None)
 
-        unsettled = (life.i for life in self.each if life.env is None)  # looked at in the loop
+        unsettled = (life.i for life in self.each if life.env is None)  # evaluated in the loop
         self.wait(lambda: self.pending.update(unsettled), "calling env_fn", None, phase, lambda i, *_: None)
 
     def wait(
@@ -115,14 +115,14 @@ class Lives:
         phase: Callable[[str], None] | None = None,
         begins: OnReset | None = None,
     ) -> None:
-        """Have something done, and wait until all that it names as pending have answered.
+        """Start calls in the loop, and wait until all environments that are pending have answered.
 
         Args:
-            begin: Called in the loop.
-            doing: What is being done.
+            begin: Called in the loop; starts the calls.
+            doing: What is being done, for messages.
             limit: Seconds that an environment may take.
-            phase: Told who is waited for.
-            begins: Told of those that are built anew meanwhile, which are waited for; None not to wait for them.
+            phase: Called with the name of an environment that is waited for.
+            begins: Called with the resets of environments that are replaced meanwhile; None not to wait for these.
         """
         waited_for = [-1]
 
@@ -130,9 +130,9 @@ class Lives:
             self._finished = finished
             try:
                 begin()
-            except BaseException as exc:  # or nobody would hear of it
+            except BaseException as exc:  # passed on to the waiting thread
                 self._fail(exc)
-            if self._error is not None:  # or was it before?
+            if self._error is not None:  # a task may have failed before this wait
                 self.pending.clear()
             self._answered(None)
 
@@ -162,7 +162,7 @@ class Lives:
             raise self._error
 
     def close(self) -> None:
-        """Close all environments, all at once and within bounds, whatever one of them raises; idempotent."""
+        """Close all environments at the same time, within a time limit, even if one of them raises; idempotent."""
         lives, self.each = self.each, []
         self._halted = True
         failures: list[BaseException] = []
@@ -199,7 +199,7 @@ class Lives:
             raise failure
 
     def _tell_who_holds_up(self, held: float) -> None:
-        """Name in the log, once, the place where the loop is held up, and the environment in the progress cells."""
+        """Log, once for each place, where the loop is blocked, and set the environment in the progress cells."""
         frame = self._loop.frame()
         if held < HELD_UP_S or frame is None:
             return
@@ -219,22 +219,22 @@ class Lives:
     # These are called in the loop.
 
     def ready(self, environments: Sequence[int]) -> list[int]:
-        """Those that are there, and were all the time since the collector was told of losses."""
+        """Those that are running and have not been replaced since the collector was told of losses."""
         lost = {i for i, _ in self.losses}
         return [i for i in environments if i not in lost and self.each[i].waits]
 
     def _begin(self, i: int, made: Any, seed: int | None) -> None:
-        """Begin the life of an environment; one with a seed takes the place of another, and is reset."""
+        """Start the task of an environment; one with a seed replaces another, and is reset first."""
         life = self.each[i]
         if seed is not None:
             self.each[i] = life = Life(i)
         life.task = asyncio.ensure_future(self._live(life, i, made, seed))
 
     async def _live(self, life: Life, i: int, made: Any, seed: int | None) -> None:
-        """Settle, serve and close an environment.
+        """Run an environment: settle it, do its calls, and close it.
 
         Raises:
-            EnvironmentFault: It failed in closing, of its own accord.
+            EnvironmentFault: Its `close` raised.
         """
         doing: str | None = "calling env_fn"
         try:
@@ -252,12 +252,12 @@ class Lives:
                 life.fresh = None
             self._answered(i if seed is None or self._begins is not None else SOMEBODY)
             await self._serve(life, i, env)
-        except GeneratorExit:  # nobody waits for this task any more
+        except GeneratorExit:  # the loop is gone, and this task is being destroyed
             raise
         except BaseException as exc:
             error = self.fault(doing or self._doing, i, exc)
             if error is exc and doing is None and not life.over:
-                self._fail(error)  # what records, or counts steps, failed: that is no fault of the environment's
+                self._fail(error)  # recording failed, such as a TrajInfo: not a fault of the environment
             else:
                 self._lost(life, i, error)
         while life.task.cancelling():
@@ -273,16 +273,16 @@ class Lives:
                 log.debug("%s was given up, and failed in closing: %r", self.name(i), exc)
 
     async def _reset_in_place(self, env: CoroutineEnvironment, i: int, seed: int) -> tuple[Any, Any]:
-        """Reset an environment that takes the place of another, and tell it what that was told."""
+        """Reset a replacement, repeat the calls that the one before had got, and reset it again if there were any."""
         given = await env.reset(seed, self.options[i])
         for (ask, name), packed in self.told[i].items():
             await env.call(ask, name, packed, self.index(i), evaluation=self.evaluation)
         if self.told[i]:
             given = await env.reset(None, self.options[i])
-        return copy.deepcopy(given)  # it is looked at later, and may be a buffer of several environments
+        return copy.deepcopy(given)  # a copy, since it is recorded later, and environments may share a buffer
 
     async def _serve(self, life: Life, i: int, env: CoroutineEnvironment) -> None:
-        """Do what is asked for, until the environment is to be closed."""
+        """Do one call after the other, until the environment must be closed."""
         create_future, step = self._loop.loop.create_future, env.step
         while True:
             life.waiter = waiter = create_future()
@@ -306,7 +306,7 @@ class Lives:
                 self._answered(None)
 
     def ask(self, i: int, what: Callable[[Life], Any] | None) -> None:
-        """Have environment i, which waits, take a step, or something else; it is pending from now on."""
+        """Start a call of environment i, a step if `what` is None; it is pending from now on."""
         self.pending.add(i)
         self.each[i].waiter.set_result(what)  # type: ignore[union-attr] # it waits
 
@@ -317,7 +317,7 @@ class Lives:
             finished()
 
     def _give_up_late(self) -> None:
-        """Give up those that have not answered in time."""
+        """Count those that have not answered in time as failed."""
         for i in sorted(self.pending - {SOMEBODY}):
             life = self.each[i]
             if not life.over:
@@ -325,7 +325,7 @@ class Lives:
                 life.task.cancel()
 
     def _lost(self, life: Life, i: int, error: BaseException) -> None:
-        """Give an environment up; have another take its place, if there are restarts left."""
+        """Give up an environment that failed; begin to replace it, if restarts are left."""
         if life.over or self._halted:
             return
         life.over = True
@@ -345,13 +345,13 @@ class Lives:
             self._answered(i)
 
     def _fail(self, error: BaseException) -> None:
-        """End the waiting, if there is any; or the next one, at once."""
-        self._error = self._error or error  # for good: with it the collector ends
+        """End the current wait with an error, or the next one if there is none."""
+        self._error = self._error or error  # it stays set: the collector ends by it
         self.pending.clear()
         self._answered(None)
 
     async def _replace(self, life: Life, i: int) -> None:
-        """Build an environment in place of one that was given up, as soon as that is closed."""
+        """Build a replacement for an environment that failed, once that is closed."""
         if (task := getattr(life, "task", None)) is not None:
             await asyncio.wait([task], timeout=COROUTINE_CLOSE_S + 0.2)
         await asyncio.sleep(self._care.budget.delay(i))
@@ -366,7 +366,7 @@ class Lives:
             self._begin(i, made, seed)
 
     def fault(self, doing: str, i: int, exc: BaseException) -> Exception:
-        """The error that names environment i, if `exc` is not such a one."""
+        """An error that names environment i, with `exc` as its cause; `exc` itself if it is one already."""
         if isinstance(exc, EnvironmentFault | SamplerError):
             return exc
         fault = EnvironmentFault(doing, None if self._first is None else self.index(i), self.evaluation)
@@ -374,11 +374,11 @@ class Lives:
         return fault
 
     def index(self, i: int) -> int:
-        """Global index of environment i; of the example, 0."""
+        """Global index of environment i; 0 for the example."""
         return i + (self._first or 0)
 
     def name(self, i: int, more: int = 0) -> str:
-        """What messages call environment i, and so many that follow."""
+        """The name of environment i, and of `more` environments after it, in messages."""
         if self._first is None:
             return "the example environment"
         return environment_name(self.index(i), self.evaluation, more)

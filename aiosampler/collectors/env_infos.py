@@ -1,4 +1,4 @@
-"""Recording what environments report beside their observations, and which of it they did not report."""
+"""Recording the `env_info_keys` of environments' infos, with a flag for each whether it was reported."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from aiosampler.specs.trees import Tree
 
 class _Key(NamedTuple):
     name: str
-    path: tuple[str, ...]  # where to look if there is no key of that name: "episode.r" is info["episode"]["r"]
+    path: tuple[str, ...]  # used if no key has that name: "episode.r" is info["episode"]["r"]
     writer: Writer
 
 
@@ -20,7 +20,7 @@ class EnvInfoWriter:
     """Writes the recorded keys of an environment's info.
 
     Args:
-        specs: Tree of `ArraySpec` of each key.
+        specs: For each key, its tree of `ArraySpec`.
     """
 
     def __init__(self, specs: dict[str, Tree]) -> None:
@@ -29,7 +29,7 @@ class EnvInfoWriter:
         ]
 
     def rows(self, values: dict[str, Tree], present: dict[str, Any]) -> list[Sequence[tuple[_Key, Any, Any]]]:
-        """Views of the rows of arrays ``[T, n, ...]`` and flags ``[T, n]``, made once so that a step makes none."""
+        """Views of the T rows of arrays ``[T, n, ...]`` and flags ``[T, n]``, made once so that steps make none."""
         columns: list[Any] = [
             zip(writer.rows(values[name]), [memoryview(flags) for flags in present[name]], strict=True)
             for name, _, writer in self._keys
@@ -40,10 +40,10 @@ class EnvInfoWriter:
         ]
 
     def write(self, row: Sequence[tuple[_Key, Any, Any]], i: int, info: Any) -> None:
-        """Write the keys that `info` has into element i of a row, and flag them.
+        """Write the recorded keys that are in `info` into element i of a row, and set their flags.
 
         Raises:
-            Mismatch: It is no dict, or a value does not fit its spec.
+            Mismatch: `info` is not a dict, or a value does not fit its spec.
         """
         for key, target, present in row:
             try:
@@ -58,13 +58,13 @@ class EnvInfoWriter:
     def write_all(
         self, row: Sequence[tuple[_Key, Any, Any]], infos: Any, n: int, which: np.ndarray[Any, Any] | None
     ) -> None:
-        """Write the keys that the infos of a vector environment have.
+        """Write the recorded keys that are in the infos of a vector environment.
 
         Args:
-            row: What to write into.
-            infos: Of n environments.
-            n: How many.
-            which: Indices of those to write; None for all.
+            row: A row of `rows`.
+            infos: The infos of n environments.
+            n: Number of environments.
+            which: Indices of the environments to write; None for all.
 
         Raises:
             Mismatch: As of `write`.
@@ -88,7 +88,7 @@ class EnvInfoWriter:
 
 
 def find(info: Any, name: str, path: tuple[str, ...] = ()) -> Any:
-    """What an info has under a name, or at a path of names; see `absent`.
+    """The value of an info under a name, or at a path of names; see `absent`.
 
     Raises:
         Mismatch: It is no dict.

@@ -1,6 +1,6 @@
-"""What environments are asked for between two batches: methods and attributes, found through their wrappers.
+"""Calls of methods and attributes of environments between two batches, found through their wrappers.
 
-Arguments and results travel pickled; each environment gets a copy of its own, as it would in a process of its own.
+Arguments and results are pickled, so that each environment gets its own copy, even if several are in one process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTHING = pickle.dumps(None)
 
 
 class Ask(Enum):
-    """What environments are asked for."""
+    """What a call does with an environment: call a method, or get or set an attribute."""
 
     CALL = "call"
     GET = "get_attr"
@@ -36,18 +36,18 @@ class Ask(Enum):
 
 
 def call_environment(env: gym.Env[Any, Any], ask: Ask, name: str, packed: bytes, b: int, *, evaluation: bool) -> bytes:
-    """Call a method of an environment, or get or set an attribute; return the result, packed.
+    """Call a method of an environment, or get or set an attribute; return the pickled result.
 
     Args:
         env: The environment.
         ask: What to do.
-        name: Of the method or attribute; of the outermost wrapper that has it, or the environment.
-        packed: Of a method, positional and named arguments; of an attribute to set, its value.
+        name: Name of the method or attribute; the outermost wrapper that has it is used.
+        packed: Pickled positional and named arguments of a method, or the value of an attribute to set.
         b: Global index, for messages.
-        evaluation: Which kind of environment it is.
+        evaluation: Whether it is an evaluation environment.
 
     Raises:
-        UnknownAttribute: There is none of that name.
+        UnknownAttribute: There is no method or attribute of that name.
         ConfigError: It is a method where an attribute is asked for, or the result cannot be pickled.
         EnvironmentFault: The environment raised.
     """
@@ -65,9 +65,9 @@ def call_environment(env: gym.Env[Any, Any], ask: Ask, name: str, packed: bytes,
 
 
 def invoke(env: Any, name: str, packed: bytes, b: int, *, evaluation: bool) -> Any:
-    """Call a method of an environment; return what it returns. An attribute that cannot be called is returned.
+    """Call a method of an environment and return its result; an attribute that is not callable is returned itself.
 
-    Args and errors are those of `call_environment`.
+    For arguments and errors see `call_environment`.
     """
     found = _find(env, name, b, evaluation, environment_name(b, evaluation))
     with fault_of(f"calling {name}()", b, evaluation):
@@ -76,7 +76,7 @@ def invoke(env: Any, name: str, packed: bytes, b: int, *, evaluation: bool) -> A
 
 
 def pack_result(result: Any, ask: Ask, name: str, b: int, *, evaluation: bool) -> bytes:
-    """Pickle what an environment answered.
+    """Pickle the result of a call.
 
     Raises:
         ConfigError: It cannot be pickled.
@@ -92,23 +92,23 @@ def pack_result(result: Any, ask: Ask, name: str, b: int, *, evaluation: bool) -
 def call_vector(
     vector: Any, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]], first: int, n: int, *, evaluation: bool
 ) -> Iterator[tuple[int, bytes | Exception]]:
-    """Have environments of a vector environment do something.
+    """Call environments of a vector environment.
 
-    Those of a vector environment that has them as single ones (``envs``) are called each by itself. Others are asked as
-    a whole: by their own ``call``, ``get_attr`` and ``set_attr``, as of `gymnasium.vector.AsyncVectorEnv`, or for a
-    method or attribute of the vector environment itself, whose value is one for each if it is a sequence of n.
+    If it holds single environments (``envs``), each of them is called. Otherwise the vector environment is called as a
+    whole: through its ``call``, ``get_attr`` and ``set_attr``, as `gymnasium.vector.AsyncVectorEnv` has them, or by its
+    own method or attribute; if the result is a sequence of n, it has one for each environment.
 
     Args:
         vector: The vector environment.
         ask: What to do.
         name: Of the method or attribute.
-        packed: The environments, counted from 0, and the packed arguments of each.
+        packed: Pairs of an environment, counted from 0, and its pickled arguments.
         first: Global index of environment 0.
         n: How many environments it has.
-        evaluation: Which kind of environment they are.
+        evaluation: Whether they are evaluation environments.
 
     Yields:
-        Each environment, and its packed result, or what was raised.
+        Pairs of an environment and its pickled result, or what was raised.
     """
     singles = getattr(getattr(vector, "unwrapped", vector), "envs", None)
     if isinstance(singles, Sequence) and len(singles) == n and all(hasattr(env, "reset") for env in singles):
@@ -129,7 +129,7 @@ def call_vector(
 def _call_whole(
     vector: Any, ask: Ask, name: str, packed: dict[int, bytes], whose: tuple[int, int], evaluation: bool
 ) -> Sequence[Any]:
-    """Ask a vector environment for what is asked of some of its environments; return something for each of all."""
+    """Call a vector environment as a whole; return one result for each of its environments."""
     first, n = whose
     who = environment_name(first, evaluation, n - 1)
     owner = getattr(vector, "unwrapped", vector)

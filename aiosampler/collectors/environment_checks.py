@@ -1,4 +1,4 @@
-"""One sentence for whatever `env_fn` made that is no environment of Gymnasium: what it is, and what to do."""
+"""Checks that `env_fn` made an environment with Gymnasium's interface; errors say what it made and what to do."""
 
 import inspect
 import reprlib
@@ -22,7 +22,7 @@ ABSENT = object()
 
 
 def needs_loop(made: Any) -> bool:
-    """Whether what `env_fn` returned is for an event loop: a coroutine, a context to enter, or one has such methods."""
+    """Whether what `env_fn` returned needs an event loop: a coroutine, an async context, or one with such methods."""
     if inspect.isawaitable(made):
         return True
     if made is None or isinstance(made, type) or is_vector(made):
@@ -35,20 +35,20 @@ def needs_loop(made: Any) -> bool:
 
 
 def method_of(env: Any, name: str) -> Any:
-    """A method of an environment: the coroutine function of that name, or with ``_async`` behind it, or a plain one."""
+    """A method of an environment: the coroutine function ``name`` or ``name_async``, else the plain ``name``."""
     plain, other = getattr(env, name, None), getattr(env, f"{name}_async", None)
     return other if inspect.iscoroutinefunction(other) and not inspect.iscoroutinefunction(plain) else plain
 
 
 def check_environment(env: Any, *, managed: bool = False) -> "gym.Env[Any, Any]":
-    """Check what `env_fn` returned, and an event loop has settled if it needs one.
+    """Check that `env` is a single environment, and return it.
 
     Args:
-        env: What it returned.
-        managed: Whether it came from a context, by which it is closed.
+        env: What `env_fn` returned, or what awaiting or entering that gave.
+        managed: Whether it came from an async context, which closes it.
 
     Raises:
-        TypeError: It is no single environment with Gymnasium's methods and spaces; says what it is.
+        TypeError: It is not a single environment with Gymnasium's methods and spaces; the message says what it is.
     """
     if isinstance(env, type):
         raise TypeError(f"env_fn must return a Gymnasium environment, got the class {env!r}: call it")
@@ -74,7 +74,7 @@ def spaces_of(env: Any) -> Spaces:
     """The spaces of an environment.
 
     Raises:
-        TypeError: One is missing, raises, or is no space of Gymnasium.
+        TypeError: One is missing, raises, or is not a Gymnasium space.
     """
     return Spaces(_space(env, "observation_space"), _space(env, "action_space"))
 
@@ -84,10 +84,10 @@ def check_reset(result: Any, *, infos: bool = False) -> tuple[Any, Any]:
 
     Args:
         result: What it returned.
-        infos: Whether it is of a vector environment, which may have a list of infos.
+        infos: Whether it came from a vector environment, which may give a list of infos.
 
     Raises:
-        TypeError: It is no pair of an observation and an info.
+        TypeError: It is not a pair of an observation and an info.
     """
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], (Mapping, list) if infos else Mapping):
         return result
@@ -104,10 +104,10 @@ def check_step(result: Any, *, infos: bool = False) -> tuple[Any, Any, Any, Any,
 
     Args:
         result: What it returned.
-        infos: Whether it is of a vector environment, which may have a list of infos.
+        infos: Whether it came from a vector environment, which may give a list of infos.
 
     Raises:
-        TypeError: It is no tuple of five with an info at its end.
+        TypeError: It is not a tuple of five values that ends with an info.
     """
     if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], (Mapping, list) if infos else Mapping):
         return result
@@ -118,10 +118,10 @@ def check_step(result: Any, *, infos: bool = False) -> tuple[Any, Any, Any, Any,
 
 
 def api_error(exc: BaseException) -> BaseException:
-    """What to say of an exception where a result of `step` or `reset` was unpacked, in a wrapper of Gymnasium or by us.
+    """A clearer error for an exception that came from unpacking a result of `step` or `reset`, here or in a wrapper.
 
     Returns:
-        The rule that was broken, caused by `exc`; or `exc` itself, if it is about something else.
+        An error that says which rule was broken, with `exc` as its cause; `exc` itself if it is about something else.
     """
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     if not frames or not isinstance(exc, ValueError | TypeError) or "unpack" not in str(exc):
@@ -147,7 +147,7 @@ def _step_hint(result: Any) -> str:
 
 
 def _refuse_several(env: Any) -> None:
-    """Refuse a vector environment, and one of several agents."""
+    """Refuse a vector environment, and an environment with several agents."""
     if is_vector(env):
         n = getattr(env, "num_envs", None)
         of = "" if n is None else f" of {n}"
@@ -163,7 +163,7 @@ def _refuse_several(env: Any) -> None:
 
 
 def is_vector(env: Any) -> bool:
-    """Whether it is a vector environment, whoever made it."""
+    """Whether it looks like a vector environment, of Gymnasium or of another library."""
     stepped_apart = ("single_observation_space",), ("step_async", "step_wait"), ("send", "recv", "async_reset")
     return isinstance(env, gym.vector.VectorEnv) or any(_has(env, *names) for names in stepped_apart)
 
@@ -172,8 +172,8 @@ def check_vector(env: Any, n: int) -> Any:
     """Check what an `env_fn` that takes `num_envs` returned for n.
 
     Raises:
-        TypeError: It is no vector environment.
-        ConfigError: It is of another size.
+        TypeError: It is not a vector environment.
+        ConfigError: It has another size.
     """
     if inspect.isawaitable(env):
         _dispose(env)
@@ -190,7 +190,7 @@ def check_vector(env: Any, n: int) -> Any:
     for name in METHODS:
         if not callable(getattr(env, name, None)):
             raise TypeError(f"the vector environment {_short(env)} has no method {name}()")
-    # Old ones have the spaces of a single environment under the other names
+    # Old ones have the spaces of a single environment under the names without `single_`
     single = _has(env, "single_observation_space") and _has(env, "single_action_space")
     for name in (
         "observation_space",
@@ -201,7 +201,7 @@ def check_vector(env: Any, n: int) -> Any:
 
 
 def _has(env: Any, *names: str) -> bool:
-    """Whether it has all these attributes, be it that they raise."""
+    """Whether it has all these attributes; one that raises when it is read counts as there."""
     return all(_is_property(env, name) or hasattr(env, name) for name in names)
 
 
@@ -210,7 +210,7 @@ def _is_property(env: Any, name: str) -> bool:
 
 
 def _check_wrappers(env: Any) -> None:
-    """Refuse a wrapper that does not await what it wraps."""
+    """Refuse a plain wrapper around an environment with coroutines, which it does not await."""
     innermost = getattr(env, "unwrapped", env)
     while isinstance(env, gym.Wrapper):
         for name in ("reset", "step"):
@@ -229,7 +229,7 @@ def _check_seed(reset: Any) -> None:
     try:
         signature = inspect.signature(reset)
     except (ValueError, TypeError):
-        return  # not written in Python
+        return  # it has no signature, as it is not written in Python
     try:
         signature.bind(seed=0)
     except TypeError:
@@ -269,13 +269,13 @@ def _asynchronous(name: str) -> str:
 
 
 def _dispose(awaitable: Any) -> None:
-    """Close a coroutine, which would warn that nobody awaited it."""
+    """Close a coroutine, so that it does not warn that it was never awaited."""
     if inspect.iscoroutine(awaitable):
         awaitable.close()
 
 
 def _short(value: Any) -> str:
-    """Its representation, not longer than a line or two, also where it raises."""
+    """``repr(value)``, shortened to a line or two; also if `__repr__` raises."""
     return _representation.repr(value)
 
 

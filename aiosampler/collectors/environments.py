@@ -1,4 +1,4 @@
-"""Building single environments, and saying which of them failed and doing what."""
+"""Building single environments, and the errors that say which environment failed in what."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ EnvFn = EnvSpec | Callable[..., "gym.Env[Any, Any]"]
 
 
 class EnvironmentFault(Exception):
-    """Something of the user's raised while an environment was in hand; the cause is the original exception.
+    """An environment, or other code of the user called for it, raised; the cause is the original exception.
 
     Args:
         doing: What was being done.
-        env_index: Global index of the environment; None for the example.
-        evaluation: Whether it is one for evaluation.
-        more: How many that follow it were in hand with it, in a vector environment.
+        env_index: Global index of the environment; None for the example environment.
+        evaluation: Whether it is an evaluation environment.
+        more: Number of environments after it that were called with it, in a vector environment.
     """
 
     def __init__(self, doing: str, env_index: int | None, evaluation: bool = False, more: int = 0) -> None:
@@ -29,25 +29,25 @@ class EnvironmentFault(Exception):
 
 
 class AgentFault(Exception):
-    """The agent raised, or answered what does not fit; the cause, if any, is the original exception."""
+    """The agent raised, or returned what does not fit; the cause, if any, is the original exception."""
 
 
 @contextlib.contextmanager
 def fault_of(doing: str, env_index: int | None, evaluation: bool = False, more: int = 0) -> Iterator[None]:
-    """Turn any exception of the block into an `EnvironmentFault`; nothing in it may be awaited."""
+    """Turn any exception of the block into an `EnvironmentFault`; the block must not await."""
     try:
         yield
     except (EnvironmentFault, AgentFault, ProcessFailure):
         raise
-    except BaseException as exc:  # `exit()` in an environment, say, is a fault of it like any other
+    except BaseException as exc:  # also `SystemExit`, if an environment calls `exit()`
         raise EnvironmentFault(doing, env_index, evaluation, more) from api_error(exc)
 
 
 def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> Any:
-    """Build one environment; what `needs_loop` is returned as it is, for a loop to settle and check it.
+    """Build one environment and check it; a result that `needs_loop` is returned unchecked.
 
-    What is registered is made without Gymnasium's passive checker, which doubles the time of a cheap step. What the
-    environment gives is checked where it is recorded. ``env_kwargs={"disable_env_checker": False}`` brings it back.
+    Ids are made without Gymnasium's passive checker, which doubles the time of a cheap step: what an environment
+    returns is checked when it is recorded. ``env_kwargs={"disable_env_checker": False}`` turns the checker on.
     """
     if isinstance(env_fn, EnvSpec):
         made = gym.make(env_fn, **{"disable_env_checker": True, **env_kwargs})
@@ -57,23 +57,23 @@ def make_environment(env_fn: EnvFn, env_kwargs: dict[str, Any]) -> Any:
 
 
 class OwnInstances:
-    """The environments of one process, each of which must be an instance of its own."""
+    """The environments of one process: checks that no two of them are, or wrap, the same object."""
 
     def __init__(self) -> None:
-        self._owners: dict[int, str] = {}  # of each environment and what it wraps, by `id`
-        self._kept: list[Any] = []  # so that no other object gets one of these ids
+        self._owners: dict[int, str] = {}  # name of the column, by the `id` of its environment and each that it wraps
+        self._kept: list[Any] = []  # references, so that the ids are not reused
 
     def copy(self) -> "OwnInstances":
-        """The same environments, for some more that are not kept as long as these."""
+        """A copy, to which environments are added that live less long."""
         same = OwnInstances()
         same._owners, same._kept = dict(self._owners), list(self._kept)
         return same
 
     def add(self, env: "gym.Env[Any, Any]", name: str) -> None:
-        """Take an environment for the column that `name` says.
+        """Add the environment of the column called `name`.
 
         Raises:
-            ConfigError: Another column has it already, or one of what it wraps.
+            ConfigError: Another column has the same environment, or one that it wraps.
         """
         layers = _layers(env)
         for layer in layers:
@@ -88,7 +88,7 @@ class OwnInstances:
 
 
 def _layers(env: Any) -> list[Any]:
-    """An environment and all that it wraps."""
+    """An environment and all environments that it wraps, from the outside in."""
     layers = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)

@@ -1,4 +1,4 @@
-"""What an agent would have been shown next, had episodes not ended: to ask for the values of what they ended with."""
+"""Inputs and recurrent states at the ends of episodes, for the agent's values of final observations."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Ends(NamedTuple):
-    """The k-th ends of some of n environments: row i of each tensor is that of environment i, zero if it has none."""
+    """The k-th ends of episodes in a batch: row i of each tensor belongs to environment i, zeros if it has none."""
 
     k: int
-    environments: Any  # indices
-    inputs: AgentInputs  # [n, ...], of its own memory
+    environments: Any  # indices of those with a k-th end
+    inputs: AgentInputs  # [n, ...], copies
     state: Tree  # [n, ...]; None if the agent is not recurrent
 
 
 class FinalInputs:
-    """Keeps the recurrent states that episodes ended in, until the batch is complete.
+    """Keeps the recurrent states in which episodes ended, until the batch is complete.
 
-    The agent is asked when that is so, since one call has many ends then, and no step has to wait for it. As always,
-    a call is about all n environments, in their rows; so there are as many as there are ends in any environment.
+    The agent's values are computed then, so that one call covers many ends and no step waits for it. A call has all n
+    environments as its rows, as always; there are as many calls as the most ends of any environment.
 
     Args:
         n: How many environments there are.
@@ -40,17 +40,17 @@ class FinalInputs:
         self.begin()
 
     def begin(self) -> None:
-        """A batch begins."""
-        self._states: list[Tree] = []  # of the k-th ends
-        self._kept = [0] * self._n  # ends of each environment that were seen
+        """Forget the states of the last batch."""
+        self._states: list[Tree] = []  # for each k, the states [n, ...] of the k-th ends
+        self._kept = [0] * self._n  # for each environment, the number of ends that were kept
 
     def keep(self, slot: Slot, environments: Sequence[int], state: Tree, initial: Tree) -> None:
         """Copy the rows of `state` that belong to environments whose episodes have just ended.
 
         Args:
-            slot: Where their ends are recorded; nothing is kept of an environment whose last end was seen before.
-            environments: Which.
-            state: Tree ``[n, ...]``.
+            slot: The slot with the recorded ends; an environment without a new end is skipped.
+            environments: Indices of the environments.
+            state: The recurrent state, a tree ``[n, ...]``.
             initial: The initial state, in the same structure.
         """
         by_end: dict[int, list[int]] = {}
@@ -64,7 +64,7 @@ class FinalInputs:
             _copy_rows(self._states[k], state, rows)
 
     def ends(self, slot: Slot, initial: Tree) -> Iterator[Ends]:
-        """All that ended in a batch that is complete in `slot`."""
+        """Yield the ends of the complete batch in `slot`: the first ones of all environments, then the second ones."""
         counts = slot["final_count"]
         for k in range(int(counts.max())):
             environments = np.flatnonzero(counts > k)
@@ -75,7 +75,7 @@ class FinalInputs:
                 self._rows(slot["reward"], environments, (steps, environments)),
                 self._rows(slot["env_info"] or None, environments, (steps, environments)),
             )
-            # Of a worker that was lost, an end may be recorded that nobody has seen
+            # A lost worker may have recorded an end whose state was not kept
             yield Ends(k, environments, inputs, self._states[k] if k < len(self._states) else initial)
 
     def _rows(self, tree: Tree, environments: Any, places: tuple[Any, ...]) -> Tree:

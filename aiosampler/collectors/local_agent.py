@@ -1,4 +1,4 @@
-"""Stepping an agent on columns of a slot: in the collector's own process, or in an action server for its workers."""
+"""Stepping an agent on columns of a slot: in the process of a collector, or in an action server."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def call_agent(doing: str, function: Any, *args: Any) -> Any:
 
 
 def bind_parameters(agents: Sequence[Agent], parameters: AdoptedParameters, *, copy: bool = False) -> None:
-    """Have the model that these agents share take what was adopted.
+    """Bind the model that these agents share to the adopted parameters.
 
     Args:
-        agents: Initialised, with one and the same model.
-        parameters: The store's end in this process.
-        copy: Copy all tensors, for a model on a device of its own.
+        agents: Initialised agents with one and the same model.
+        parameters: The adopted parameters in this process.
+        copy: Copy all tensors, for a model on another device.
 
     Raises:
-        AgentFault: The model is not that of the user's process.
+        AgentFault: The model differs from that of the user's process.
     """
     with about_the_model():
         parameters.bind(agents[0].model, copy=copy)
@@ -61,13 +61,13 @@ def use_parameters(
     buffer: int,
     noise: Sequence[contextlib.AbstractContextManager[object]] = (),
 ) -> None:
-    """Have these agents act with the parameters in an adopted buffer.
+    """Make these agents act with the parameters in an adopted buffer.
 
     Args:
-        agents: That share a model.
-        parameters: The store's end in this process.
-        buffer: Which of those adopted.
-        noise: What each agent draws from, where that is apart from what the process has.
+        agents: Agents that share a model.
+        parameters: The adopted parameters in this process.
+        buffer: Index of the buffer, 0 or 1.
+        noise: For each agent, its random generators, if it does not draw from those of the process.
     """
     parameters.select(buffer)
     for agent, draws in zip_longest(agents, noise):
@@ -76,10 +76,10 @@ def use_parameters(
 
 
 def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) -> None:
-    """Check after a batch that the agents acted with what was published, all of it.
+    """Check after a batch that the agents have not changed their model.
 
     Raises:
-        AgentFault: An agent changed or replaced a tensor of its model meanwhile.
+        AgentFault: An agent changed or replaced a tensor of its model.
     """
     with about_the_model():
         for agent in agents:
@@ -88,7 +88,7 @@ def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) ->
 
 @contextlib.contextmanager
 def about_the_model() -> Iterator[None]:
-    """Turn what is found wrong with the agent's model into an `AgentFault`."""
+    """Turn a `ConfigError` about the agent's model into an `AgentFault`."""
     try:
         yield
     except ConfigError as exc:
@@ -101,11 +101,11 @@ def as_tensors(tree: Tree) -> Tree:
 
 
 class Recorder:
-    """Checks what an agent returned, and writes it into rows of arrays.
+    """Checks what an agent returns, and writes it into rows of arrays.
 
     Args:
-        what: Name for messages, such as ``action``.
-        tree: Of arrays, in the structure that is expected.
+        what: Name in messages, such as ``action``.
+        tree: A tree of arrays in the expected structure.
     """
 
     def __init__(self, what: str, tree: Tree) -> None:
@@ -113,7 +113,7 @@ class Recorder:
         self._paths = [what + path for path, _ in tree_items(tree)]
 
     def write(self, targets: Sequence[np.ndarray[Any, Any]], tree: Tree) -> list[np.ndarray[Any, Any]]:
-        """Write a tree of tensors into `targets`, the leaves of a tree of arrays; return its own arrays.
+        """Write a tree of tensors into `targets`, the leaves of a tree of arrays; return its leaves as arrays.
 
         Raises:
             AgentFault: Structure, shape or dtype do not fit.
@@ -122,7 +122,7 @@ class Recorder:
             raise AgentFault(
                 f"the agent returned {self._what} with the structure {tree_structure(tree)}, expected {self._structure}"
             )
-        ordered = tree_map(lambda _, leaf: leaf, self._structure, tree)  # dicts are equal in any order of their keys
+        ordered = tree_map(lambda _, leaf: leaf, self._structure, tree)  # dicts may have another order of keys
         arrays = list(map(_fitting, targets, tree_leaves(ordered), self._paths))
         for target, array in zip(targets, arrays, strict=True):
             target[...] = array
@@ -130,7 +130,7 @@ class Recorder:
 
 
 def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[Any, Any]:
-    """A leaf of a tree as an array that fits `target`, if it can be had."""
+    """A leaf of a tree as an array in the shape and dtype of `target`; raise `AgentFault` if it does not fit."""
     array = leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
     if array.shape != target.shape:
         raise AgentFault(
@@ -145,10 +145,10 @@ def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[A
 
 
 def refuse_overflow(given: np.ndarray[Any, Any], cast: np.ndarray[Any, Any], path: str) -> None:
-    """Refuse integers of an agent that the dtype which they were cast to has no room for: NumPy wraps them around.
+    """Refuse integers of an agent that overflowed in a cast, where NumPy wraps around.
 
     Raises:
-        AgentFault: There is one.
+        AgentFault: An element has another value in `cast`.
     """
     if given.dtype != cast.dtype and given.dtype.kind in "iu" and cast.dtype.kind in "iu":
         lost = given[given != cast]
@@ -159,11 +159,11 @@ def refuse_overflow(given: np.ndarray[Any, Any], cast: np.ndarray[Any, Any], pat
 class AgentStepper:
     """Steps an agent on the same n environments in each slot, and records what it answers.
 
-    Agents mostly return a single tensor as their action, and a flat dict of tensors as their info, which fit as they
-    are. There are short ways for these, since it happens at each step; whatever else comes takes the long way.
+    Most agents return one tensor as their action and a flat dict of tensors as their info, in the expected shapes and
+    dtypes. These take a fast path, since they come at each step; everything else takes the general path.
 
     Args:
-        agent: Initialised.
+        agent: An initialised agent.
         slots: Arrays of the slots, cut to the columns of these environments.
     """
 
@@ -186,11 +186,11 @@ class AgentStepper:
 
     @property
     def recurrent(self) -> bool:
-        """Whether there is a state to keep."""
+        """Whether the agent has a recurrent state."""
         return self._initial is not None
 
     def begin(self, slot: int) -> None:
-        """Record the recurrent state that the batch begins with."""
+        """Begin a batch: record the recurrent state before row 0."""
         self._slot = slot
         if self._final is not None:
             self._final.begin()
@@ -209,7 +209,7 @@ class AgentStepper:
         return action, agent_info
 
     def record(self, t: int, action: Tree) -> list[np.ndarray[Any, Any]]:
-        """Record the actions for row t; return their leaves, which are the agent's own arrays.
+        """Record the actions for row t; return their leaves as arrays, which share the agent's memory.
 
         Raises:
             AgentFault: It does not fit.
@@ -221,7 +221,7 @@ class AgentStepper:
                 row.exact_action[ALL] = array
                 row.exact_prev_action[ALL] = array
                 return [array]
-            except Exception:  # whatever it is: the long way tells, if that does not work either
+            except Exception:  # whatever it is: the general path follows, and raises a clear error if it fails too
                 pass
         leaves = self._action.write(row.action, action)
         for target, leaf in zip(row.prev_action, leaves, strict=True):
@@ -229,7 +229,7 @@ class AgentStepper:
         return leaves
 
     def record_info(self, t: int, agent_info: Tree) -> None:
-        """Record what the agent gave beside its actions for row t.
+        """Record the agent info for row t.
 
         Raises:
             AgentFault: It does not fit.
@@ -246,23 +246,23 @@ class AgentStepper:
         self._info.write(row.agent_info, agent_info)
 
     def ended(self, environments: Sequence[int]) -> None:
-        """Put the recurrent state of these environments back to the initial one."""
+        """Reset the recurrent state of these environments to the initial one."""
         if self._state is None:
             return
         self._keep_final_states(environments)
         index = list(environments)
 
         def reset(leaf: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
-            leaf = leaf.clone()  # it is the agent's: it may be expanded, or be a buffer of the model
+            leaf = leaf.clone()  # it may be expanded memory, or a buffer of the agent
             leaf[index] = initial[index]
             return leaf
 
         self._state = tree_map(reset, self._state, self._initial)
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """Record the values of what follows the batch, and of what its episodes ended with, if asked for."""
+        """Record the values of last and final observations, if asked for."""
         self._record_values(T, idle=idle)
-        self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which goes to the user
+        self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which the user gets
         check_versions(self._watched[self._slot])
 
     def _keep_final_states(self, environments: Sequence[int]) -> None:
@@ -270,7 +270,7 @@ class AgentStepper:
             self._final.keep(self._slots[self._slot], environments, self._state, self._initial)
 
     def _record_values(self, T: int, *, idle: bool) -> None:
-        """Record values, if asked for: of row T, unless all environments wait, and of each end of an episode."""
+        """Record the values of row T, unless all environments wait, and of each final observation, if asked for."""
         if self._final is None:
             return
         slot = self._slots[self._slot]
@@ -282,7 +282,7 @@ class AgentStepper:
             slot["final_value"][environments, k] = values[environments]
 
     def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
-        # A copy of the state, which the agent may write to
+        # The agent may write to the state, so it gets a copy
         return call_agent("value()", self._agent.value, inputs, tree_map(torch.clone, state))
 
 
@@ -290,10 +290,10 @@ class LocalAgent(AgentStepper):
     """An `ActionSource` that steps the agent in this process.
 
     Args:
-        agent: Initialised.
-        action_space: Of a single environment.
+        agent: An initialised agent.
+        action_space: The action space of a single environment.
         slots: Arrays of the slots, cut to this collector's columns.
-        batches: Whether actions are wanted as they are recorded, in place of one for each environment.
+        batches: Whether `act` returns a tree of arrays ``[n, ...]`` in place of a sequence of n actions.
     """
 
     def __init__(
@@ -301,12 +301,12 @@ class LocalAgent(AgentStepper):
     ) -> None:
         super().__init__(agent, slots)
         self._split = (lambda action: action) if batches else action_splitter(action_space)
-        # An environment may keep its action, or write to it, and the arrays are the agent's, which may return the same
-        # ones again. Single discrete actions become numbers anyway.
+        # Actions are copied, since an environment may keep or change its action, and the agent may return the same
+        # memory again. Discrete actions become numbers anyway.
         self._keep = batches or not isinstance(action_space, spaces.Discrete)
 
     def act(self, t: int) -> Any:
-        """Step the agent, and split its actions."""
+        """Step the agent on row t, record its answer, and return the actions."""
         action, agent_info = self.step(t)
         leaves = self.record(t, action)
         self.record_info(t, agent_info)
@@ -319,18 +319,18 @@ class LocalAgent(AgentStepper):
 
 
 class _Row(NamedTuple):
-    """What a step writes to: the leaves of row t, as arrays and as of `exact_rows`, where these are used."""
+    """What step t writes to: the leaves of row t, as arrays, and as rows of `exact_rows` for the fast path."""
 
     action: tuple[Any, ...]
     prev_action: tuple[Any, ...]  # of row t + 1
     agent_info: tuple[Any, ...]
-    exact_action: Any  # of the first leaf
+    exact_action: Any  # of the first leaf, for the fast path
     exact_prev_action: Any
     exact_agent_info: tuple[tuple[str, Any], ...]  # with their keys, if they form a flat dict
 
 
 def _rows(slot: dict[str, Tree]) -> list[_Row]:
-    """The rows of a slot, as views made once."""
+    """The rows of a slot, as views that are made once."""
     action, agent_info = tree_leaves(slot["action"]), tree_leaves(slot["agent_info"])
     prev_action = [leaf[1:] for leaf in tree_leaves(slot["prev_action"])]
     T = len(action[0])
@@ -351,17 +351,17 @@ def _with_keys(tree: Tree, T: int) -> list[tuple[tuple[str, Any], ...]]:
 
 
 def agent_inputs(slot: dict[str, Tree]) -> list[AgentInputs]:
-    """The agent's inputs at each of the T + 1 rows of a slot, as views made once."""
+    """The agent's inputs in each of the T + 1 rows of a slot, as views that are made once."""
     names = ("observation", "prev_action", "prev_reward", *(["prev_env_info"] if slot["prev_env_info"] else []))
-    with torch.inference_mode(False):  # or torch would not count who writes to them
+    with torch.inference_mode(False):  # or torch would not count writes to them
         rows = [tree_rows(as_tensors(slot[name])) for name in names]
     return [AgentInputs(*row) for row in zip(*rows, strict=True)]
 
 
 def versions_of(inputs: AgentInputs) -> list[tuple[str, torch.Tensor, int]]:
-    """Path, a view and the version of each tensor; views of one tensor, such as its rows, have their version in common.
+    """Path, tensor and version counter of each input; the views of one tensor, such as its rows, share their counter.
 
-    The version grows with each write by torch, while what collectors write as arrays does not count.
+    Torch increments it with each write through torch; collectors write through NumPy, which is not counted.
     """
     trees = zip(inputs._fields, inputs, strict=True)
     return [
@@ -373,13 +373,13 @@ def versions_of(inputs: AgentInputs) -> list[tuple[str, torch.Tensor, int]]:
 
 
 def check_versions(watched: Sequence[tuple[str, torch.Tensor, int]]) -> None:
-    """Refuse an agent that has written to what it was shown.
+    """Refuse an agent that has written to its inputs.
 
     Args:
-        watched: As of `versions_of`, when it had not.
+        watched: The result of `versions_of` from before it was called.
 
     Raises:
-        AgentFault: It has.
+        AgentFault: A version counter has changed.
     """
     for path, leaf, version in watched:
         if leaf._version != version:  # noqa: SLF001 - torch has no public name for it

@@ -1,4 +1,4 @@
-"""Clients of OpenEnv as environments."""
+"""An adapter that makes an environment of an OpenEnv client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class OpenEnvAdapter:
-    """An environment with Gymnasium's spaces and signatures, of an asynchronous client of OpenEnv.
+    """An environment with Gymnasium's spaces and signatures, around an asynchronous OpenEnv client.
 
     OpenEnv is not imported: a client is whatever has coroutines ``reset(**kwargs)`` and ``step(action)`` that return a
     ``StepResult`` with the attributes `observation`, `reward` and `done`, and may be entered by ``async with``. A
@@ -31,10 +31,10 @@ class OpenEnvAdapter:
 
     Args:
         client: The client.
-        observation_space: Of what `to_observation` returns.
-        action_space: Of what `to_action` takes.
-        to_action: Makes the client's action of one of the space; as it is by default.
-        to_observation: Makes an observation of the space of the client's; as it is by default.
+        observation_space: The space of the observations that `to_observation` returns.
+        action_space: The space of the actions that `to_action` gets.
+        to_action: Converts an action of the space to one of the client; by default it is passed on unchanged.
+        to_observation: Converts an observation of the client to one of the space; by default it is passed on unchanged.
     """
 
     def __init__(

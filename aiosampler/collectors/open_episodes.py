@@ -1,4 +1,4 @@
-"""The episodes that are under way, and their statistics."""
+"""The episodes in progress, and their trajectory infos."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,22 +9,22 @@ from aiosampler.collectors.traj_info import TrajInfo
 
 
 class FinishedEpisode(NamedTuple):
-    """A trajectory info, with where its episode ended; batches list them in this order."""
+    """A trajectory info, with the step and environment at which its episode ended; sorted, they are in batch order."""
 
     t: int
     b: int
     info: TrajInfo
-    cut: bool = False  # before its end, since there were no more steps
+    cut: bool = False  # whether an evaluation ran out of steps before its end
 
 
-MANY_STEPS = 48  # from which on counting them as an array is quicker than one by one
+MANY_STEPS = 48  # above this number, NumPy sums rewards faster than a Python loop
 
 
 class OpenEpisodes:
     """The trajectory infos of the episodes of n environments.
 
-    Rewards are kept here in double precision, from which infos are brought up to date where an episode or a batch ends;
-    or at each step, where their class overrides `TrajInfo.step`.
+    Rewards are kept here in double precision. The infos are updated from them when an episode or a batch ends, or at
+    each step if their class overrides `TrajInfo.step`.
 
     Args:
         traj_info: Makes the statistics of a new episode.
@@ -32,10 +32,9 @@ class OpenEpisodes:
         n: Number of environments.
 
     Attributes:
-        infos: Of each environment.
-        rewards: For each step of a batch, the rewards ``[n]`` as a memoryview, which takes numbers alone, and as an
-            array.
-        each_step: Whether `step` is to be called for each step; otherwise `count` does what there is to do.
+        infos: For each environment, the trajectory info of its current episode.
+        rewards: For each step of a batch, the rewards ``[n]`` float64, as a memoryview and as an array.
+        each_step: Whether `step` of the info must be called for each step; otherwise `count` is enough.
     """
 
     def __init__(self, traj_info: Callable[[], TrajInfo], T: int, n: int) -> None:
@@ -44,31 +43,31 @@ class OpenEpisodes:
         self.rewards: list[tuple[Any, np.ndarray[Any, Any]]] = [(memoryview(row), row) for row in self._history]
         self.infos = [traj_info() for _ in range(n)]
         self.each_step = type(self.infos[0]).step is not TrajInfo.step
-        self._steps = [0] * n  # that are in the trajectory info
+        self._steps = [0] * n  # for each environment, steps in its info
         self._looks = type(self.infos[0]).terminate is not TrajInfo.terminate
-        self._arrays = type(self.infos[0]).extend is TrajInfo.extend  # an override gets numbers, as its users expect
-        self._counted = [0] * n  # first row of the batch that is not in the trajectory info yet
+        self._arrays = type(self.infos[0]).extend is TrajInfo.extend  # an override gets Python floats
+        self._counted = [0] * n  # for each environment, first row that its info has not counted
 
     def begin(self) -> None:
-        """A batch begins."""
+        """Begin a batch: rows are counted from 0 again."""
         self._counted = [0] * self._n
 
     def renew(self, i: int) -> None:
-        """An episode of environment i begins."""
+        """Begin an episode of environment i."""
         self._steps[i] = 0
         self.infos[i] = self._make()
 
     def wait(self, start: int, i: int) -> None:
-        """Environment i takes no step from row `start` on."""
+        """Note that environment i takes no step from row `start` on."""
         self._history[start:, i] = 0
 
     def skip(self, t: int, i: int) -> None:
-        """Environment i, of which no episode is under way, takes no step at row t."""
+        """Note that environment i, which is not in an episode, takes no step at row t."""
         self._history[t, i] = 0
         self._counted[i] = t + 1
 
     def count(self, i: int, end: int) -> None:
-        """Bring the trajectory info of environment i up to row `end`."""
+        """Count the rewards of environment i before row `end` in its trajectory info."""
         if not self.each_step:
             rewards = self._history[self._counted[i] : end, i]
             self.infos[i].extend(rewards if self._arrays and len(rewards) >= MANY_STEPS else rewards.tolist())
@@ -76,16 +75,16 @@ class OpenEpisodes:
         self._counted[i] = end
 
     def under_way(self, i: int) -> bool:
-        """Whether the episode of environment i has taken a step, up to the row that was counted last."""
+        """Whether the current episode of environment i has taken a step before the row that was counted last."""
         return self._steps[i] > 0
 
     def terminate(self, i: int, end: int, final_observation: Callable[[int], Any]) -> TrajInfo:
-        """The episode of environment i has ended before row `end`; return what to report, and begin another.
+        """End the episode of environment i before row `end`; return what to report, and begin another.
 
         Args:
             i: The environment.
             end: The row after its last step.
-            final_observation: Makes a copy of its last observation; called if the infos' class looks at it.
+            final_observation: Returns a copy of its last observation; called only if the class overrides `terminate`.
         """
         self.count(i, end)
         info = self.infos[i].terminate(final_observation(i) if self._looks else None)

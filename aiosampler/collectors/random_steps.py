@@ -1,4 +1,4 @@
-"""The random steps at the start of a sampler, by which environments get out of step with one another."""
+"""Random steps before the first batch, so that the episodes of the environments do not all end together."""
 
 import copy
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Reset(Protocol):
-    """Resets environments, and records what they give."""
+    """The reset of a collector, which records observations: `Collector._reset`."""
 
     def __call__(
         self,
@@ -31,19 +31,19 @@ class Reset(Protocol):
         seeds: Sequence[int] | None = None,
         masks: list[Any] | None = None,
     ) -> object:
-        """Reset them; see `Collector`."""
+        """Reset environments; see `Collector._reset`."""
 
 
 class RandomSteps:
-    """Takes random steps in environments that were reset, each of its own number, and records the last in row 0.
+    """Takes a random number of random steps in each environment after its reset, and records the last in row 0.
 
-    All take their last step at once, so one begins the later, the fewer it takes. Where environments do not pause,
-    those that have yet to begin are stepped with the others, and are reset when they do.
+    All take their last step at the same time, so an environment with fewer steps begins later. Environments that cannot
+    be left out of a step (of some vector environments) are stepped with the others, and reset again when they begin.
 
     Args:
         unit: The environments.
-        slot: Whose row 0 has what they gave last.
-        episodes: That are under way.
+        slot: The slot whose row 0 has their last observations.
+        episodes: Their episodes in progress.
         first: Global index of the first environment.
         evaluation: Whether these are evaluation environments.
     """
@@ -60,11 +60,11 @@ class RandomSteps:
         """Take fewer than `most` steps in each environment.
 
         Args:
-            most: How many steps none takes.
-            seed: Of the sampler, and how many processes had these environments before.
-            masks: Of the actions that are legal in each; None where all are.
+            most: The limit, which no environment reaches.
+            seed: The sampler's seed, and how many processes had these environments before.
+            masks: For each environment, the mask of legal actions; None if all are legal.
             reset: Resets environments.
-            seeds: What they were reset with before; None without.
+            seeds: The seeds of their first resets; None if they were not seeded.
         """
         n, (entropy, generation) = len(masks), seed
         spaces, others, begins = [], [], []
@@ -87,7 +87,7 @@ class RandomSteps:
                 self._step(actions, set(walking), masks, reset)
 
     def _space(self, i: int, rng: np.random.Generator) -> "gym.Space[Any]":
-        space = copy.deepcopy(self._unit.action_space(i))  # environments may share it
+        space = copy.deepcopy(self._unit.action_space(i))  # a copy, since environments may share the space
         space.seed(int(rng.integers(2**31)))
         return space
 
@@ -114,7 +114,7 @@ class RandomSteps:
                     slot.write_prev_info(0, i, info)
                     slot.write_previous(0, i, actions[i], reward)
 
-        # Its own, which it may write to
+        # An array of its own, since an environment may change its action
         self._unit.step_apart({i: copy.deepcopy(action) for i, action in actions.items()}, on_step)
         if ended:
             reset(slot, 0, ended, masks=masks)

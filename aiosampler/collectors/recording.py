@@ -13,10 +13,10 @@ class Mismatch(Exception):
 
 
 def as_flag(name: str, value: Any) -> bool:
-    """`value` as a boolean; 0 and 1, and arrays or tensors that hold a single boolean are taken too.
+    """`value` as a boolean; 0 and 1, and arrays or tensors with a single boolean are accepted.
 
     Raises:
-        Mismatch: It is not plainly a boolean; the message has its `name`.
+        Mismatch: It is not a boolean; the message has its `name`.
     """
     if type(value) is bool or type(value) is np.bool_:
         return bool(value)
@@ -27,10 +27,10 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def as_reward(value: Any) -> float:
-    """`value` as a float; whatever holds a single number is taken: arrays, tensors, lists of one element.
+    """`value` as a float; arrays, tensors and lists with a single number are accepted.
 
     Raises:
-        Mismatch: It holds none, or several.
+        Mismatch: It does not hold exactly one number.
     """
     array = _as_array(value)
     if array is None or array.dtype.kind not in "biuf":
@@ -55,12 +55,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}... ({type(value).__name__})"
 
 
-#: To assign to the whole of an exact row.
+#: The index for assigning to a whole row of `exact_rows`.
 ALL = slice(None)
 
 
 class _ExactRow:
-    """An array of more than one dimension that takes only arrays of its own shape and dtype."""
+    """An array of more than one dimension to which only arrays of its own shape and dtype can be assigned."""
 
     __slots__ = ("_array", "_dtype", "_shape")
 
@@ -74,21 +74,21 @@ class _ExactRow:
 
 
 def exact_rows(array: np.ndarray[Any, Any]) -> list[Any]:
-    """The rows of ``[T, n, ...]``, made once, for ``row[ALL] = value``.
+    """Views of the T rows of an array ``[T, n, ...]`` for ``row[ALL] = value``, made once.
 
-    That copies a value of just the row's shape and dtype, and raises for all else. With memoryviews, check and copy
-    together take half the time that NumPy takes for the copy alone.
+    The assignment copies a value that has exactly the row's shape and dtype, and raises for any other. Memoryviews
+    check and copy in half the time that NumPy takes for the copy alone.
     """
     return [memoryview(row) if row.ndim == 1 else _ExactRow(row) for row in array]
 
 
 def flat_rows(array: np.ndarray[Any, Any]) -> list[memoryview]:
-    """The rows of ``[T, n, k]``, made once, flattened: ``row[places[i]] = value`` is exact for vectors of length k."""
+    """Flat views of the T rows of ``[T, n, k]``: ``row[places[i]] = value`` takes vectors of k elements only."""
     return [memoryview(row.reshape(-1)) for row in array]
 
 
 def flat_places(array: np.ndarray[Any, Any]) -> list[slice]:
-    """Where each of the n vectors of a row lies in `flat_rows`."""
+    """The slices of the n vectors of a row in `flat_rows`."""
     _, n, k = array.shape
     return [slice(i * k, (i + 1) * k) for i in range(n)]
 
@@ -97,22 +97,22 @@ class LeafWriter:
     """Writes single arrays.
 
     Args:
-        spec: Of one environment's array.
-        what: Name for messages, such as ``observation["image"]``.
+        spec: The spec of one environment's array.
+        what: Name in messages, such as ``observation["image"]``.
     """
 
     def __init__(self, spec: ArraySpec, what: str) -> None:
         self.spec, self.shape, self.dtype, self.what = spec, spec.shape, spec.dtype, what
 
     def rows(self, array: Any) -> list[Any]:
-        """Views of the rows of ``[T, n, ...]``, made once so that a step makes none."""
+        """Views of the T rows of an array ``[T, n, ...]``, made once so that steps make none."""
         return list(array)
 
     def write(self, row: Any, i: int, value: Any) -> None:
         """Write `value` into ``row[i]``.
 
         Raises:
-            Mismatch: Its shape is another, or its dtype cannot be converted without loss of kind.
+            Mismatch: Its shape differs, or its dtype is of another kind, as a float for an integer.
         """
         if type(value) is not np.ndarray:
             try:
@@ -124,10 +124,10 @@ class LeafWriter:
         row[i] = value if value.dtype == self.dtype else self._cast(value)
 
     def write_all(self, row: Any, value: Any, which: Any = ALL) -> None:
-        """Write `value`, which has one array for each of n environments, into the row; or those of `which` alone.
+        """Write `value` ``[n, ...]``, an array for each environment, into the row; with `which`, only those.
 
         Raises:
-            Mismatch: As of `write`; or it has not one array for each.
+            Mismatch: As for `write`, or its first axis is not n.
         """
         if type(value) is not np.ndarray:
             value = np.asarray(value.detach() if hasattr(value, "detach") else value)
@@ -137,8 +137,8 @@ class LeafWriter:
         row[which] = (value if value.dtype == self.dtype else self._cast(value))[which]
 
     def _cast(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """`value` in the dtype of the spec; refused if that has no room for a number, which NumPy would wrap around."""
-        integers = value.dtype.kind in "iu" and self.dtype.kind in "iu"  # as Python's arrive as int64
+        """`value` in the dtype of the spec; refuse numbers that overflow it, where NumPy would wrap around."""
+        integers = value.dtype.kind in "iu" and self.dtype.kind in "iu"  # Python integers become int64 arrays
         if not integers and not np.can_cast(value.dtype, self.dtype, "same_kind"):
             raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {_what_it_is(value)}")
         with np.errstate(over="ignore"):
@@ -146,21 +146,21 @@ class LeafWriter:
         if not (cast == value if integers else np.isfinite(cast)).all():
             lost = cast != value if integers else np.isinf(cast) & np.isfinite(value)
             if not lost.any():
-                return cast  # they were not finite before
+                return cast  # they were infinite or NaN before the cast
             got = f"{_what_it_is(value)} with {value[lost].flat[0]}"
             raise Mismatch(f"{self.what} does not fit: expected {self.spec}, got {got}")
         return cast
 
 
 def _what_it_is(array: np.ndarray[Any, Any]) -> str:
-    """The spec of an array; of what NumPy makes no numbers of, how it looks."""
+    """Text for messages: dtype and shape of an array, or the value itself if it is not numeric."""
     return (
         str(ArraySpec.of(array)) if array.dtype.kind in "biufc" else _shown(array.item() if array.size == 1 else array)
     )
 
 
 class DictWriter:
-    """Writes dicts of trees."""
+    """Writes dicts, by a writer for each key."""
 
     def __init__(self, children: "dict[str, Writer]", what: str) -> None:
         self.children, self.what = children, what
@@ -188,7 +188,7 @@ class DictWriter:
 
 
 class TupleWriter:
-    """Writes tuples of trees."""
+    """Writes tuples, by a writer for each item."""
 
     def __init__(self, children: "list[Writer]", what: str) -> None:
         self.children, self.what = children, what

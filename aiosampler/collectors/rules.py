@@ -1,33 +1,33 @@
-"""What happens when an episode ends: the only difference between the kinds of collecting."""
+"""The reset rules: what happens when an episode ends."""
 
 
 class MidBatchReset:
-    """Reset at once: no step of a batch is blank."""
+    """Reset the environment at once, so that no step of a batch is blank."""
 
     resets_at_begin = False
 
     def reset_now(self, i: int) -> bool:
-        """Always."""
+        """True."""
         return True
 
 
 class WaitReset:
-    """Wait for the next batch: what is left of this one is blank, so recurrent training sees whole segments."""
+    """Reset the environment when the next batch begins; the remaining steps of this one are blank."""
 
     resets_at_begin = True
 
     def reset_now(self, i: int) -> bool:
-        """Never."""
+        """False."""
         return False
 
 
 class Quota:
-    """Each environment runs a number of episodes that is fixed beforehand, and waits when it has run them.
+    """Each environment runs a fixed number of episodes, and then waits; for evaluation.
 
     Taking the first n episodes that end, wherever they end, would favour short ones.
 
     Args:
-        episodes: For each environment; None for no limit.
+        episodes: Number of episodes for each environment; None for no limit.
     """
 
     resets_at_begin = False
@@ -40,11 +40,11 @@ class Quota:
         self._left = None if episodes is None else list(episodes)
 
     def starts(self, i: int) -> bool:
-        """Whether environment i has an episode to run at all."""
+        """Whether environment i has any episode to run."""
         return self._left is None or self._left[i] > 0
 
     def reset_now(self, i: int) -> bool:
-        """While there are episodes left for environment i."""
+        """Count an episode of environment i; return whether it has another to run."""
         if self._left is None:
             return True
         self._left[i] -= 1
@@ -52,6 +52,6 @@ class Quota:
 
 
 def split_evenly(total: int, parts: int) -> list[int]:
-    """Split `total` into `parts` as even as possible, the remainder to the first."""
+    """Split `total` into `parts` integers, as evenly as possible; the first ones get the remainder."""
     share, rest = divmod(total, parts)
     return [share + (part < rest) for part in range(parts)]

@@ -1,4 +1,4 @@
-"""Actions from an action server in another process: what its workers have in place of an agent."""
+"""Action sources of workers without an agent: an action server in another process writes the actions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ class ServedActions:
     """An `ActionSource` that waits for a server to write the actions into the slot.
 
     For each row, the worker arrives when its observations are written, and is released when its actions are. At the
-    end of a batch it arrives once more, and is released when the server writes to the slot no more.
+    end of a batch it arrives once more, and is released when the server has finished writing to the slot.
 
     Args:
         action_space: Of a single environment.
@@ -39,7 +39,7 @@ class ServedActions:
     ) -> None:
         self._split = (lambda action: action) if batches else action_splitter(action_space)
         self._cells, self._meet = memoryview(cells), rendezvous.meet
-        # An environment may keep its action, and the row is the user's soon. Single discrete actions become numbers.
+        # Copied: an environment may keep its action, and the user gets the row. Discrete actions become numbers.
         numbers = not batches and isinstance(action_space, gym.spaces.Discrete)
         self._keep = None if numbers else np.copy
         self._rows = [tree_rows(slot["action"]) for slot in slots]
@@ -65,7 +65,7 @@ class ServedActions:
         return self._split(actions if self._keep is None else tree_map(self._keep, actions))
 
     def ended(self, environments: Sequence[int]) -> None:
-        """The server sees the ends in the slot."""
+        """Does nothing: the server reads from the slot where episodes ended."""
 
     def finish(self, T: int, *, idle: bool) -> None:
         """Wait until the server has written all that it writes.
@@ -79,7 +79,7 @@ class ServedActions:
 
 
 class DynamicActions(ServedActions):
-    """An `ActionSource` that waits for a server which acts for each worker as it arrives, wherever others are.
+    """An `ActionSource` for a server that acts for each worker when it arrives, without waiting for the others.
 
     Args:
         action_space: Of a single environment.

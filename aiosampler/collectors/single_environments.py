@@ -1,4 +1,4 @@
-"""Single environments, stepped one after the other: the plainest unit of environments."""
+"""The unit of single environments, which are stepped one after the other."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class SingleEnvironments:
     """An `EnvironmentUnit` of Gymnasium's single environments.
 
-    What an environment returned is recorded before another is stepped or reset: many return the same buffer each time,
-    and those of one process may share it.
+    What an environment returns is recorded before another one is called: many return the same buffer each time, and
+    the environments of a process may share it.
 
     Args:
-        first: Global index of the first environment; `add` adds them in their order.
+        first: Global index of the first environment; `add` takes them in order.
         evaluation: Whether these are evaluation environments.
         cells: Progress cells of this process.
     """
@@ -36,11 +36,11 @@ class SingleEnvironments:
         self._first, self._evaluation, self._cells = first, evaluation, memoryview(cells)
         self._environments: list[gym.Env[Any, Any]] = []
         self._closing = contextlib.ExitStack()
-        self._stepped: Sequence[int] | None = None  # environments that `_steps` is made for
+        self._stepped: Sequence[int] | None = None  # the list of environments that `_steps` was made for
         self._steps: list[tuple[int, int, Callable[[Any], Any]]] = []  # column, global index, step
 
     def add(self, env: "gym.Env[Any, Any]") -> None:
-        """Take the next environment; it is closed with the unit from now on."""
+        """Add the next environment; from now on the unit closes it."""
         b = self._first + len(self._environments)
         self._environments.append(env)
         self._closing.callback(self._close, env, b)
@@ -50,7 +50,7 @@ class SingleEnvironments:
         return self._environments[i].action_space
 
     def check_reset_options(self) -> None:
-        """Single environments take them."""
+        """Does nothing: single environments take options."""
 
     def reset(
         self,
@@ -71,7 +71,7 @@ class SingleEnvironments:
             cells[TICK] += 1
             cells[AT] = b
             given = options[i]
-            named = {} if given is None else {"options": dict(given)}  # what it takes out it gets again
+            named = {} if given is None else {"options": dict(given)}  # a copy, since it may remove items
             try:
                 result = self._environments[i].reset(seed=None if seeds is None else seeds[i], **named)
                 on_reset(i, *check_reset(result))
@@ -96,15 +96,15 @@ class SingleEnvironments:
                 if vectors is not None:
                     try:
                         vectors[places[i]] = observation
-                    except (ValueError, TypeError):  # it is not exactly what the space says
+                    except (ValueError, TypeError):  # not exactly the shape and dtype of the space
                         write(target, i, observation)
-                        vectors = None  # and will not be
+                        vectors = None  # later ones will not be either
                         row.look_closer()
                 else:
                     write(target, i, observation)
                 try:
                     rewards[i] = reward
-                except Exception:  # it is no plain number: look closer
+                except Exception:  # not a plain number: convert or refuse it
                     rewards[i] = as_reward(reward)
                 if write_info is not None:
                     write_info(row.infos, i, info)
@@ -129,7 +129,7 @@ class SingleEnvironments:
             on_step(i, observation, reward, terminated, truncated, info)
 
     def call(self, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
-        """Call each of some environments, whatever another raised."""
+        """Call each of some environments, also if another one raises."""
         for i, arguments in packed:
             self._cells[TICK] += 1
             self._cells[AT] = b = self._first + i
@@ -140,7 +140,7 @@ class SingleEnvironments:
                 yield i, exc
 
     def close(self) -> None:
-        """Close all environments, whatever one of them raises; idempotent."""
+        """Close all environments, also if one of them raises; idempotent."""
         self._closing.close()
 
     def _close(self, env: "gym.Env[Any, Any]", b: int) -> None:

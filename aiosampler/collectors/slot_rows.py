@@ -1,4 +1,4 @@
-"""The rows of a slot that a collector writes to, as views made once, so that a step makes none."""
+"""The rows of a slot that a collector writes to, as views that are made once, so that steps make none."""
 
 from collections.abc import Iterable
 from typing import Any, SupportsFloat
@@ -17,14 +17,14 @@ class SlotRows:
     Args:
         slot: Arrays of the slot, cut to the collector's columns.
         writer: Writes observations.
-        info_writer: Writes what is recorded of infos; None if nothing is.
-        clock: Array ``[T, 2]`` for the times at which steps begin and end; None to tell none.
+        info_writer: Writes the recorded keys of infos; None if there are none.
+        clock: Array ``[T, 2]`` for the times at which steps begin and end; None to record none.
 
     Attributes:
-        observation: For each of T + 1 rows, what `writer` takes.
-        vectors: The same flattened, for observations that are vectors; None for others.
-        env_info: For each of T rows, what `info_writer` takes; None without it.
-        clock: As a memoryview.
+        observation: For each of T + 1 rows, the views that `writer` writes to.
+        vectors: The same as `flat_rows`, if observations are vectors; None otherwise.
+        env_info: For each of T rows, the views that `info_writer` writes to; None without it.
+        clock: The clock as a memoryview.
     """
 
     def __init__(self, slot: Slot, writer: Writer, info_writer: EnvInfoWriter | None, clock: Any = None) -> None:
@@ -54,23 +54,23 @@ class SlotRows:
         self._skipped: list[tuple[int, int]] = []  # row and environment
 
     def row_like(self) -> list[Any]:
-        """Arrays of one row of what is carried from batch to batch, for `keep` and `begin`."""
+        """New arrays for one row of the carried fields, for `keep` and `begin`."""
         return [np.zeros_like(array[0]) for array in self._carried]
 
     def keep(self, t: int, kept: list[Any]) -> None:
-        """Keep row t for the next batch in `kept`: the slot goes to the user, who may write to it."""
+        """Copy row t of the carried fields to `kept`, since the user may write to the slot."""
         for row, array in zip(kept, self._carried, strict=True):
             row[...] = array[t]
 
     def begin(self, kept: list[Any]) -> None:
-        """Begin a batch, its row 0 being what was kept."""
+        """Begin a batch: clear its fields, and copy `kept` to row 0."""
         clear(self.slot)
         for row, array in zip(kept, self._carried, strict=True):
             array[0] = row
         self._skipped.clear()
 
     def forget(self) -> None:
-        """Set row 0 of what is carried to zero."""
+        """Set row 0 of the carried fields to zero."""
         for array in self._carried:
             array[0] = 0
 
@@ -79,27 +79,27 @@ class SlotRows:
         self._writer.write(self.observation[t], i, observation)
 
     def write_rewards(self, t: int, rewards: np.ndarray[Any, Any]) -> None:
-        """Record the rewards ``[n]`` of step t, as the reward of row t and the previous one of row t + 1."""
+        """Record the rewards ``[n]`` of step t, as `reward` of row t and `prev_reward` of row t + 1."""
         self._reward[t][:] = rewards
         self._prev_reward[t + 1][ALL] = self._exact_reward[t]
 
     def write_infos(self, t: int) -> None:
-        """Record the infos of step t, which are written to `env_info`, as the previous ones of row t + 1, too."""
+        """Copy the infos of step t, which are in `env_info`, to `prev_env_info` of row t + 1."""
         for info, previous in zip(self._infos, self._prev_infos, strict=True):
             previous[t + 1] = info[t]
 
     def write_start(self, t: int, i: int, info: Any) -> None:
-        """An episode of environment i begins in row t, with this info."""
+        """Record that an episode of environment i begins in row t, with the info of its reset."""
         self._first[t, i] = True
         self.write_prev_info(t, i, info)
 
     def clear_info(self, t: int, i: int) -> None:
-        """Nothing of the info of step t is recorded, for now."""
+        """Clear the recorded info of environment i at step t."""
         for info in self._infos:
             info[t, i] = 0
 
     def write_prev_info(self, t: int, i: int, info: Any) -> None:
-        """Record the info that came with the observation of row t, in place of what is there."""
+        """Record the info that came with the observation of row t in `prev_env_info`, replacing what is there."""
         if self._prev_env_info is not None and self._info_writer is not None:
             for previous in self._prev_infos:
                 previous[t, i] = 0
@@ -115,34 +115,34 @@ class SlotRows:
         self._truncated[t, i] = truncated
 
     def final_observation(self, i: int) -> Tree:
-        """A copy of the final observation of environment i that was written last."""
+        """A copy of the last final observation that was recorded for environment i."""
         k = self._final_count[i] - 1
         return tree_map(lambda array: array[i, k].copy(), self.slot["final_observation"])
 
     def write_previous(self, t: int, i: int, action: Tree, reward: SupportsFloat) -> None:
-        """Record what was done before row t, and what came of it: no episode begins there."""
+        """Record previous action and reward of row t, where no episode begins."""
         self._first[t, i] = False
         self._prev_reward[t][i] = reward
         for array, leaf in zip(self._prev_action, tree_leaves(action), strict=True):
             array[t, i] = leaf
 
     def null_previous(self, t: int, i: int) -> None:
-        """Nothing was before row t: an episode starts there."""
+        """Set previous action and reward of row t to zero, since an episode begins there."""
         self._prev_reward[t][i] = 0
         for array in self._prev_action:
             array[t, i] = 0
 
     def wait(self, start: int, i: int) -> None:
-        """Leave environment i alone from row `start` on; the agent, which acts for all of them, sees zeros of it."""
+        """Blank the agent's inputs of environment i from row `start` on, where it waits."""
         self._blanks.inputs(start, i)
 
     def skip(self, t: int, i: int) -> None:
-        """Environment i takes no step at row t, which will be blank."""
+        """Note that environment i takes no step at row t; `finish` blanks it."""
         self._valid[t, i] = False
         self._skipped.append((t, i))
 
     def blank_inputs(self, t: int, i: int) -> None:
-        """The agent sees zeros of environment i in row t."""
+        """Set the agent's inputs of environment i in row t to zero."""
         for array in self._carried:
             array[t, i] = 0
 
@@ -150,8 +150,8 @@ class SlotRows:
         """Complete a batch.
 
         Args:
-            waits_from: Each environment that waits, and its first row that is blank.
-            starting: Those that are there at its end with nothing to see.
+            waits_from: Pairs of an environment that waits, and its first blank row.
+            starting: Environments that have no observation at the end of the batch.
         """
         for i, start in waits_from:
             self._blanks.rest(start, i)
@@ -163,7 +163,7 @@ class SlotRows:
         np.logical_or(self.slot["terminated"], self.slot["truncated"], out=self.slot["done"])
 
     def inputs(self, t: int, i: int) -> tuple[Tree, Tree, Tree]:
-        """Observation, action and agent info of environment i in row t; views."""
+        """Views of observation, action and agent info of environment i in row t."""
 
         def pick(array: Any) -> Any:
             return array[t, i]

@@ -1,4 +1,4 @@
-"""Where a unit of environments records what one step of them gave."""
+"""The row of a slot in which a unit of environments records one step."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 
 class StepRow:
-    """The row of a slot that a step writes to: observation t + 1, and what came of the actions of row t.
+    """The row that step t writes to: reward, flags and infos of row t, and the observation of row t + 1.
 
-    One object, turned from row to row, since a step makes none. Units either call `record` for each environment, or,
-    where that call would count, write to the attributes as it does.
+    There is one object, which `turn_to` moves from row to row, so that steps make none. Units call `record` for each
+    environment or, where that call would take too long, write to the attributes in the same way.
 
     Args:
         writer: Writes observations.
-        info_writer: Writes what is recorded of infos; None if nothing is.
-        episodes: That are under way.
+        info_writer: Writes the recorded keys of infos; None if there are none.
+        episodes: The episodes in progress.
         first: Global index of the first environment.
         evaluation: Whether these are evaluation environments.
 
     Attributes:
-        t: Row of the batch.
-        slot: With the views of its rows.
+        t: Index of the step.
+        slot: The rows of the slot.
         write: Writes an observation: ``write(observation, i, value)``.
         observation: Row t + 1, for `write`.
-        vectors: The same flattened, for observations that are vectors; None for others: see `flat_rows`.
-        places: Where each environment's vector lies in it.
-        rewards: Memoryview ``[n]`` that takes numbers.
-        rewards_array: The same as an array, float64.
-        write_info: Writes what is recorded of an info: ``write_info(infos, i, info)``; None if nothing is.
+        vectors: The same row of `flat_rows`, if observations are vectors; None otherwise.
+        places: For each environment, the slice of its vector in that row.
+        rewards: Memoryview ``[n]`` float64 of the rewards of this step.
+        rewards_array: The same as an array.
+        write_info: Writes the recorded keys of an info: ``write_info(infos, i, info)``; None if there are none.
         infos: Row t, for `write_info`.
-        each_step: Whether `count` is to be called for each step.
+        each_step: Whether `count` must be called for each step.
         ended: Environments whose episodes ended at this step.
         started: Environments that took no step, and began an episode instead.
-        lost: Environments that were given up, and why; `start` is told of those in their place. None stands for one
-            that was replaced while the collector waited for it.
+        lost: Pairs of an environment that failed, and its error; `start` is called for its replacement. The environment
+            is None if it was replaced while the collector waited for it.
         finished: The episodes that ended in this batch.
     """
 
@@ -79,13 +79,13 @@ class StepRow:
         self._episodes, self._first, self._evaluation = episodes, first, evaluation
 
     def begin(self, slot: SlotRows) -> None:
-        """Write to this slot from now on."""
+        """Begin a batch in this slot."""
         self.slot, self.finished = slot, []
         if slot.vectors is not None and not self.places:
             self.places = flat_places(slot.slot["observation"])
 
     def turn_to(self, t: int) -> None:
-        """Write to this row from now on."""
+        """Move to step t."""
         slot = self.slot
         self.t, self.ended = t, []
         self.observation = slot.observation[t + 1]
@@ -95,7 +95,7 @@ class StepRow:
             self.infos = slot.env_info[t]
 
     def record(self, i: int, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
-        """Record what a step of environment i returned; nothing of it is kept, so it may be a buffer used again.
+        """Record what a step of environment i returned. All of it is copied, so the environment may reuse its buffers.
 
         Raises:
             Mismatch: It does not fit.
@@ -112,7 +112,7 @@ class StepRow:
             self.end(i, observation, terminated, truncated)
 
     def record_all(self, observation: Any, reward: Any, infos: Any, which: Sequence[int]) -> None:
-        """Record what a step of a vector environment returned, all but who ended, of the environments in `which`.
+        """Record what a step of a vector environment returned for the environments in `which`, except ends of episodes.
 
         Raises:
             Mismatch: It does not fit.
@@ -133,7 +133,7 @@ class StepRow:
             self._info_writer.write_all(self.infos, infos, n, some)
 
     def replace_info(self, i: int, info: Any) -> None:
-        """Record an info in place of the one that was recorded for environment i."""
+        """Record an info of environment i in place of the recorded one."""
         if self.write_info is not None:
             self.slot.clear_info(self.t, i)
             self.write_info(self.infos, i, info)
@@ -143,24 +143,24 @@ class StepRow:
         if self.vectors is not None:
             try:
                 self.vectors[self.places[i]] = observation
-            except (ValueError, TypeError):  # it is not exactly what the space says
+            except (ValueError, TypeError):  # not exactly the shape and dtype of the space
                 self.look_closer()
             else:
                 return
         self.write(self.observation, i, observation)
 
     def look_closer(self) -> None:
-        """Observations are not exactly what the space says: convert, or refuse, what comes from now on."""
+        """From now on, convert or refuse observations that do not have exactly the shape and dtype of the space."""
         self.slot.vectors = self.vectors = None
 
     def count(self, i: int, terminated: bool, truncated: bool, info: Any) -> None:
-        """Show a step, whose reward is recorded, to the trajectory info."""
+        """Pass a step, whose reward is recorded, to the trajectory info."""
         observation, action, agent_info = self.slot.inputs(self.t, i)
         with fault_of("counting a step in a TrajInfo", self._first + i, self._evaluation):
             self._episodes.infos[i].step(observation, action, self.rewards[i], terminated, truncated, agent_info, info)
 
     def end(self, i: int, observation: Any, terminated: bool, truncated: bool) -> None:
-        """An episode of environment i ended with this observation."""
+        """Record that an episode of environment i ended with this observation."""
         slot, t = self.slot, self.t
         slot.write_end(t, i, observation, terminated, truncated)
         try:
@@ -171,8 +171,8 @@ class StepRow:
         self.ended.append(i)
 
     def start(self, i: int, observation: Any, info: Any) -> None:
-        """Environment i, whose reset was not answered before, took no step: it begins an episode with this."""
+        """Record that environment i, whose reset is answered only now, begins an episode and takes no step."""
         self.write(self.observation, i, observation)
         self.slot.write_start(self.t + 1, i, info)
-        self.replace_info(i, info)  # of a row that will be blank: it is copied to the next one as what came before
+        self.replace_info(i, info)  # row t will be blank, but its info is copied to `prev_env_info` of row t + 1
         self.started.append(i)

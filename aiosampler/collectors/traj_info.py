@@ -11,20 +11,20 @@ Self = TypeVar("Self", bound="TrajInfo")
 
 
 class TrajInfo:
-    """The statistics of one episode, from its reset to its end, over the borders of batches.
+    """The statistics of one episode, from its reset to its end, also over several batches.
 
     Subclass it to keep more: override `step` to see every step, or `terminate` to see the end only, which costs
     nothing per step. Attributes must be picklable. ``traj_info_kwargs`` of the sampler go to ``__init__``.
 
     Args:
-        discount: Factor of `DiscountedReturn`.
+        discount: Discount factor of `DiscountedReturn`.
 
     Attributes:
         Length: Number of steps.
         Return: Sum of rewards.
         NonzeroRewards: Number of rewards that are not zero.
         DiscountedReturn: Sum of rewards, each times `discount` to the power of the steps before it.
-        cut: Whether the steps of an evaluation did not suffice for the episode. It is set before `terminate` is called.
+        cut: Whether an evaluation ran out of steps before the end of the episode; set before `terminate` is called.
     """
 
     cut = False
@@ -50,26 +50,26 @@ class TrajInfo:
         """Count one step.
 
         Args:
-            observation: What the action was chosen for; NumPy views, valid during the call.
-            action: What was done.
-            reward: As the environment gave it, in double precision.
-            terminated: Whether the episode reached its end.
-            truncated: Whether the episode was cut.
+            observation: The observation that the action was chosen for; NumPy views, valid during the call.
+            action: The action; NumPy views, valid during the call.
+            reward: The reward as the environment gave it, in double precision.
+            terminated: Whether the episode terminated.
+            truncated: Whether the episode was truncated.
             agent_info: The agent's info for this environment; NumPy views, valid during the call.
-            env_info: The info dict of the environment, complete and its own: copy what you keep of it.
+            env_info: The complete info dict, which belongs to the environment: copy what you keep.
         """
         self.extend((reward,))
 
     def extend(self, rewards: Iterable[float]) -> None:
-        """Count several steps at once; called in place of `step` where a class does not override that."""
+        """Count several steps at once; called in place of `step` if the class does not override that."""
         if isinstance(rewards, np.ndarray):
-            with np.errstate(all="ignore"):  # as numbers have no warnings either
+            with np.errstate(all="ignore"):  # Python floats overflow without warnings, too
                 self._extend_array(rewards)
             return
         rewards = list(rewards)
         self.Length += len(rewards)
         self.NonzeroRewards += len(rewards) - rewards.count(0)
-        before, self.Return = self.Return, reduce(add, rewards, self.Return)  # one by one: `sum` may round differently
+        before, self.Return = self.Return, reduce(add, rewards, self.Return)  # `sum` may round differently
         if self._discount == self._factor == 1 and self.DiscountedReturn == before:
             self.DiscountedReturn = self.Return
             return
@@ -80,12 +80,12 @@ class TrajInfo:
         self.DiscountedReturn, self._factor = discounted, factor
 
     def _extend_array(self, rewards: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        """Count many steps at once, with the results of counting them one by one, bit for bit."""
+        """Count many steps at once, with the same results bit for bit as one by one."""
         n, terms = len(rewards), np.empty(len(rewards) + 1)
         self.Length += n
         self.NonzeroRewards += int(np.count_nonzero(rewards))
         before, terms[0], terms[1:] = self.Return, self.Return, rewards
-        self.Return = float(np.add.accumulate(terms)[-1])  # in this order, which `np.sum` does not keep to
+        self.Return = float(np.add.accumulate(terms)[-1])  # in order, where `np.sum` adds pairwise
         if self._discount == self._factor == 1 and self.DiscountedReturn == before:
             self.DiscountedReturn = self.Return
             return
@@ -112,5 +112,5 @@ class TrajInfo:
 
 
 def sees_steps(kind: type[TrajInfo]) -> bool:
-    """Whether infos of a class are told each step with all that belongs to it, and not the rewards alone."""
+    """Whether a class overrides `TrajInfo.step`, so that each step must be passed to it."""
     return kind.step is not TrajInfo.step

@@ -1,15 +1,15 @@
-"""A vector environment as a unit: all of its environments are stepped in one call.
+"""The unit of a vector environment, whose environments are stepped in one call.
 
-What it does where an episode ends is its autoreset mode (``metadata["autoreset_mode"]``). What is recorded is what
-single environments would give:
+What it does when an episode ends depends on its autoreset mode (``metadata["autoreset_mode"]``). The records are the
+same as with single environments:
 
 =========  =========================================================================================================
-mode       a reset is answered
+mode       how the reset of an environment is done
 =========  =========================================================================================================
-Disabled   by a reset of those environments alone: ``reset(options={"reset_mask": mask})``
-NextStep   in the same way, where the environment offers it; else the next step is one of the others alone, and
-           resets: its row is blank
-SameStep   with what the step returned; what came before it is in the infos
+Disabled   ``reset(options={"reset_mask": mask})`` resets only these environments
+NextStep   in the same way, if the vector environment supports it; else the next step resets it, and its row of that
+           step is blank
+SameStep   the step has reset it already; final observation and info are in the infos
 =========  =========================================================================================================
 """
 
@@ -42,15 +42,15 @@ DISABLED, NEXT_STEP, SAME_STEP = "Disabled", "NextStep", "SameStep"
 
 
 class VectorTraits(NamedTuple):
-    """What a vector environment can do; see `try_vector`."""
+    """What a vector environment supports; see `try_vector`."""
 
-    mode: str  # of autoreset
-    masks: bool  # whether some of its environments can be reset alone
-    seeds: str  # "list" for one of all, "array" of those that are reset, "first" for that of the first, "none"
+    mode: str  # of autoreset: the value of an entry of Gymnasium's `AutoresetMode`
+    masks: bool  # whether it can reset some of its environments, by a mask
+    seeds: str  # it takes a "list" for all, an "array" for those reset, the "first" one only, or "none"
 
 
 def single_spaces(env: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """The spaces of one of the environments; those of old vector environments are of one anyway."""
+    """The spaces of a single environment; old vector environments have these under the plain names."""
     names = ("observation_space", "action_space")
     single = all(hasattr(env, f"single_{name}") for name in names)
     return tuple(getattr(env, f"single_{name}" if single else name) for name in names)
@@ -60,11 +60,11 @@ class VectorEnvironments:
     """An `EnvironmentUnit` that is one vector environment.
 
     Args:
-        vector: The vector environment, of n environments.
-        n: How many.
-        first: Global index of the first of them.
+        vector: The vector environment.
+        n: Number of its environments.
+        first: Global index of the first one.
         cells: Progress cells of this process.
-        traits: What it can do.
+        traits: What it supports.
         evaluation: Whether these are evaluation environments.
     """
 
@@ -74,14 +74,14 @@ class VectorEnvironments:
     def __init__(self, vector: Any, n: int, first: int, cells: Any, traits: VectorTraits, *, evaluation: bool) -> None:
         self._vector, self._n, self._first, self._evaluation = vector, n, first, evaluation
         self._cells, self._traits = memoryview(cells), traits
-        self._masks = traits.masks or n == 1  # a reset of all is one of the only one
+        self._masks = traits.masks or n == 1  # a reset of all environments is one of the only one
         self._same_step = traits.mode == SAME_STEP
         self._later_only = traits.mode == NEXT_STEP and not self._masks
         self._done = np.zeros(n, np.bool_)
         self._all = tuple(range(n))
-        self._fresh: dict[int, tuple[Any, Any]] = {}  # what environments gave that were reset within the last step
+        self._fresh: dict[int, tuple[Any, Any]] = {}  # observation and info of those that the last step has reset
         self._later: list[int] = []  # environments that the next step resets
-        self._dead: set[int] = set()  # environments whose episodes ended, and that are not to be stepped before a reset
+        self._dead: set[int] = set()  # environments whose episodes ended, which must be reset before the next step
         self._begun = self._closed = False
 
     def action_space(self, i: int) -> gym.Space[Any]:
@@ -92,7 +92,7 @@ class VectorEnvironments:
         """Refuse options for resets where they would be ignored.
 
         Raises:
-            ConfigError: The vector environment resets its environments by itself.
+            ConfigError: The vector environment resets its environments itself.
         """
         if not self._masks:
             raise ConfigError(
@@ -110,7 +110,7 @@ class VectorEnvironments:
         phase: Callable[[str], None] | None = None,
         anew: bool = False,
     ) -> Sequence[int]:
-        """Reset environments: those that are to have the same options at once."""
+        """Reset environments, in one call for all that have the same options."""
         if self._later_only and not anew:
             self._later += environments
             return environments
@@ -136,14 +136,14 @@ class VectorEnvironments:
         return ()
 
     def _answer_with_fresh(self, environments: Sequence[int], on_reset: OnReset) -> list[int]:
-        """Tell of those that were reset within the last step; return the others."""
+        """Call `on_reset` for those that the last step has reset; return the others."""
         for i in environments:
             if i in self._fresh:
                 on_reset(i, *self._fresh[i])
         return [i for i in environments if i not in self._fresh]
 
     def step(self, actions: Any, environments: Sequence[int], row: StepRow) -> None:
-        """Step all environments, and record of these what they return."""
+        """Step all environments, and record the results of those in `environments`."""
         cells = self._cells
         cells[MORE] = self._n - 1
         cells[AT] = self._first
@@ -170,7 +170,7 @@ class VectorEnvironments:
             raise EnvironmentFault(doing, self._first, self._evaluation, self._n - 1) from api_error(exc)
 
     def _look_at(self, i: int, row: StepRow, observation: Any, terminated: Any, truncated: Any, infos: Any) -> None:
-        """Show a step of environment i to its trajectory info, if wanted, and see to the end of its episode."""
+        """Pass a step of environment i to its trajectory info, if it needs that, and record an end of its episode."""
         flags = bool(terminated[i]), bool(truncated[i])
         ended = flags[0] or flags[1]
         if ended and self._same_step:
@@ -184,7 +184,7 @@ class VectorEnvironments:
             row.end(i, last, *flags)
 
     def _end_of(self, i: int, observation: Any, infos: Any) -> tuple[Any, Any]:
-        """The last observation and info of an episode of an environment that was reset within the step.
+        """The final observation and info of environment i, which the step may have reset.
 
         What it was reset to is kept for `reset`.
         """
@@ -199,7 +199,7 @@ class VectorEnvironments:
         return begins if last is ABSENT else last, begins_with if info is ABSENT else info
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
-        """Step all environments, outside of batches."""
+        """Step all environments, outside of a batch."""
         self._in_hand()
         space = self.action_space(0)
         with self._fault_of("taking random steps"):
@@ -213,7 +213,7 @@ class VectorEnvironments:
             on_step(i, last, reward[i], bool(terminated[i]), bool(truncated[i]), info)
 
     def call(self, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
-        """Have environments do something, as far as a vector environment can."""
+        """Call environments, as far as the vector environment supports it."""
         self._in_hand()
         yield from call_vector(self._vector, ask, name, packed, self._first, self._n, evaluation=self._evaluation)
 
@@ -225,7 +225,7 @@ class VectorEnvironments:
                 self._vector.close()
 
     def _step(self, actions: Any) -> tuple[bool, tuple[Any, Any, Any, Any, Any]]:
-        """Step all environments, those that wait as well; return whether an episode ended, and what step returned."""
+        """Step all environments, including those that wait; return whether an episode ended, and the five values."""
         if self._fresh:
             self._fresh.clear()
         if self._dead:
@@ -234,8 +234,8 @@ class VectorEnvironments:
         terminated = _flags("terminated", terminated, self._n)
         truncated = _flags("truncated", truncated, self._n)
         np.logical_or(terminated, truncated, self._done)
-        ended = 1 in self._done.tobytes()  # in a tenth of the time of `any`
-        if ended and self._traits.mode == DISABLED:  # they are not to be stepped before a reset
+        ended = 1 in self._done.tobytes()  # ten times as fast as `any`
+        if ended and self._traits.mode == DISABLED:  # they must be reset before the next step
             self._dead.update(self._done.nonzero()[0].tolist())
         return ended, (observation, reward, terminated, truncated, infos)
 
@@ -274,7 +274,7 @@ class VectorEnvironments:
         if on_reset is None:
             return
         rows: Any = self._all
-        if _length(observation) != self._n:  # of those that were reset alone
+        if _length(observation) != self._n:  # it has rows only for those that were reset
             rows = np.cumsum(mask) - 1
         for i in environments:
             on_reset(i, pick(observation, rows[i]), info_of(infos, rows[i]))
@@ -290,7 +290,7 @@ class VectorEnvironments:
 
 
 def pick(tree: Any, i: Any) -> Any:
-    """What environment i has of a tree of arrays; a dict or tuple of arrays is a tree of one."""
+    """Element i of each array in a tree of arrays ``[n, ...]``."""
     if isinstance(tree, Mapping):
         return {key: pick(value, i) for key, value in tree.items()}
     if isinstance(tree, tuple):
@@ -305,10 +305,10 @@ def _length(tree: Any) -> int:
 
 
 def _flags(name: str, value: Any, n: int) -> np.ndarray[Any, Any]:
-    """Flags of n environments as booleans.
+    """Flags of n environments as an array of booleans.
 
     Raises:
-        Mismatch: They are not plainly booleans, or not n.
+        Mismatch: They are not booleans, or not n.
     """
     array = value if type(value) is np.ndarray else np.asarray(value)
     if array.shape == (n,):
@@ -322,7 +322,7 @@ def _flags(name: str, value: Any, n: int) -> np.ndarray[Any, Any]:
 def _by_options(
     environments: Sequence[int], options: Sequence[Mapping[str, Any] | None]
 ) -> list[tuple[Mapping[str, Any] | None, list[int]]]:
-    """Environments that get the same options, with these."""
+    """Group environments by their options; return pairs of options and environments."""
     if len(environments) == 1:
         return [(options[environments[0]], list(environments))]
     groups: list[tuple[Mapping[str, Any] | None, list[int]]] = []
@@ -339,10 +339,10 @@ def _by_options(
 def _same(a: Any, b: Any) -> bool:
     try:
         return a is b or bool(a == b)
-    except ValueError:  # arrays in them
+    except ValueError:  # they contain arrays, which cannot be compared like this
         return False
 
 
 def vector_name(vector: Any) -> str:
-    """What messages call a vector environment."""
+    """The name of a vector environment in messages."""
     return type(getattr(vector, "unwrapped", vector)).__name__

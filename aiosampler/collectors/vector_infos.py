@@ -1,7 +1,7 @@
-"""The infos of vector environments, taken apart into one for each of their environments.
+"""Splitting the infos of vector environments into one for each environment.
 
-Gymnasium has one dict for all: ``infos[key][i]`` is there where ``infos["_" + key][i]`` says so, nested dicts likewise.
-Others have a list of dicts, or arrays without masks.
+Gymnasium has one dict for all: ``infos[key][i]`` is valid where the mask ``infos["_" + key][i]`` is true, and likewise
+in nested dicts. Other libraries have a list of dicts, or arrays without masks.
 """
 
 from collections.abc import Mapping
@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-#: Where an environment that is reset within the step puts the last observation, and what came with it.
+#: Keys under which an environment that is reset within a step has the final observation and info.
 FINAL_OBSERVATIONS = ("final_obs", "final_observation", "terminal_observation")
 FINAL_INFO = "final_info"
 ABSENT = object()
 
 
 def info_of(infos: Any, i: int, *, without_final: bool = True) -> dict[str, Any]:
-    """The info of environment i; what is in it is not copied.
+    """The info of environment i; its values are not copied.
 
     Args:
-        infos: Of a vector environment.
-        i: Its row.
-        without_final: Leave out what an environment that is reset within the step tells of the episode that ended.
+        infos: The infos of a vector environment.
+        i: Index of the environment.
+        without_final: Leave out the keys about the episode that ended within the step.
     """
     if not isinstance(infos, Mapping):
         info = dict(infos[i])
@@ -39,7 +39,7 @@ def info_of(infos: Any, i: int, *, without_final: bool = True) -> dict[str, Any]
 
 
 def value_of(infos: Mapping[Any, Any], key: Any, i: int) -> Any:
-    """What the info of environment i has under a key; `ABSENT` if nothing."""
+    """The value of a key for environment i; `ABSENT` if it has none."""
     mask = infos.get(f"_{key}")
     if mask is not None and not mask[i]:
         return ABSENT
@@ -48,11 +48,11 @@ def value_of(infos: Mapping[Any, Any], key: Any, i: int) -> Any:
         return info_of(value, i, without_final=False)
     if (isinstance(value, np.ndarray) and value.ndim) or isinstance(value, list | tuple):
         return value[i]
-    return value  # the same of all
+    return value  # one value for all environments
 
 
 def final_of(infos: Any, i: int) -> tuple[Any, Any]:
-    """The last observation of an episode that ended, and the info that came with it; each `ABSENT` if not there."""
+    """Final observation and info of an episode that ended within the step; each `ABSENT` if it is not there."""
     if not isinstance(infos, Mapping):
         infos, i = {key: [value] for key, value in infos[i].items()}, 0
     observation: Any = ABSENT
@@ -65,11 +65,11 @@ def final_of(infos: Any, i: int) -> tuple[Any, Any]:
 
 
 def array_of(infos: Any, name: str, path: tuple[str, ...]) -> tuple[Any, Any]:
-    """What all infos have under a name, or at a path of names, with its mask.
+    """The values of all environments under a name, or at a path of names, with their mask.
 
     Returns:
-        The array, whose first axis counts the environments, and the mask of those that have it, None for all; the first
-        is None if nobody has it, and `ABSENT` where it is no such array, and each info is to be looked at by itself.
+        An array ``[n, ...]``, and the mask ``[n]`` of environments that have a value, None if all have. The array is
+        None if no environment has one, and `ABSENT` if there is no such array, and each info must be searched.
     """
     if not isinstance(infos, Mapping):
         return ABSENT, None
