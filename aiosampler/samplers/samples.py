@@ -18,9 +18,10 @@ from aiosampler.samplers.timeline import Timeline, empty_timeline
 from aiosampler.specs.trees import Tree, tree_items, tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from aiosampler.collectors.traj_info import TrajInfo
+    from aiosampler.workers.messages import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,53 +262,72 @@ def _shapes_of(part: Any) -> str:
     return f"{type(part).__name__}({', '.join(f'{name}={shapes(value)}' for name, value in _fields(part).items())})"
 
 
-def samples_view(slot: Slot) -> Samples:
-    """The samples of a slot, without the facts of any batch; with tensors of their own at each call."""
+class SlotSamples:
+    """Makes the samples of one slot, each time that it is full.
 
-    def tensors(part: Part) -> dict[str, Tree]:
-        return {name: tree_map(torch.from_numpy, tree) for name, tree in shown(slot, part)}
-
-    return Samples(
-        agent=AgentSamples(
-            **tensors(Part.AGENT), final_value=None if slot["bootstrap_value"] is None else FinalValues({})
-        ),
-        env=EnvSamples(**tensors(Part.ENV), final_observation=FinalObservations({})),
-        **tensors(Part.SAMPLES),
-        traj_infos=[],
-        itr=-1,
-        policy_version=-1,
-        stats=SampleStats(0, 0.0, empty_timeline()),
-    )
-
-
-def filled_samples(slot: Slot, facts: Any, traj_infos: list[TrajInfo], timeline: Timeline) -> Samples:
-    """The samples of a slot that is full.
-
-    Their tensors are made for this batch, so that whatever the user does to them ends with it: a queue of torch moves
-    their memory, ``unsqueeze_()`` changes their shape.
+    Which views of the slot there are is settled once. The tensors are made for each batch, so that whatever the user
+    does to them ends with it: a queue of torch moves their memory, ``unsqueeze_()`` changes their shape.
 
     Args:
         slot: Its arrays.
-        facts: The message that says so.
-        traj_infos: Unpacked.
-        timeline: Of the batch.
     """
-    view = samples_view(slot)
-    ends = {field: slot[field] for field in ("final_count", "final_t", "final_observation", "final_value", "done")}
-    final_value = None if view.agent.final_value is None else FinalValues(ends)
-    return dataclasses.replace(
-        view,
-        agent=dataclasses.replace(view.agent, final_value=final_value),
-        env=dataclasses.replace(view.env, final_observation=FinalObservations(ends)),
-        traj_infos=traj_infos,
-        itr=facts.itr,
-        policy_version=facts.policy_version,
-        stats=SampleStats(
-            int(np.count_nonzero(slot["valid"])),
-            facts.seconds,
-            timeline,
-            lost_steps=sum(loss.steps for loss in facts.losses),
-            lost_episodes=sum(loss.episodes for loss in facts.losses),
-            restarts=sum(loss.error is not None for loss in facts.losses),
-        ),
+
+    def __init__(self, slot: Slot) -> None:
+        self._valid = slot["valid"]
+        self._agent, self._env, self._samples = (
+            list(shown(slot, part)) for part in (Part.AGENT, Part.ENV, Part.SAMPLES)
+        )
+        self._ends = {field: slot[field] for field in ("final_count", "final_t", *_ENDS, "done")}
+        self._has_values = slot["bootstrap_value"] is not None
+
+    def empty(self) -> Samples:
+        """The samples without the facts of any batch."""
+        return self._with({}, [], -1, -1, SampleStats(0, 0.0, empty_timeline()))
+
+    def full(self, facts: Any, traj_infos: list[TrajInfo], timeline: Timeline) -> Samples:
+        """The samples of a batch.
+
+        Args:
+            facts: The message that says that it is complete.
+            traj_infos: Unpacked.
+            timeline: Of the batch.
+        """
+        stats = SampleStats(int(np.count_nonzero(self._valid)), facts.seconds, timeline, *_lost(facts.losses))
+        return self._with(self._ends, traj_infos, facts.itr, facts.policy_version, stats)
+
+    def _with(
+        self, ends: dict[str, Any], traj_infos: list[TrajInfo], itr: int, policy_version: int, stats: SampleStats
+    ) -> Samples:
+        final_value = FinalValues(ends) if self._has_values else None
+        return Samples(
+            agent=AgentSamples(**_tensors_of(self._agent), final_value=final_value),
+            env=EnvSamples(**_tensors_of(self._env), final_observation=FinalObservations(ends)),
+            **_tensors_of(self._samples),
+            traj_infos=traj_infos,
+            itr=itr,
+            policy_version=policy_version,
+            stats=stats,
+        )
+
+
+#: What a slot has of each end of an episode.
+_ENDS = (FinalObservations.field, FinalValues.field)
+
+
+def _tensors_of(fields: list[tuple[str, Tree]]) -> dict[str, Tree]:
+    """Torch views of the arrays of fields, by the fields' names."""
+    return {
+        name: torch.from_numpy(tree) if type(tree) is np.ndarray else tree_map(torch.from_numpy, tree)
+        for name, tree in fields
+    }
+
+
+def _lost(losses: Sequence[Loss]) -> tuple[int, int, int]:
+    """Steps, episodes and processes or environments that were lost in a batch."""
+    if not losses:
+        return 0, 0, 0
+    return (
+        sum(loss.steps for loss in losses),
+        sum(loss.episodes for loss in losses),
+        sum(loss.error is not None for loss in losses),
     )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from aiosampler.agents.parameters import Publisher
 from aiosampler.memory.progress import PID, read_progress
 from aiosampler.memory.slot import poison
-from aiosampler.samplers.samples import filled_samples, samples_view
+from aiosampler.samplers.samples import SlotSamples
 from aiosampler.samplers.timeline import Timeline
-from aiosampler.workers.episodes import unpack_episodes
+from aiosampler.workers.episodes import unpack_infos
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,8 @@ class SharedBuffers:
         agent.attach(self.publisher)
         self._final_version = 0
         self._held: tuple[int, list[EpisodeEnds]] | None = None  # slot and parts of the batch that is the user's
-        self.samples = [samples_view(slot) for slot in views.slots]
+        self._slots = [SlotSamples(slot) for slot in views.slots]
+        self.samples = [slot.empty() for slot in self._slots]
 
     @property
     def policy_version(self) -> int:
@@ -70,8 +71,7 @@ class SharedBuffers:
         assert self._views is not None
         views, slot = self._views, batch.slot
         timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
-        traj_infos = [episode.info for episode in unpack_episodes(batch.episodes, self._traj_info_cls)]
-        samples = filled_samples(views.slots[slot], batch, traj_infos, timeline)
+        samples = self._slots[slot].full(batch, unpack_infos(batch.episodes, self._traj_info_cls), timeline)
         ends = samples.env.final_observation, samples.agent.final_value
         self._held = slot, [each for each in ends if each is not None]
         return samples
@@ -114,4 +114,4 @@ class SharedBuffers:
         self._final_version = self.publisher.version
         self._agent.detach(self.publisher)
         del self.publisher
-        self._views, self.samples, self._held = None, [], None
+        self._views, self.samples, self._slots, self._held = None, [], [], None

@@ -36,16 +36,33 @@ class Episode(NamedTuple):
     cut: bool
 
 
+def unpack_infos(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[TrajInfo]:
+    """The infos of the episodes in the order in which these ended: by step, then environment."""
+    return _infos(_facts(packed), kind)
+
+
 def unpack_episodes(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[Episode]:
-    """The episodes in the order in which they ended: by step, then environment."""
-    facts = sorted(chain.from_iterable(map(pickle.loads, packed)), key=itemgetter(0, 1))
-    return [
-        Episode(other if attributes is None else _restore(kind, attributes), cut)
-        for _, _, cut, attributes, other in facts
-    ]
+    """The episodes in the same order."""
+    facts = _facts(packed)
+    return [Episode(info, cut) for info, (_, _, cut, _, _) in zip(_infos(facts, kind), facts, strict=True)]
 
 
-def _restore(kind: type[TrajInfo], attributes: dict[str, Any]) -> TrajInfo:
-    info = kind.__new__(kind)
-    info.__dict__ = attributes
-    return info
+_Facts = tuple[int, int, bool, dict[str, Any] | None, Any]
+
+
+def _facts(packed: Iterable[bytes]) -> list[_Facts]:
+    """What was packed of each episode, in order."""
+    facts = list(chain.from_iterable(map(pickle.loads, packed)))
+    facts.sort(key=itemgetter(0, 1))
+    return facts
+
+
+def _infos(facts: list[_Facts], kind: type[TrajInfo]) -> list[Any]:
+    new, infos = kind.__new__, []
+    for _, _, _, attributes, other in facts:
+        info = other
+        if attributes is not None:
+            info = new(kind)
+            info.__dict__ = attributes
+        infos.append(info)
+    return infos

@@ -14,7 +14,7 @@ from aiosampler.memory import slot as table
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.memory.slot import FIELDS, Axes, Blank, Field, Part, columns, poison, slot_specs
 from aiosampler.samplers import samples as samples_module
-from aiosampler.samplers.samples import samples_view
+from aiosampler.samplers.samples import SlotSamples
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import BatchSpec, StepSpecs
 from aiosampler.specs.trees import tree_leaves, tree_map
@@ -99,7 +99,7 @@ def test_the_columns_of_a_worker_are_its_environments(fields):
 
 def test_the_user_sees_each_field_under_its_name_in_its_part(fields):
     slot = numbered(views().slots[0])
-    samples = samples_view(slot)
+    samples = SlotSamples(slot).empty()
     parts = {Part.SAMPLES: samples, Part.AGENT: samples.agent, Part.ENV: samples.env}
     names = {part: {field.name for field in dataclasses.fields(kind)} for part, kind in parts.items()}
     for field in fields:

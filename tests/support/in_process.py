@@ -8,7 +8,7 @@ from aiosampler.agents.parameters import parameter_specs, store_specs
 from aiosampler.engines.probe import probe
 from aiosampler.memory.arena_map import ProcessCounts, arena_views, plan_arena
 from aiosampler.samplers.evaluation import Evaluation
-from aiosampler.samplers.samples import filled_samples
+from aiosampler.samplers.samples import SlotSamples
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
 from aiosampler.workers.episodes import unpack_episodes
@@ -46,12 +46,8 @@ class InProcess:
         slot = self.slots[self.itr % 2]
         facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
         self.itr += 1
-        return filled_samples(
-            slot,
-            facts,
-            [episode.info for episode in self._episodes(finished)],
-            empty_timeline(),
-        )
+        traj_infos = [episode.info for episode in self._episodes(finished)]
+        return SlotSamples(slot).full(facts, traj_infos, empty_timeline())
 
     def evaluate(self):
         return Evaluation(self._episodes(self.runner.evaluate(Evaluate(self.itr))))
