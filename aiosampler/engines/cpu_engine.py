@@ -1,10 +1,9 @@
 """The engine of the CPU sampler: workers that step their share of the environments with an agent of their own.
 
-For each batch one message goes to each worker, and one comes back. The workers' models are views of the parameters that
-were adopted for the batch: all of it is chosen by one version, which nobody copies.
-
-A worker that is done with its columns of a batch begins with those of the next at once, if that was asked for: it waits
-neither for the other workers nor for what becomes of the batch.
+Batches are asked for and answered by memory (`aiosampler.signals.batch_requests`): a worker that is done with its
+columns of one begins with those of the next at once, if that was asked for, and waits neither for the other workers nor
+for what becomes of the batch. The workers' models are views of the parameters that were adopted for the batch: all of
+it is chosen by one version, which nobody copies.
 """
 
 from __future__ import annotations

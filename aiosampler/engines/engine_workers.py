@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import functools
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.engines.losses import Losses
 from aiosampler.engines.worker_calls import CallReplay, merged
 from aiosampler.runtime.process_group import ProcessGroup
+from aiosampler.runtime.resources import denied
 from aiosampler.runtime.restarts import Restarts
-from aiosampler.workers.messages import Collected
+from aiosampler.signals.batch_requests import Asker, Request
+from aiosampler.signals.counter import Signal
+from aiosampler.workers.messages import Collect, Collected, Finished, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,13 +23,14 @@ if TYPE_CHECKING:
     from aiosampler.engines.parts import EngineParts
     from aiosampler.errors import ProcessFailure, SamplerError
     from aiosampler.interfaces import Reading
-    from aiosampler.workers.messages import Call, Called, Collect, Evaluate, Share, Work
+    from aiosampler.workers.messages import Call, Called, Evaluate, Share, Work
 
 
 class EngineWorkers:
     """Processes that have a share of the environments each.
 
-    Each request goes the same way: `replace_lost`, `send`, `gather`, `complete`.
+    Each request goes the same way: `replace_lost`, `send`, `gather`, `complete`. Batches are asked for by memory, and
+    all else by messages.
 
     Args:
         parts: Of the engine.
@@ -43,6 +51,10 @@ class EngineWorkers:
         self._losses = Losses(parts.options, parts.views, shares)
         self._replay = CallReplay(wanted=parts.options.max_worker_restarts > 0)
         self._group: ProcessGroup | None = None
+        self._ranks = range(shares[0].rank, shares[-1].rank + 1)
+        self._asker = Asker(parts.views.request_cells(index, self._ranks))
+        self._answered: Signal | None = None
+        self._asked: deque[int] = deque()  # numbers of the batches that are to be gathered
 
     async def start(
         self,
@@ -55,7 +67,7 @@ class EngineWorkers:
 
         Args:
             main: Coroutine function that runs in each.
-            args: Its arguments, after the channel, and but for the rank.
+            args: Its arguments, after the channel, and but for the signal that it has answered, and the rank.
             work: What each is to do.
             readings: Read the progress of each.
 
@@ -64,9 +76,12 @@ class EngineWorkers:
         """
         options, phase = self._parts.options, self._parts.phase
         phase(f"starting {len(self._shares)} workers")
+        with denied("there is no signal for the workers"):
+            self._answered = Signal()
+        asyncio.get_running_loop().add_reader(self._answered.fileno(), self._on_answered)
         self._group = ProcessGroup(
             main,
-            args,
+            [(*of_worker, self._answered) for of_worker in args],
             ranks=[share.rank for share in self._shares],
             start_method=options.start_method,
             readings=readings,
@@ -81,6 +96,7 @@ class EngineWorkers:
             self._found_lost,
             self._replay.renewed,
         )
+        work = [dataclasses.replace(each, asker=self._index, asked=self._ranks) for each in work]
         await self._group.start(work, options.start_timeout, restarts)
 
     async def replace_lost(self) -> None:
@@ -97,18 +113,27 @@ class EngineWorkers:
         self._losses.begin(slot)
 
     async def send(self, request: Collect | Evaluate, indices: Sequence[int] | None = None) -> None:
-        """Ask workers, all by default; each answers once."""
+        """Ask all workers for a batch, or some for an evaluation; each answers once."""
         assert self._group is not None
-        await self._group.send(request, indices)
+        if isinstance(request, Collect):
+            number, asleep = self._asker.ask(Request(*request))
+            self._asked.append(number)
+            await self._group.send(Look(), asleep)
+        else:
+            await self._group.send(request, indices)
 
     async def gather(self, indices: Sequence[int] | None = None) -> list[bytes]:
         """Suspend until those that were asked have answered; return their packed episodes.
+
+        Args:
+            indices: Who was asked for an evaluation; None for the first batch that was asked for and not gathered yet.
 
         Raises:
             SamplerError: The first failure, of a worker that is not replaced.
         """
         assert self._group is not None
-        answers = await self._group.gather(self._parts.options.step_timeout, indices)
+        by_memory = functools.partial(self._answer, self._asked.popleft()) if indices is None else None
+        answers = await self._group.gather(self._parts.options.step_timeout, indices, by_memory)
         self._losses.of_environments(loss for answer in answers for loss in answer.losses)
         return [answer.episodes for answer in answers]
 
@@ -142,9 +167,23 @@ class EngineWorkers:
     async def stop(self) -> list[SamplerError]:
         """Have all close their environments, and end them; return what they had to report last. Idempotent."""
         group, self._group = self._group, None
-        return [] if group is None else await group.stop()
+        reports = [] if group is None else await group.stop()
+        if self._answered is not None:
+            asyncio.get_running_loop().remove_reader(self._answered.fileno())
+            self._answered.close()
+            self._answered = None
+        return reports
+
+    def _answer(self, number: int, index: int) -> Finished | None:
+        episodes = self._asker.answer(number, index)
+        return None if episodes is None else Finished(episodes)
+
+    def _on_answered(self) -> None:
+        if self._answered is not None and self._answered.take() and self._group is not None:
+            self._group.look()
 
     def _found_lost(self, index: int, error: ProcessFailure) -> None:
+        self._asker.lose(index)
         self._losses.found(index, error)
         if self._on_loss is not None:
             self._on_loss(index, error)

@@ -11,6 +11,7 @@ from aiosampler.memory.control import Control, control_specs
 from aiosampler.memory.layout import Layout, plan
 from aiosampler.memory.progress import progress_specs
 from aiosampler.memory.slot import Slot, slot_specs
+from aiosampler.signals.batch_requests import RequestCells, answer_specs, episode_specs, record_specs
 from aiosampler.signals.rendezvous import rendezvous_specs
 from aiosampler.specs.batch import BatchSpec, StepSpecs
 from aiosampler.specs.trees import Tree, tree_map
@@ -50,18 +51,21 @@ def plan_arena(
             "evaluation": None if evaluation is None else _eval_slot_specs(evaluation, step, sparse=sparse),
         }
 
+    asked = 0 if counts.alone else counts.workers
     dense = {
         "control": control_specs(max(1, counts.servers), counts.workers),
         "progress": progress_specs(
             counts.workers + (0 if counts.alone else max(1, counts.servers) + (counts.servers > 1))
         ),
         "rendezvous": rendezvous_specs(counts.workers if counts.servers else 0),
+        "requests": record_specs(0 if counts.alone else max(1, counts.servers)),
+        "answers": answer_specs(asked),
         "parameters": parameters,
         **slots(sparse=False),
         "step_clocks": (step_clock_specs(counts.workers, batch.T),) * N_SLOTS,
         "stage_clocks": (stage_clock_specs(counts.groups, batch.T),) * N_SLOTS,
     }
-    return plan(dense, slots(sparse=True))
+    return plan(dense, {**slots(sparse=True), "episodes": episode_specs(asked)})
 
 
 def _eval_slot_specs(evaluation: BatchSpec, step: StepSpecs, *, sparse: bool) -> Slot:
@@ -82,6 +86,9 @@ class ArenaViews:
         control: Flags that end a batch or an evaluation, and counts of restarts.
         progress: ``[P, 8]`` int64: progress cells of the workers, then the servers, then the sampler process.
         rendezvous: ``[W, ...]``: for each worker, the cells that it shares with its action server.
+        requests: ``[P, 2, ...]``: what each process that has workers asks these for.
+        answers: ``[W, ...]``: what each worker has answered.
+        episodes: ``[2, W, ...]`` uint8: the packed episodes that belong to the answers.
         parameters: Arrays of the parameter store, in the structure of its specs.
         slots: For each slot, its arrays by the names of `aiosampler.memory.slot.FIELDS`.
         evaluation_slot: The same for evaluation; None if each process has one in its own memory.
@@ -92,11 +99,19 @@ class ArenaViews:
     control: Control
     progress: np.ndarray[Any, Any]
     rendezvous: np.ndarray[Any, Any]
+    requests: np.ndarray[Any, Any]
+    answers: np.ndarray[Any, Any]
+    episodes: np.ndarray[Any, Any]
     parameters: Tree
     slots: tuple[Slot, ...]
     evaluation_slot: Slot | None
     step_clocks: tuple[np.ndarray[Any, Any], ...]
     stage_clocks: tuple[np.ndarray[Any, Any], ...]
+
+    def request_cells(self, asker: int, ranks: range) -> RequestCells:
+        """What a process, by its index among those that have workers, has in common with these."""
+        of = slice(ranks.start, ranks.stop)
+        return RequestCells(self.requests[asker], self.answers[of], self.episodes[:, of])
 
 
 def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
@@ -106,6 +121,9 @@ def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
         control=Control(dense["control"]),
         progress=dense["progress"],
         rendezvous=dense["rendezvous"],
+        requests=dense["requests"],
+        answers=dense["answers"],
+        episodes=sparse["episodes"],
         parameters=dense["parameters"],
         slots=tuple({**slot, **rest} for slot, rest in zip(dense["slots"], sparse["slots"], strict=True)),
         evaluation_slot=dense["evaluation"] and {**dense["evaluation"], **sparse["evaluation"]},

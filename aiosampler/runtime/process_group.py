@@ -54,6 +54,7 @@ class ProcessGroup:
         self._answers: dict[int, Any] = {}
         self._failures: dict[int, Exception] = {}
         self._watch: Watch | None = None
+        self._by_memory: Callable[[int], Any] | None = None
         self._changed = asyncio.Event()  # all have answered, or one has failed
         self._readings = readings
         self._work: list[Any] = []
@@ -111,12 +112,19 @@ class ProcessGroup:
         for index in range(len(self._ranks)) if indices is None else indices:
             await self._workers[index].send(message)
 
-    async def gather(self, timeout: float | None, indices: Sequence[int] | None = None) -> list[Any]:
+    async def gather(
+        self,
+        timeout: float | None,
+        indices: Sequence[int] | None = None,
+        by_memory: Callable[[int], Any] | None = None,
+    ) -> list[Any]:
         """Gather one answer of each worker, in their order. One caller at a time.
 
         Args:
             timeout: Seconds that a worker may go without progress.
             indices: As of `send`.
+            by_memory: Returns the answer of a worker that has answered by memory, where none comes as a message; None
+                if it has not. Whenever one may have, call `look`.
 
         Returns:
             The answers, without those of the workers that were lost meanwhile.
@@ -125,11 +133,10 @@ class ProcessGroup:
             SamplerError: The first failure, of a worker that is not replaced.
         """
         indices = range(len(self._ranks)) if indices is None else indices
-        self._awaited, self._answers = set(indices), {}
+        self._awaited, self._answers, self._by_memory = set(indices), {}, by_memory
         self._watch = None if timeout is None else Watch(timeout, {index: self._readings[index] for index in indices})
         try:
-            for index in indices:
-                self._take_answer(index)
+            self.look()
             while self._failures or self._awaited:
                 if not self._failures:
                     self._changed.clear()
@@ -140,16 +147,25 @@ class ProcessGroup:
                     if index in self._awaited:  # it failed while an earlier call was being cancelled
                         self._stop_waiting_for(index)
                     await self._end_lost(index, await self._failure(index, exc))
+                    self.look()  # if it was to answer last, nobody tells that all others have
             return [self._answers[index] for index in indices if index in self._answers]
         finally:
             self._awaited.clear()  # an answer that arrives later is for the next caller
-            self._answers, self._watch = {}, None
+            self._answers, self._watch, self._by_memory = {}, None, None
+
+    def look(self) -> None:
+        """Take the answers that are there."""
+        for index in tuple(self._awaited):
+            self._take_answer(index)
 
     def _take_answer(self, index: int) -> None:
         """Receive the answer of a worker, if it is awaited and has arrived; called when a message has arrived."""
         if index in self._awaited:
             try:
-                answer = self._workers[index].receive_nowait()
+                # By memory first: a message may belong to what was asked after that
+                answer = None if self._by_memory is None else self._by_memory(index)
+                if answer is None:
+                    answer = self._workers[index].receive_nowait()
                 if answer is None:
                     return
                 self._answers[index] = answer
@@ -176,6 +192,7 @@ class ProcessGroup:
                 await self._changed.wait()
         except TimeoutError:
             assert watch is not None
+            self.look()  # those that have answered by memory are not stuck, though nobody has told of it yet
             stuck = list(watch.stuck())
             for index, _ in stuck:
                 self._stop_waiting_for(index)  # what it sends from now on is ignored

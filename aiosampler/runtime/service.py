@@ -35,10 +35,6 @@ class ServiceChannel:
         """
         return await self._channel.receive()
 
-    def look(self) -> None:
-        """Read what has arrived, so that `receive` returns it without waiting for the event loop."""
-        self._channel.read()
-
     def send(self, message: Any) -> None:
         """Send an answer.
 

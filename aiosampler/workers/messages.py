@@ -81,6 +81,8 @@ class Work:
     group: range = range(0)  # ranks of those that are served together
     spin: bool = False  # whether each worker has a CPU to itself
     give_way: bool = False  # whether it interrupts nobody when it is woken
+    asker: int = 0  # index of the process that has this worker, among those that have some
+    asked: range = range(0)  # ranks of all of its workers
     calls: Sequence[Any] = ()  # each a `Call`: what the environments were told that are replaced
 
 
@@ -108,7 +110,7 @@ class Collect(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """From a worker: its columns of a slot are full, or its evaluation has ended."""
+    """From a worker: its evaluation has ended, or its columns of a slot are full and there is more to tell."""
 
     episodes: bytes  # packed
     losses: "tuple[Loss, ...]" = ()  # of environments that were replaced within it
@@ -182,8 +184,15 @@ class Called(NamedTuple):
     losses: tuple[Loss, ...] = ()
 
 
+class Look(NamedTuple):
+    """To a worker: there is a request for a batch in the arena; see `aiosampler.signals.batch_requests`."""
+
+
 #: What is asked of a process that has environments, as long as it runs.
 Asked = Collect | Evaluate | Call
+
+#: What is asked of a worker by messages.
+AskedOfWorker = Look | Evaluate | Call
 
 #: What the sampler process is asked for.
 Request = Probe | Start | Asked

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from aiosampler.errors import SamplerError
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.arena_map import ArenaViews
+    from aiosampler.signals.batch_requests import Answerer
     from aiosampler.signals.counter import Signal
     from aiosampler.workers.runner import Runner
 
     MakeRunner = Callable[[messages.Work, ArenaViews, Callable[[str], None]], Runner]
 
 
-async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> None:
+async def agent_worker_main(sock: socket.socket, arena: Arena, answered: Signal, rank: int) -> None:
     """Run a worker process of the CPU sampler.
 
     Args:
         sock: This end of the control channel.
         arena: The shared memory.
+        answered: Posted by the worker that is done last with a batch.
         rank: Of the worker.
     """
 
@@ -47,11 +49,11 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, rank: int) -> Non
             phase=phase,
         )
 
-    await run_service(sock, _Worker(arena, rank, make_runner))
+    await run_service(sock, _Worker(arena, answered, rank, make_runner))
 
 
 async def served_worker_main(
-    sock: socket.socket, arena: Arena, obs_ready: Signal, act_ready: Signal, rank: int
+    sock: socket.socket, arena: Arena, obs_ready: Signal, act_ready: Signal, answered: Signal, rank: int
 ) -> None:
     """Run a worker process of an action server. Of ours, nothing in it imports torch.
 
@@ -60,6 +62,7 @@ async def served_worker_main(
         arena: The shared memory.
         obs_ready: Of the group.
         act_ready: Of this worker, posted by the server.
+        answered: Posted by the worker that is done last with a batch.
         rank: Of the worker.
     """
 
@@ -72,12 +75,12 @@ async def served_worker_main(
             give_way()
         return served_runner(work, views, obs_ready, act_ready, phase)
 
-    await run_service(sock, _Worker(arena, rank, make_runner))
+    await run_service(sock, _Worker(arena, answered, rank, make_runner))
 
 
 class _Worker:
-    def __init__(self, arena: Arena, rank: int, make_runner: MakeRunner) -> None:
-        self._arena, self._rank, self._make_runner = arena, rank, make_runner
+    def __init__(self, arena: Arena, answered: Signal, rank: int, make_runner: MakeRunner) -> None:
+        self._arena, self._answered, self._rank, self._make_runner = arena, answered, rank, make_runner
         self._runner: Runner | None = None
 
     def abort(self) -> None:
@@ -93,6 +96,7 @@ class _Worker:
         from aiosampler.collectors.collector import Aborted
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import PID
+        from aiosampler.signals.batch_requests import Answerer
         from aiosampler.workers.episodes import NO_EPISODES
 
         parent.phase(messages.UNPACKING)
@@ -102,16 +106,18 @@ class _Worker:
         views.progress[self._rank, PID] = os.getpid()
         self._runner = runner = await outside_loop(self._make_runner, work, views, parent.phase)
         await outside_loop(runner.start, work.calls)
+        cells = views.request_cells(work.asker, work.asked)
+        requests = Answerer(cells, self._rank - work.asked.start, self._answered)
+        requests.next()  # there is none yet, so this asks for a message
         parent.send(messages.Started())
         while True:
-            parent.look()  # those of the CPU sampler run ahead: the next request is mostly there
-            request: messages.Asked = await parent.receive()
+            request: messages.AskedOfWorker = await parent.receive()
             answer: messages.Finished | messages.Called = messages.Finished(NO_EPISODES)
             with contextlib.suppress(Aborted):
                 match request:
-                    case messages.Collect():
-                        episodes = await outside_loop(runner.collect, request)
-                        answer = messages.Finished(episodes, runner.take_losses())
+                    case messages.Look():
+                        await outside_loop(_collect, requests, runner, parent)
+                        continue
                     case messages.Evaluate():
                         episodes = await outside_loop(runner.evaluate, request)
                         answer = messages.Finished(episodes, runner.take_losses())
@@ -125,3 +131,20 @@ class _Worker:
         runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is
         if runner is not None:
             await outside_loop(runner.close)
+
+
+def _collect(requests: Answerer, runner: Runner, parent: ServiceChannel) -> None:
+    """Fill one slot after the other, as long as that is asked for."""
+    from aiosampler.collectors.collector import Aborted
+    from aiosampler.signals.batch_requests import ROOM
+    from aiosampler.workers.episodes import NO_EPISODES
+
+    while (request := requests.next()) is not None:
+        episodes, losses = NO_EPISODES, tuple[messages.Loss, ...]()
+        with contextlib.suppress(Aborted):
+            episodes, losses = runner.collect(messages.Collect(*request)), runner.take_losses()
+        if losses or len(episodes) > ROOM:
+            parent.send(messages.Finished(episodes, losses))
+            requests.answer(None)
+        else:
+            requests.answer(episodes)
