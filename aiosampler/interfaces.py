@@ -1,6 +1,6 @@
-"""The interfaces between the rooms, in one place; each names its real implementations.
+"""The interfaces between the packages, in one place; each names its implementations.
 
-How they meet in a sampler with an action server, from the user's process down::
+How they are called in a sampler with an action server, from the user's process down::
 
     run_service(sock, service)                # every process of a sampler: `Service`
       engine.start()                          # the sampler process: `Engine`
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class SamplerProcess(Protocol):
-    """The sampler process as a session holds it: `ChildHandle`; `InProcess`, where there is none; one in the tests."""
+    """A session's handle on the sampler process: `ChildHandle`, `InProcess` (no process), a fake in the tests."""
 
     phase: str
     """What it was last seen doing."""
@@ -54,76 +54,76 @@ class SamplerProcess(Protocol):
         """Process id."""
 
     async def send(self, message: Any) -> None:
-        """Send a request; that nobody reads it is found out when the answer is received."""
+        """Send a request. If the process has ended, `receive` raises that, not this call."""
 
     async def receive(self, timeout: float | None = None, reading: Callable[[], Reading] | None = None) -> Any:
-        """The next answer; cancelling loses none. Raises what the process reports, or how it ended."""
+        """Receive the next answer; cancelling loses none. Raises what the process reports, or `WorkerDied`."""
 
     def notify(self, on_change: Callable[[], object]) -> None:
-        """Have `on_change` called whenever something has come from it, and when it has ended."""
+        """Call `on_change` whenever a message has arrived, and when the process has ended."""
 
     def failing(self) -> bool:
-        """Whether it has ended, or has reported a failure, so that `receive` raises before long."""
+        """Whether it has ended or reported a failure, so that `receive` will raise."""
 
     async def stop(self, grace: float) -> SamplerError | None:
-        """End it, within `grace` seconds and a few more; return what it had to report last."""
+        """End the process within `grace` seconds and a few more; return the last failure that it reported."""
 
     def abandon(self) -> None:
-        """Kill it, where its event loop is closed."""
+        """Kill the process without awaiting anything, since the event loop is closed."""
 
 
 class SamplerMemory(Protocol):
-    """What a session needs of the memory that it shares with the sampler process: `SharedBuffers`, one in the tests."""
+    """The memory that a session shares with the sampler process: `SharedBuffers`, a fake in the tests."""
 
     def take_back(self) -> None:
-        """The batch that was handed out last is the sampler's again."""
+        """Give the batch that was returned last back to the sampler, which may overwrite it."""
 
     def reading(self) -> Reading:
-        """How far the sampler process is."""
+        """Read the progress of the sampler process."""
 
     def abort_evaluation(self, wanted: bool) -> None:
-        """End the evaluation under way at its next step, or allow the next one."""
+        """End the current evaluation at its next step (True), or allow the next one (False)."""
 
     def abort_all(self) -> None:
-        """End what is under way, in all processes, at its next step."""
+        """End batches and evaluations in all processes at their next step."""
 
     def release(self) -> None:
-        """Let go of the memory."""
+        """Drop the views of the memory."""
 
 
 class Service(Protocol):
-    """What one kind of process does: the sampler process, a server, a worker. `run_service` calls it."""
+    """What one kind of child process does: sampler process, trial, server, worker. `run_service` calls it."""
 
     async def run(self, parent: ServiceChannel) -> None:
-        """Start, and answer requests; cancelled when the process is to end."""
+        """Start, and answer requests; cancelled when the process must end."""
 
     async def aclose(self) -> None:
         """Close whatever was opened; called once, after `run`."""
 
     def abort(self) -> None:
-        """End what is under way as soon as possible; called from any thread."""
+        """End the current work as soon as possible; called from any thread."""
 
     def describe(self, error: BaseException) -> SamplerError:
-        """Make the error that the user sees of one that ends this process."""
+        """Turn an exception that ends this process into the error that the user sees."""
 
 
 class Reading(Protocol):
-    """How far a process says that it is. Equal readings mean that it has not moved; `str` names what it has in hand."""
+    """The progress of a process. Equal readings mean no progress; ``str()`` names what the process is working on."""
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for others, for as long as they take."""
+        """Whether it waits for another process, so that it is not stuck."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Attributes for the error of a process that is stuck there, or died there."""
+        """Attributes for the error of a process that is stuck or has ended at this point."""
 
 
 class Engine(Protocol):
     """What the sampler process does for one kind of sampler.
 
-    Four: everything in place (serial), workers with agents, workers with one action server, servers in processes of
-    their own.
+    `SerialEngine` does everything in place, `CpuEngine` has workers with agents, `ServedEngine` and `DynamicEngine`
+    have workers and an action server, `DevicesEngine` has a server process for each device.
     """
 
     runs_ahead: bool
@@ -146,100 +146,100 @@ class Engine(Protocol):
 
 
 class Group(Protocol):
-    """Workers that step together, and their contiguous slice of the environments, as an action server sees them.
+    """Workers that step together, and their contiguous slice of the environments, for an action server.
 
-    `WorkerGroup`, and a group in memory in the tests.
+    Implemented by `WorkerGroup`, and by a fake in the tests.
     """
 
     @property
     def stepping(self) -> bool:
-        """Whether any worker still has an environment that does not wait."""
+        """Whether any worker still has an environment that does not wait for its reset."""
 
     async def observations(self) -> bool:
         """Suspend until all workers that step have written their observations; return `stepping`."""
 
     def attend(self) -> None:
-        """Move this thread to where the actions of this group are best computed; the workers wait."""
+        """Move this thread to the CPUs on which it acts for this group; the workers wait meanwhile."""
 
     def send_actions(self) -> None:
-        """Release the workers that step: their actions are written."""
+        """Release the workers that step, after their actions were written."""
 
     def make_room(self) -> None:
-        """Move this thread to where it is not in the way of the workers that were released."""
+        """Move this thread off the CPUs of the workers that were released."""
 
     def dismiss(self) -> None:
-        """Release all workers: nothing more is written to this batch."""
+        """Release all workers at the end of a batch, after everything was written."""
 
 
 class Inference(Protocol):
-    """The stage of a pipeline that acts for a group's columns of the slots: in place, or on a CUDA device."""
+    """The stage of a pipeline that steps the agent for a group: `InPlaceInference`; `DeviceInference` on a device."""
 
     def prepare(self, itr: int) -> None:
-        """Put the agent into the mode of a batch, or of an evaluation that begins."""
+        """Set the agent's mode for a batch, or for an evaluation, that begins."""
 
     def begin(self, slot: int) -> None:
         """A batch begins in `slot`."""
 
     async def act(self, t: int) -> None:
-        """Write action, previous action and agent info for row t, whose observations are there."""
+        """Step the agent on row t, whose observations are written, and write its actions."""
 
     def released(self, t: int) -> None:
-        """The workers take step t."""
+        """Called when the workers were released to take step t."""
 
     def record_rest(self, t: int) -> None:
-        """Record what the workers do not wait for."""
+        """Write what the workers did not have to wait for, such as the agent info."""
 
     def stepped(self, t: int) -> None:
-        """The workers have taken step t."""
+        """Called when the workers have taken step t."""
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """The batch is complete, its row T written; if `idle`, all environments wait. Values are recorded now."""
+        """End a batch whose row T is written: record values. With `idle`, all environments wait for their reset."""
 
     def lost(self, environments: Iterable[int]) -> None:
-        """These of the group's environments begin anew with the next batch."""
+        """Called when these environments of the group were lost, and begin anew with the next batch."""
 
 
 class Acting(Protocol):
-    """Who acts for the environments of one process: an agent there (`LocalActing`), or a server (`ServedActing`)."""
+    """How a process's environments get actions, from an agent there (`LocalActing`) or a server (`ServedActing`)."""
 
     def source(self, slots: Sequence[dict[str, Tree]], *, batches: bool) -> ActionSource:
-        """Make the source of actions for some columns of some slots.
+        """Make an action source for some columns of some slots.
 
         Args:
-            slots: Cut to these columns.
-            batches: Whether they are wanted as they are recorded, in place of one for each environment.
+            slots: Arrays of the slots, cut to these columns.
+            batches: Whether `act` returns a tree of arrays ``[n, ...]`` in place of a sequence of n actions.
         """
 
     def starting(self) -> AbstractContextManager[object]:
-        """Around building and resetting the environments."""
+        """A context around building and resetting the environments."""
 
     def collecting(self, request: Collect) -> AbstractContextManager[object]:
-        """Around filling a slot."""
+        """A context around filling a slot."""
 
     def evaluating(self, request: Evaluate) -> AbstractContextManager[object]:
-        """Around an evaluation."""
+        """A context around an evaluation."""
 
     def calling(self, *, evaluation: bool) -> AbstractContextManager[object]:
-        """Around calls of environments between two batches."""
+        """A context around calls of environments between two batches."""
 
     def abort(self) -> None:
-        """End what is being collected at its next step; called from any thread."""
+        """End collecting at the next step; called from any thread."""
 
 
 class ActionSource(Protocol):
-    """Chooses and records the actions of a collector's n environments: `LocalAgent`, `ServedActions`."""
+    """Provides and records the actions of a collector's n environments: `LocalAgent`, `ServedActions`."""
 
     def begin(self, slot: int) -> None:
-        """A batch begins in `slot`; its row 0 is written."""
+        """Begin a batch in `slot`, whose row 0 is written."""
 
     def act(self, t: int) -> Any:
-        """Record action, previous action and agent info of step t; return an action for each environment."""
+        """Record action, previous action and agent info of step t; return the n actions."""
 
     def ended(self, environments: Sequence[int]) -> None:
-        """These environments have been reset, or wait for it: their recurrent state is void."""
+        """Reset the recurrent state of these environments: their episodes have ended."""
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """The batch is complete, its row T written; if `idle`, all environments wait and there is nothing to act on."""
+        """End a batch whose row T is written. With `idle`, all environments wait, and row T has no observations."""
 
 
 class ResetRule(Protocol):
@@ -252,20 +252,20 @@ class ResetRule(Protocol):
         """Whether environment i, whose episode just ended, is reset at once; otherwise it waits."""
 
 
-#: Told of each environment that was reset: its column, observation and info.
+#: Called for each environment that was reset, with its column, observation and info.
 OnReset: TypeAlias = "Callable[[int, Any, Any], object]"
-#: Told of each environment that was stepped: its column, and the five values of `step`.
+#: Called for each environment that was stepped, with its column and the five values of `step`.
 OnStep: TypeAlias = "Callable[[int, Any, Any, Any, Any, Any], object]"
 
 
 class EnvironmentUnit(Protocol):
-    """The n environments of a collector, however they are stepped; `i` counts them.
+    """The n environments of a collector, which have indices i from 0 to n - 1.
 
-    Three: `SingleEnvironments`, one after the other; `VectorEnvironments`, in one call; `CoroutineEnvironments`, all
-    awaited together. All methods return when what they do is done, and are called in the thread of the process's event
-    loop, while that does not run. What an environment returned is handed over before a buffer of its may be written to
-    again. Errors are `EnvironmentFault`, which names the environment, and progress is told in the cells of the process,
-    so that one that is stuck is named.
+    `SingleEnvironments` steps them one after the other, `VectorEnvironments` in one call, and `CoroutineEnvironments`
+    awaits all at the same time. All methods block until they are done, and are called in the thread of the process's
+    event loop. What an environment returns is passed on before the environment may reuse its buffers. Errors are
+    `EnvironmentFault`, which names the environment; the progress cells say which environment is being called, so that
+    one that is stuck can be named.
     """
 
     pauses: bool
@@ -290,20 +290,20 @@ class EnvironmentUnit(Protocol):
         """Reset environments.
 
         Args:
-            environments: Which.
-            seeds: Of all n; None for none.
-            options: For all n, what they get as ``options``; None of one that gets none.
-            on_reset: Told of each.
-            phase: Told what is being done, when it starts.
-            anew: Whether no episode of any of the n is to go on.
+            environments: Indices of those to reset.
+            seeds: Seeds of all n environments; None to reset without seeds.
+            options: For all n environments, their ``options``; None for one that gets none.
+            on_reset: Called for each environment that was reset.
+            phase: At the start of a sampler, called with what is being done.
+            anew: Whether all n environments begin new episodes.
 
         Returns:
-            Those of which `on_reset` was not told, since they cannot be reset now. They take no step until `step` tells
-            `StepRow.start` of them; the rows until then are blank.
+            Those for which `on_reset` was not called, since they cannot be reset now. They take no steps until `step`
+            calls `StepRow.start` for them; their rows until then are blank.
         """
 
     def check_reset_options(self) -> None:
-        """Whether resets may have options.
+        """Refuse options of resets if they would be ignored.
 
         Raises:
             ConfigError: They would be ignored.
@@ -313,25 +313,26 @@ class EnvironmentUnit(Protocol):
         """Step environments, and record what they return.
 
         Args:
-            actions: One for each of the n, which an environment may keep.
-            environments: Which; the same list as long as they do not change, the ones that start not among them.
-            row: Told of each, by `record` or what that stands for; of those that start, by `start`; in its `lost`, of
-                those that were given up, and are to start later.
+            actions: An action for each of the n environments, which it may keep.
+            environments: Indices of those to step: the same list object as long as they do not change. Those that are
+                starting are not among them.
+            row: Records the steps, by `record` or in the same way, and the episodes that begin, by `start`.
+                Environments that failed, and are being replaced, are added to its `lost`.
         """
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
-        """Take a step in the environments that have an action here; all have, where environments do not pause."""
+        """Step the environments that have an action, outside of a batch; some vector environments need one for all."""
 
     def call(self, ask: Ask, name: str, packed: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
-        """Have environments do something.
+        """Call a method or attribute of environments.
 
         Args:
-            ask: What.
-            name: Of a method or an attribute.
-            packed: Each environment, and its packed arguments.
+            ask: What to do.
+            name: Name of the method or attribute.
+            packed: Pairs of an environment and its pickled arguments.
 
         Yields:
-            Each environment, and its packed result, or what it raised.
+            Pairs of an environment and its pickled result, or the exception that it raised.
         """
 
     def close(self) -> None:

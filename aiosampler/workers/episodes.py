@@ -1,6 +1,6 @@
-"""Trajectory infos on their way to the user's process, where their class is known.
+"""Pickling trajectory infos in the process that has them, and unpickling them in the user's process.
 
-They are pickled where they arise, and unpickled where they are used; the processes between pass the bytes on.
+The processes in between pass on the bytes, so they need not import the class.
 """
 
 import pickle
@@ -13,24 +13,24 @@ from aiosampler.collectors.open_episodes import FinishedEpisode
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.pickling import dumps
 
-#: What stands for a batch or an evaluation that was aborted.
+#: The pickled episodes of a batch or evaluation that was aborted.
 NO_EPISODES = pickle.dumps([])
 
 
 def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> bytes:
-    """Pickle infos of class `kind` by their attributes alone, and whatever else `terminate` returned as it is."""
+    """Pickle infos of class `kind` as dicts of their attributes, and other results of `terminate` as they are."""
     facts = [
         (t, b, cut, vars(info), None) if type(info) is kind else (t, b, cut, None, info) for t, b, info, cut in episodes
     ]
     try:
         return pickle.dumps(facts)
-    except Exception:  # objects of classes that are defined in the user's main module travel by value
+    except Exception:  # objects whose class is defined in the user's main module
         packed: bytes = dumps(facts)
         return packed
 
 
 class Episode(NamedTuple):
-    """An episode that has arrived: its info, or whatever `terminate` returned, and whether it was cut."""
+    """An unpickled episode: its info, or whatever `terminate` returned, and whether it was cut."""
 
     info: Any
     cut: bool

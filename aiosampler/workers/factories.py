@@ -1,4 +1,4 @@
-"""Making what the user gave a recipe for: environments, agents, trajectory infos."""
+"""Making environments, agents and trajectory infos from the user's objects."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def share_registry(payload: Payload) -> None:
-    """Register in this process what Gymnasium knows in the user's; before the first environment is built here."""
-    packed = None if payload.live else payload.load("registry")  # in the user's process itself nothing is to do
+    """Add the Gymnasium registry of the user's process to that of this one, before environments are built here."""
+    packed = None if payload.live else payload.load("registry")  # the user's process itself has everything registered
     if packed is not None:
         unpack_registry(packed)
 
@@ -37,14 +37,14 @@ def build_environment(payload: Payload, context: EnvContext | None, *, coroutine
 
     Args:
         payload: The user's objects.
-        context: Which environment it is, None for the example, which has the arguments of environment 0.
-        coroutines: Whether the example was for an event loop; None if this is it.
+        context: Which environment it is; None for the example, which gets the arguments of environment 0.
+        coroutines: Whether the example needed an event loop; None if this is the example.
 
     Returns:
-        The environment; of one that is for an event loop, what a `CoroutineEnvironment` is made of.
+        The environment or, if it needs an event loop, the argument for `CoroutineEnvironment.settle`.
 
     Raises:
-        EnvironmentFault: `env_fn` raised, or made no environment.
+        EnvironmentFault: `env_fn` raised, or its result is not an environment.
     """
     index, evaluation = (None, False) if context is None else (context.index, context.evaluation)
     with fault_of("calling env_fn", index, evaluation):
@@ -69,11 +69,11 @@ def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext]) -> An
 
     Args:
         payload: The user's objects.
-        n: How many environments it is to have.
-        contexts: Which; none for the example.
+        n: Number of its environments.
+        contexts: The contexts of its environments; empty for the example.
 
     Raises:
-        EnvironmentFault: `env_fn` raised, or made no vector environment of this size.
+        EnvironmentFault: `env_fn` raised, or its result is not a vector environment of this size.
     """
     context = None
     if contexts:
@@ -88,10 +88,10 @@ def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext]) -> An
 
 
 def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:
-    """A copy of the user's agent, whose model is built the same way in every process.
+    """A copy of the user's agent, whose model is built with the same random numbers in every process.
 
     Raises:
-        AgentFault: The agent raised; a `ConfigError` of it is left as it is.
+        AgentFault: The agent raised. A `ConfigError` is passed on.
     """
     agent: Agent = payload.load("agent")
     seed_generators(stream_seed(seed, Stream.AGENT_INIT))
@@ -105,10 +105,10 @@ def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:
 
 
 def traj_info_factory(payload: Payload, kind: type[TrajInfo]) -> Callable[[], TrajInfo]:
-    """A function that makes the trajectory info of a new episode.
+    """Return a function that makes the trajectory info of a new episode.
 
     Args:
         payload: The user's objects.
-        kind: Its `traj_info_cls`, which each loading makes anew.
+        kind: The `traj_info_cls` of the payload, loaded once: each loading may make another class.
     """
     return functools.partial(kind, **(payload.load("traj_info_kwargs") or {}))

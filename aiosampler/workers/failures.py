@@ -1,4 +1,4 @@
-"""Turning what went wrong in a process into the one exception that the user sees."""
+"""Turning an exception in a child process into the error that the user sees."""
 
 import pickle
 import traceback
@@ -23,12 +23,12 @@ LONGEST_TRACEBACK = 100_000  # characters
 
 
 def describe(exc: BaseException, process: str, rank: int | None = None, *, starting: bool = False) -> SamplerError:
-    """Make the error that goes to the user's process, with the traceback as a note.
+    """Make the error that is sent to the user's process, with the traceback as a note.
 
     Args:
-        exc: What was raised.
+        exc: The exception that was raised.
         process: Name of the process.
-        rank: Of the worker.
+        rank: Rank of the worker, None in other processes.
         starting: Whether `env_fn` was being tried out.
     """
     match exc:
@@ -60,7 +60,7 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
             error = WorkerError(
                 f"the {process} process failed: {type(exc).__name__}: {text_of(exc)}", process=process, rank=rank
             )
-    if debugger_quit(cause):  # a debugger that is not `breakpoint()`, and has read the end of its input
+    if debugger_quit(cause):  # of a debugger that was started without `breakpoint()`, at the end of its input
         error.add_note(NO_TERMINAL)
     error.add_note(f"Traceback in the {process} process:\n{_traceback(cause)}")
     return error
@@ -69,13 +69,13 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
 def _traceback(exc: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception(exc))
-    except BaseException:  # an exception may do anything when it is looked at
+    except BaseException:  # formatting calls the exception's own code, which may raise
         text = f"{''.join(traceback.format_tb(exc.__traceback__))}{type(exc).__name__}: {text_of(exc)}"
     return shortened(text, LONGEST_TRACEBACK)
 
 
 def _travels(exc: SamplerError) -> bool:
-    """Whether an error can be sent as it is, which may be of a class of the user's."""
+    """Whether an error can be pickled as it is; its class may be the user's."""
     try:
         pickle.loads(dumps(exc))
     except BaseException:

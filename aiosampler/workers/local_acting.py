@@ -1,4 +1,4 @@
-"""An agent on the CPU that acts in the process of its environments: all of the serial sampler, or one CPU worker's."""
+"""Acting by an agent in the process of the environments: in the serial sampler, and in the workers of the CPU one."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 def local_runner(
     *, options: Options, probed: Probed, start: Start, views: ArenaViews, share: Share, phase: Callable[[str], None]
 ) -> Runner:
-    """Make what steps a share of the environments with an agent in this process, which is built now.
+    """Build the agent in this process, and make the runner that steps a share of the environments with it.
 
     Args:
         options: The sampler's arguments.
-        probed: What was learned about environment and agent.
+        probed: What trying out environment and agent has found.
         start: Layout and specs.
-        views: Of the arena.
-        share: Which environments are ours.
-        phase: Told what is being done.
+        views: Views of the arena.
+        share: The environments of this process.
+        phase: Called with the phases of the start.
     """
     return Runner(
         options=options,
@@ -58,14 +58,14 @@ def local_runner(
 
 
 class LocalActing:
-    """Builds the agent, and has it use the parameters that the sampler process adopted for a batch.
+    """Builds the agent, and makes it use the parameters that the sampler process has adopted for a batch.
 
     Args:
         options: The sampler's arguments.
-        probed: What was learned about environment and agent.
+        probed: What trying out environment and agent has found.
         start: Layout and specs.
-        views: Of the arena.
-        share: Which environments are ours.
+        views: Views of the arena.
+        share: The environments of this process.
     """
 
     def __init__(self, options: Options, probed: Probed, start: Start, views: ArenaViews, share: Share) -> None:
@@ -81,19 +81,19 @@ class LocalActing:
         self._random = RandomStreams(options.seed, share.rank, share.generation)
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
-        """Make the source of actions for some columns of some slots."""
+        """Make an action source for some columns of some slots."""
         return LocalAgent(self._agent, self._action_space, slots, batches=batches)
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Around building and resetting the environments."""
+        """A context around building and resetting the environments."""
         with torch.inference_mode():
             call_agent("collector_initialize()", self._agent.collector_initialize, self._B, self._environments)
             yield
 
     @contextlib.contextmanager
     def collecting(self, request: Collect) -> Iterator[None]:
-        """Around filling a slot."""
+        """A context around filling a slot."""
         use_parameters([self._agent], self._parameters, request.parameters)
         with torch.inference_mode():
             call_agent("sample_mode()", self._agent.sample_mode, request.itr)
@@ -102,7 +102,7 @@ class LocalActing:
 
     @contextlib.contextmanager
     def evaluating(self, request: Evaluate) -> Iterator[None]:
-        """Around an evaluation, which draws its noise from a stream of its own."""
+        """A context around an evaluation, which draws from random streams of its own."""
         with self._random.evaluation():
             use_parameters([self._agent], self._parameters, request.parameters)
             with torch.inference_mode():
@@ -111,9 +111,9 @@ class LocalActing:
                 verify_parameters([self._agent], self._parameters)
 
     def calling(self, *, evaluation: bool) -> contextlib.AbstractContextManager[None]:
-        """Around calls of environments: those of evaluation draw their noise from its stream."""
+        """A context around calls of environments; those of evaluation draw from its random streams."""
         return self._random.evaluation() if evaluation else contextlib.nullcontext()
 
     def abort(self) -> None:
-        """End what is being collected, here and in all other processes, at its next step; from any thread."""
+        """End collecting and evaluating at the next step, in all processes; callable from any thread."""
         self._control.abort_all()

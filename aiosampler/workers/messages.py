@@ -1,7 +1,7 @@
 """The messages between the user's process and the sampler process, and between that and its workers.
 
-Those of each batch are named tuples of numbers, bytes and our own errors, which plain pickle takes. Those of the start
-are dataclasses: they may hold what is defined in the user's main module, and travel by cloudpickle.
+Messages that are sent for each batch are named tuples of numbers, bytes and our own errors, for plain pickle. Those of
+the start are dataclasses and sent by cloudpickle, since they may contain what is defined in the user's main module.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from aiosampler.specs.arrays import Spaces
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.trees import Tree
 
-#: The phase in which a process receives the first message, with what the user's objects are made of.
+#: The phase in which a process receives its first message, which contains the user's objects.
 UNPACKING = "importing the packages of env_fn and agent"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which environments a process has.
+    """The environments of one process.
 
     Attributes:
-        rank: Of the process among those that act.
+        rank: Rank of the process among the workers; 0 for the sampler process if it steps itself.
         environments: Global indices.
-        evaluation: Global indices of the evaluation environments.
-        generation: How many processes had this share before.
+        evaluation: Global indices of its evaluation environments.
+        generation: How many processes had this share before, each of which was lost.
     """
 
     rank: int
@@ -49,13 +49,13 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What was found; `vector` tells what a vector environment can do, None where environments are single ones."""
+    """What trying out has found about environment and agent."""
 
     spaces: Spaces
     specs: StepSpecs
     examples: dict[str, Tree]
-    draws_apart: bool = False  # whether `Agent.initialize` drew nothing that `SeededDraws` could not give
-    vector: Any = None  # a `VectorTraits`
+    draws_apart: bool = False  # whether `Agent.initialize` drew only by functions that `SeededDraws` covers
+    vector: Any = None  # a `VectorTraits`; None for single environments
     coroutines: bool = False  # whether environments need an event loop
 
 
@@ -65,7 +65,7 @@ class Start:
 
     layout: Layout
     specs: StepSpecs
-    parameters: Any  # tuple of ParameterSpec, which this module does not import to keep torch out
+    parameters: Any  # tuple of `ParameterSpec`, which is not imported here, as it imports torch
     affinity: Affinity
 
 
@@ -78,12 +78,12 @@ class Work:
     start: Start
     share: Share
     cpus: Sequence[int] | None
-    group: range = range(0)  # ranks of those that are served together
+    group: range = range(0)  # ranks of the workers in its group
     spin: bool = False  # whether each worker has a CPU to itself
-    give_way: bool = False  # whether it interrupts nobody when it is woken
-    asker: int = 0  # index of the process that has this worker, among those that have some
-    asked: range = range(0)  # ranks of all of its workers
-    calls: Sequence[Any] = ()  # each a `Call`: what the environments were told that are replaced
+    give_way: bool = False  # whether it must not preempt others when it wakes
+    asker: int = 0  # index of its parent among the processes with workers
+    asked: range = range(0)  # ranks of all workers of its parent
+    calls: Sequence[Any] = ()  # each a `Call`, to be repeated for replaced environments
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,41 +98,41 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Ready to collect."""
+    """The process is ready to collect."""
 
 
 class Collect(NamedTuple):
-    """Fill a slot; answered by `Batch`. What was asked for before belongs to the sampler again."""
+    """Fill a slot; answered by `Batch`. The batch that the user has is given back by it."""
 
     itr: int
     slot: int
-    parameters: int = 0  # which adopted buffer has them; said by the sampler process, which adopts
+    parameters: int = 0  # index of the adopted buffer; set by the sampler process for its workers
 
 
 class Finished(NamedTuple):
-    """From a worker: its evaluation has ended, or its columns of a slot are full and there is more to tell."""
+    """From a worker: its evaluation has ended, or its columns of a slot are complete and more is to be reported."""
 
-    episodes: bytes  # packed
-    losses: "tuple[Loss, ...]" = ()  # of environments that were replaced within it
+    episodes: bytes  # from `pack_episodes`
+    losses: "tuple[Loss, ...]" = ()  # environments that were replaced meanwhile
 
 
 class Loss(NamedTuple):
-    """A worker, or an environment of one, was lost, and is replaced."""
+    """A worker, or an environment with coroutines, failed and is replaced."""
 
-    error: ProcessFailure | None  # None if that was told before, and some more rows are blank because of it
-    steps: int  # rows that are not valid because of it
-    episodes: int  # of training that ended unreported, or were open
+    error: ProcessFailure | None  # None if it was reported before, and further rows are blank because of it
+    steps: int  # number of rows that are blank because of it
+    episodes: int  # number of episodes of training that were lost: open, or ended and not reported
 
 
 class Collected(NamedTuple):
-    """What an engine has beside the arrays when a slot is full, or an evaluation has ended; sent by action servers."""
+    """What an engine returns, besides the arrays, for a complete batch or evaluation; server processes send it."""
 
     episodes: list[bytes]  # packed
     losses: tuple[Loss, ...] = ()
 
 
 class Batch(NamedTuple):
-    """A slot is full."""
+    """A batch is complete in a slot."""
 
     itr: int
     slot: int
@@ -146,10 +146,10 @@ class Evaluate(NamedTuple):
     """Evaluate; answered by `Evaluated`."""
 
     itr: int
-    max_trajectories: int | None = None  # the sampler's, if None
+    max_trajectories: int | None = None  # None for the sampler's `eval_max_trajectories`
     max_steps: int | None = None
     parameters: int = 0  # as in `Collect`
-    before: int = 0  # how many evaluations this sampler was asked for before
+    before: int = 0  # number of evaluations before this one
 
 
 class Evaluated(NamedTuple):
@@ -160,16 +160,16 @@ class Evaluated(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Between two batches: have environments do something each; answered by `Called`."""
+    """Call a method or attribute of environments between two batches; answered by `Called`."""
 
     ask: Ask
     name: str  # of a method or an attribute
-    arguments: tuple[bytes, ...]  # packed by the user's process: one for all, or one for each of the environments
+    arguments: tuple[bytes, ...]  # pickled: one for all, or one for each of the environments
     environments: tuple[int, ...]  # global indices
     evaluation: bool
 
     def each(self, environments: Container[int]) -> Iterator[tuple[int, bytes]]:
-        """Those of the environments that are to do it, and the packed arguments of each."""
+        """Pairs of an environment, of those that are called and in `environments`, and its pickled arguments."""
         shared = len(self.arguments) == 1
         for i, b in enumerate(self.environments):
             if b in environments:
@@ -177,9 +177,9 @@ class Call(NamedTuple):
 
 
 class Called(NamedTuple):
-    """What environments answered; whatever one raised, the others were called as well."""
+    """The results of a call. If one environment raises, the others are called all the same."""
 
-    results: dict[int, bytes]  # packed, by environment
+    results: dict[int, bytes]  # pickled, by environment
     errors: dict[int, SamplerError]
     losses: tuple[Loss, ...] = ()
 
@@ -188,16 +188,16 @@ class Look(NamedTuple):
     """To a worker: there is a request for a batch in the arena; see `aiosampler.signals.batch_requests`."""
 
 
-#: What is asked of a process that has environments, as long as it runs.
+#: The requests to a process with environments, after its start.
 Asked = Collect | Evaluate | Call
 
-#: What is asked of a worker by messages.
+#: The messages to a worker, after its start.
 AskedOfWorker = Look | Evaluate | Call
 
-#: What the sampler process is asked for.
+#: All requests to the sampler process.
 Request = Probe | Start | Asked
 
 
 def renewed(work: Work) -> Work:
-    """The same work for the process that comes after."""
+    """The work for a process that replaces a lost one: the same share, of the next generation."""
     return dataclasses.replace(work, share=dataclasses.replace(work.share, generation=work.share.generation + 1))

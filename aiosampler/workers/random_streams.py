@@ -1,10 +1,10 @@
-"""Keeping the random draws of agents and environments apart: training from evaluation, and one group from another.
+"""Separate states of the global random generators, for training and evaluation and for each group of workers.
 
-What users draw from are the global generators of Python, NumPy and torch, and of the device. Each process has a state
-of them for training and one for evaluation (`RandomStreams`). Where several groups share a process, the order in which
-they act is not fixed, so each has states of its own (`GroupStream`); so has what acts on a device.
+The user's agents and environments draw from the global generators of Python, NumPy and torch, and of the device. Each
+process keeps a state of them for training and one for evaluation (`RandomStreams`). If several groups act in one
+process, their order is not fixed, so each group has states of its own (`GroupStream`), and so has one on a device.
 
-torch's generators are among them where torch is loaded, which it is not in workers without an agent.
+Torch's generators are included if torch is loaded, which it is not in workers without an agent.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ class DeviceGenerator(Protocol):
     """The random generator of a device."""
 
     def manual_seed(self, seed: int) -> object:
-        """Begin a stream."""
+        """Seed the generator."""
 
     def get_state(self) -> Any:
-        """How far it got."""
+        """The state of the generator."""
 
     def set_state(self, state: Any) -> object:
-        """Go on from there."""
+        """Set the state of the generator."""
 
 
 class RandomStreams:
-    """Seeds the global generators of Python, NumPy and torch in a process of ours; training's state is in force.
+    """Seeds the global generators of Python, NumPy and torch in a child process; the state of training is active.
 
     Args:
-        seed: Of the sampler.
-        rank: Of the process among those that act.
+        seed: The sampler's seed.
+        rank: Rank of the worker or action server.
         generation: How many processes had this rank before.
-        acts: Whether an agent draws from them. Ranks of workers without one are counted apart from those of action
-            servers, so their streams are others.
+        acts: Whether the process has an agent. Workers without one use other streams than action servers of the same
+            rank.
     """
 
     def __init__(self, seed: int, rank: int, generation: int = 0, *, acts: bool = True) -> None:
@@ -55,7 +55,7 @@ class RandomStreams:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Put evaluation's state in force, and keep how far it got for the next time."""
+        """Activate the state of evaluation for the block, and save it afterwards for the next time."""
         training = _state()
         _set_state(self._evaluation)
         try:
@@ -66,15 +66,15 @@ class RandomStreams:
 
 
 class GroupStream:
-    """The draws of one group in a process with torch; a context that puts them in force for calls of its agent.
+    """The generator states of one group, in a process with torch; a context that activates them.
 
-    It is entered at every step, so it must be cheap. NumPy's generator is exchanged, not copied. Its spare normal
-    number is lost thereby, in every step alike. Reading the state of Python's generator takes longer than all the
-    rest, so it is only read if a number that is drawn at the end shows that others were drawn before. If one of
-    2**32 coincidences hides that, the same numbers come again, and do so in each run with this seed.
+    It is entered at every step, so it must be fast. NumPy's bit generator is exchanged instead of copied, which drops
+    its cached normal number in every step alike. Reading the state of Python's generator is the slowest part, so it is
+    read only if a number that is drawn at the end shows that others were drawn before. In one of 2**32 cases that is
+    missed, and the same numbers come again, in each run with this seed.
 
     Args:
-        seed: Of the group's draws.
+        seed: Seed of the group's states.
         device: The generator of the device that the agent acts on, if it has one.
     """
 
@@ -84,7 +84,7 @@ class GroupStream:
         self._torch_generator = torch.default_generator
         self._torch = torch.Generator().manual_seed(seed).get_state()
         self._numpy = np.random.MT19937(seed)
-        self._outer: Any = None  # NumPy's generator outside
+        self._outer: Any = None  # NumPy's bit generator outside of the context
         self._python, self._next = _and_next(random.Random(seed))
         self._device_generator, self._device = device, None
         if device is not None:
@@ -94,7 +94,7 @@ class GroupStream:
             device.set_state(before)
 
     def __enter__(self) -> None:
-        """Put the group's states in force."""
+        """Activate the group's states."""
         self._torch_generator.set_state(self._torch)
         self._outer = get_bit_generator()
         set_bit_generator(self._numpy)
@@ -103,10 +103,10 @@ class GroupStream:
             self._device_generator.set_state(self._device)
 
     def __exit__(self, *exc_info: object) -> None:
-        """Keep how far they got. Outside, the states of Python and torch are nobody's."""
+        """Save the group's states. The states of Python and torch are not restored, as nothing draws outside."""
         self._torch = self._torch_generator.get_state()
         set_bit_generator(self._outer)
-        spare_normal = self._python[2] is not None  # it may be all that was taken
+        spare_normal = self._python[2] is not None  # the cached normal number may be all that was drawn
         if random.getrandbits(32) != self._next or spare_normal:
             self._python, self._next = _and_next(random)
         if self._device_generator is not None:
@@ -114,19 +114,19 @@ class GroupStream:
 
 
 def _and_next(generator: Any) -> tuple[Any, int]:
-    """The state of a generator of Python's, and the number that it draws next."""
+    """The state of a Python generator, and the number that it draws next."""
     return generator.getstate(), generator.getrandbits(32)
 
 
 class SeparateGenerators:
-    """States of the global generators for code of ours in the user's process, whose own are put back each time."""
+    """States of the global generators for an in-process sampler; the user's own states are restored each time."""
 
     def __init__(self) -> None:
-        self._ours: tuple[Any, ...] | None = None  # the first time, the user's are as good as any
+        self._ours: tuple[Any, ...] | None = None  # None: ours begin as a copy of the user's
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """Put our states in force for the block, and keep how far they got for the next time."""
+        """Activate our states for the block, and save them afterwards for the next time."""
         with forking:  # torch takes locks of its own
             before = _state()
             if self._ours is not None:
@@ -141,7 +141,7 @@ class SeparateGenerators:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators for the block, and put them back: for the user's process, by one thread at a time."""
+    """Seed the global generators for the block, and restore them; in the user's process, by one thread at a time."""
     with forking:  # torch takes locks of its own
         before = _state()
         seed_generators(seed)
@@ -162,7 +162,7 @@ def seed_generators(seed: int) -> None:
 
 
 def undrawn(seed: int) -> bool:
-    """Whether nobody has drawn from the global generators since they were seeded with `seed`."""
+    """Whether nothing was drawn from the global generators since they were seeded with `seed`."""
     now = _state()
     seed_generators(seed)
     python, numpy, cpu, devices = _state()
@@ -180,7 +180,7 @@ def undrawn(seed: int) -> bool:
 
 
 def _in_use(torch: Any) -> list[Any]:
-    """Modules of the accelerators that are initialised; a seed for others would be noted, and not be taken back."""
+    """Torch modules of the initialised accelerators; others would store a seed until they are initialised."""
     modules = (getattr(torch, name, None) for name in _ACCELERATORS)
     return [module for module in modules if module is not None and module.is_initialized()]
 

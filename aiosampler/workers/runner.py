@@ -1,4 +1,4 @@
-"""The environments of one process and the collectors that step them, wherever their actions come from."""
+"""The environments of one process, and the collectors that step them."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 
 def eval_quotas(options: Options, request: Evaluate) -> list[int] | None:
-    """The episodes of each evaluation environment, None for no limit."""
+    """The number of episodes for each evaluation environment; None for no limit."""
     episodes = request.max_trajectories or options.eval_max_trajectories
     return None if episodes is None else split_evenly(episodes, options.eval_n_envs)
 
 
 def _together(calls: Sequence[Call]) -> list[Call]:
-    """The same calls, those that follow one another with one name as one: a vector environment is told as a whole."""
+    """Merge successive calls of the same name, since a vector environment is called as a whole."""
     merged: list[Call] = []
     for call in calls:
         last = merged[-1] if merged else None
@@ -63,18 +63,18 @@ def _together(calls: Sequence[Call]) -> list[Call]:
 
 
 class Runner:
-    """Collects and evaluates a share of the environments.
+    """Builds a share of the environments, and collects and evaluates with them.
 
     Args:
         options: The sampler's arguments.
-        specs: Of a step.
-        views: Of the arena.
-        share: Which environments are ours.
-        eval_slot: Arrays of the slot that evaluation writes to, all columns.
-        aborts: One cell each that ends collecting, and evaluating, at the next step.
-        acting: Who acts for them.
-        phase: Told what is being done.
-        vector: What a vector environment can do; None where environments are single ones.
+        specs: Specs of a step.
+        views: Views of the arena.
+        share: The environments of this process.
+        eval_slot: Arrays of the slot for evaluation, all columns.
+        aborts: Arrays of one element: not zero ends collecting (the first) or evaluating (the second) at the next step.
+        acting: How the environments get actions.
+        phase: Called with the phases of the start.
+        vector: What a vector environment supports; None for single environments.
         coroutines: Whether environments need an event loop.
     """
 
@@ -98,9 +98,9 @@ class Runner:
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
         self._instances = OwnInstances()
-        self._units: dict[bool, EnvironmentUnit] = {}  # of training, and of evaluation
+        self._units: dict[bool, EnvironmentUnit] = {}  # by whether they are of evaluation
         self._quota = Quota(None)
-        self._losses: list[Loss] = []  # that are to be told
+        self._losses: list[Loss] = []  # to be reported by `take_losses`
         self._kind = options.payload.load("traj_info_cls")
         self._traj_info = traj_info_factory(options.payload, self._kind)
 
@@ -108,7 +108,7 @@ class Runner:
         """Build all environments and reset them.
 
         Args:
-            calls: What the environments were told that these replace: they are told it, and reset once more.
+            calls: Calls that the replaced environments had got: they are repeated, followed by another reset.
         """
         with self._acting.starting():
             self._build(calls)
@@ -121,7 +121,7 @@ class Runner:
         if share.evaluation and options.eval_keep_envs:
             self._evaluator = self._make_evaluator()
         if calls:
-            self._collector.restart(None, self._phase)  # as it was when the others were told
+            self._collector.restart(None, self._phase)  # with the attributes that the calls have set
         for call in _together(calls):
             self._phase(f"telling environments again what those before them were told: {call.name}")
             for _, result in self._calls(call, call.environments):
@@ -130,27 +130,27 @@ class Runner:
         self._collector.start(self._phase, options.max_decorrelation_steps, options.seed, share.generation)
 
     def collect(self, request: Collect) -> bytes:
-        """Fill this share of a slot; return the episodes that ended, packed."""
+        """Fill this share of a slot; return the episodes that ended, pickled."""
         with self._acting.collecting(request):
             episodes = self._collector.collect(request.slot, self._options.batch.T)
             self._losses = [Loss(loss.error, loss.steps, loss.episodes) for loss in self._collector.take_losses()]
             return pack_episodes(episodes, self._kind)
 
     def evaluate(self, request: Evaluate) -> bytes:
-        """Run new episodes until every quota is met, or the steps are used up; return all that began, packed."""
+        """Run new episodes until each quota is met or the steps are used up; return all that began, pickled."""
         with self._acting.evaluating(request), self._evaluation_collector(request) as collector:
             episodes = self._run_quotas(request, collector)
             self._losses = [Loss(loss.error, 0, 0) for loss in collector.take_losses() if loss.error is not None]
             return pack_episodes(episodes, self._kind)
 
     def take_losses(self) -> tuple[Loss, ...]:
-        """The environments that were replaced within what was collected, or evaluated, last."""
+        """The environments that were replaced during the last batch or evaluation."""
         losses, self._losses = tuple(self._losses), []
         return losses
 
     @contextlib.contextmanager
     def _evaluation_collector(self, request: Evaluate) -> Iterator[Collector]:
-        """Around an evaluation, which has its environments built, closed and let go where they are not kept."""
+        """A context around an evaluation; without `eval_keep_envs` it builds and closes the environments."""
         if self._options.eval_keep_envs:
             yield self._evaluator
             return
@@ -176,11 +176,11 @@ class Runner:
         return finished + [episode._replace(t=done - 1) for episode in collector.cut_episodes(0, T)]
 
     def call(self, request: Call, describe: Callable[[BaseException], SamplerError]) -> Called:
-        """Have environments of this share do something.
+        """Call environments of this share.
 
         Args:
-            request: What, and which; those of other shares are left out.
-            describe: Makes the error that the user sees of one that an environment raised.
+            request: The call; environments of other shares are skipped.
+            describe: Turns an exception of an environment into the error that the user sees.
         """
         ours = self._share.evaluation if request.evaluation else self._share.environments
         results, errors = {}, {}
@@ -192,7 +192,7 @@ class Runner:
         return Called(results, errors)
 
     def _calls(self, request: Call, ours: Container[int]) -> Iterator[tuple[int, bytes | Exception]]:
-        """Have environments of this share do something; each of them with its result, or what it raised."""
+        """Call environments of this share; yield each with its pickled result, or what it raised."""
         evaluation, cells = request.evaluation, self._views.progress[self._share.rank]
         first = (self._share.evaluation if evaluation else self._share.environments).start
         cells[BRANCH] = evaluation
@@ -215,7 +215,7 @@ class Runner:
             cells[AT] = NOWHERE
 
     def abort(self) -> None:
-        """End what is being collected at its next step; called from any thread."""
+        """End collecting at the next step; called from any thread."""
         self._acting.abort()
 
     def close(self) -> None:
@@ -227,7 +227,7 @@ class Runner:
                 self._loop.close()
 
     def _make_evaluator(self, before: int = 0) -> Collector:
-        """Build the evaluation environments, after `before` evaluations that had others."""
+        """Build the evaluation environments; `before` evaluations have had others."""
         slots = [self._eval_slot]
         return self._make_collector(self._share.evaluation, slots, self._quota, evaluation=True, before=before)
 
@@ -267,7 +267,7 @@ class Runner:
         )
 
     def _reset_seed(self, contexts: Sequence[EnvContext]) -> Callable[[int, int], int]:
-        """What gives the seed of an environment's reset, from its column and how many it had before."""
+        """Return a function from the column and the number of resets before to the seed of the next reset."""
         seed = self._options.seed
 
         def reset_seed(i: int, resets: int) -> int:
@@ -279,7 +279,7 @@ class Runner:
         return reset_seed
 
     def _make_unit(self, contexts: Sequence[EnvContext], first: int, evaluation: bool) -> EnvironmentUnit:
-        """Build environments; what was built is closed with this runner, whatever happens to the others."""
+        """Build environments; each that is built will be closed with this runner, even if others fail."""
         cells = self._views.progress[self._share.rank]
         cells[BRANCH] = evaluation
         if self._vector is not None and contexts:

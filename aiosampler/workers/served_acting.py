@@ -1,4 +1,4 @@
-"""A worker whose environments are acted for by a server: it steps, and meets the server in between."""
+"""Acting by an action server in another process, which the worker meets at a rendezvous at each step."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 def served_runner(
     work: Work, views: ArenaViews, obs_ready: Signal, act_ready: Signal, phase: Callable[[str], None]
 ) -> Runner:
-    """Make what steps a share of the environments with the actions of a server.
+    """Make the runner that steps a share of the environments with the actions of a server.
 
     Args:
-        work: What there is to do.
-        views: Of the arena.
-        obs_ready: Of the group.
-        act_ready: Posted by the server when this worker is asleep.
-        phase: Told what is being done.
+        work: The work of this worker.
+        views: Views of the arena.
+        obs_ready: The signal to the server, shared by the group.
+        act_ready: The signal to this worker, which the server posts if the worker sleeps.
+        phase: Called with the phases of the start.
     """
     rank, group, control = work.share.rank, work.group, views.control
     place = views.rendezvous[group.start : group.stop], rank - group.start, obs_ready, act_ready
@@ -61,9 +61,9 @@ class ServedActing:
     """Begins each batch and each evaluation at the rendezvous with the server.
 
     Args:
-        work: What there is to do.
-        views: Of the arena.
-        rendezvous: This worker's side of it.
+        work: The work of this worker.
+        views: Views of the arena.
+        rendezvous: This worker's side of the rendezvous.
     """
 
     def __init__(self, work: Work, views: ArenaViews, rendezvous: WorkerSide) -> None:
@@ -76,38 +76,38 @@ class ServedActing:
         return ServedActions(self._action_space, slots, self._progress, self._rendezvous, batches=batches)
 
     def starting(self) -> contextlib.nullcontext[None]:
-        """Around building and resetting the environments: the server is not met."""
+        """A context around building and resetting the environments, which needs no server."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def collecting(self, request: Collect) -> Iterator[None]:
-        """Around filling a slot."""
+        """A context around filling a slot."""
         self._rendezvous.begin()
         yield
 
     @contextlib.contextmanager
     def evaluating(self, request: Evaluate) -> Iterator[None]:
-        """Around an evaluation, which draws its noise from a stream of its own."""
+        """A context around an evaluation, which draws from random streams of its own."""
         self._rendezvous.begin()
         with self._random.evaluation():
             yield
 
     def calling(self, *, evaluation: bool) -> contextlib.AbstractContextManager[None]:
-        """Around calls of environments: those of evaluation draw their noise from its stream."""
+        """A context around calls of environments; those of evaluation draw from its random streams."""
         return self._random.evaluation() if evaluation else contextlib.nullcontext()
 
     def abort(self) -> None:
-        """End what is being collected at its next step, also if it waits for the server; from any thread."""
+        """End collecting at the next step, also while waiting for the server; callable from any thread."""
         self._rendezvous.abort()
 
 
 class DynamicActing(ServedActing):
-    """The same for a server that acts for each worker as it arrives.
+    """The same for a server that acts for each worker when it arrives.
 
     Args:
-        work: What there is to do.
-        views: Of the arena.
-        arrivals: Where this worker arrives.
+        work: The work of this worker.
+        views: Views of the arena.
+        arrivals: This worker's side of the arrivals.
     """
 
     def __init__(self, work: Work, views: ArenaViews, arrivals: WorkerArrivals) -> None:
@@ -116,7 +116,7 @@ class DynamicActing(ServedActing):
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make the source of actions for some columns of some slots."""
-        first_slot = 0 if len(slots) == N_SLOTS else N_SLOTS  # that of evaluation is counted behind those of batches
+        first_slot = 0 if len(slots) == N_SLOTS else N_SLOTS  # that of evaluation follows those of batches
         return DynamicActions(
             self._action_space, slots, self._progress, self._arrivals, batches=batches, first_slot=first_slot
         )

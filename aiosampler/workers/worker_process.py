@@ -1,4 +1,4 @@
-"""The worker processes: a share of the environments each, with an agent of their own or served by an action server."""
+"""The entry functions of worker processes, with an agent of their own or served by an action server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def agent_worker_main(sock: socket.socket, arena: Arena, answered: Signal, rank: int) -> None:
-    """Run a worker process of the CPU sampler.
+    """Run a worker process of the CPU sampler, which has an agent of its own.
 
     Args:
         sock: This end of the control channel.
@@ -55,15 +55,15 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, answered: Signal,
 async def served_worker_main(
     sock: socket.socket, arena: Arena, obs_ready: Signal, act_ready: Signal, answered: Signal, rank: int
 ) -> None:
-    """Run a worker process of an action server. Of ours, nothing in it imports torch.
+    """Run a worker process of an action server. No module of this package imports torch in it.
 
     Args:
         sock: This end of the control channel.
         arena: The shared memory.
-        obs_ready: Of the group.
-        act_ready: Of this worker, posted by the server.
-        answered: Posted by the worker that is done last with a batch.
-        rank: Of the worker.
+        obs_ready: The signal to the server, shared by the group.
+        act_ready: The signal to this worker, posted by the server.
+        answered: The signal to the parent, posted by the worker that completes a batch last.
+        rank: Rank of the worker.
     """
 
     def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> Runner:
@@ -128,7 +128,7 @@ class _Worker:
             parent.send(answer)
 
     async def aclose(self) -> None:
-        runner, self._runner = self._runner, None  # environments of C++ want to be gone before the interpreter is
+        runner, self._runner = self._runner, None  # C++ environments must be freed before the interpreter exits
         if runner is not None:
             await outside_loop(runner.close)
 
