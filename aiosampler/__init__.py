@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from aiosampler.agents.frame_stack import FrameStackAgent as FrameStackAgent
     from aiosampler.agents.gaussian import GaussianPgAgent as GaussianPgAgent
     from aiosampler.agents.random import RandomAgent as RandomAgent
+    from aiosampler.collectors.atari import AtariTrajInfo as AtariTrajInfo
+    from aiosampler.collectors.atari import EpisodicLives as EpisodicLives
     from aiosampler.collectors.open_env import OpenEnvAdapter as OpenEnvAdapter
     from aiosampler.collectors.traj_info import TrajInfo as TrajInfo
     from aiosampler.errors import AgentError as AgentError

@@ -35,6 +35,21 @@ def test_an_example_learns_draws_and_evaluates(name, tmp_path):
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_a_policy_learns_to_ask_a_service(tmp_path):
+    printed = run(str(ROOT / "examples/train_agentic.py"), "--steps", "1500", "--latency", "0.001", cwd=tmp_path)
+    assert re.search(r"evaluation: \d\.\d\d of 100 games were won", printed)
+    assert (tmp_path / "train_agentic.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_pong_is_learned_from_frames_that_are_stored_once(tmp_path):
+    pytest.importorskip("ale_py", reason="the extra atari is not installed")
+    printed = run(str(ROOT / "examples/train_atari.py"), "--steps", "1000", "--games", "1", cwd=tmp_path)
+    assert re.search(r"evaluation: mean score -?\d+\.\d over 1 games", printed)
+    assert (tmp_path / "train_atari.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
     command = ("--T", "10", "--batches", "2", "--picture", "overlap.png")
     printed = run(str(ROOT / "examples/overlap.py"), *command, cwd=tmp_path)
