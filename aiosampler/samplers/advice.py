@@ -1,7 +1,8 @@
-"""Whether another kind of sampler, or another count of workers, would be faster: told once, from a sampler's own times.
+"""Advice in the log, once per sampler, if another kind of sampler or number of workers would be faster.
 
-All estimates are of one time step of all B environments, and on the careful side: another sampler is named only where
-it would gain a third even if its agent took as long on a share of the environments as it takes on all of them.
+It is estimated from the times that the sampler measured, for one time step of all B environments. The estimates are
+cautious: another sampler is named only if it would be a third faster even with an agent that takes as long for a share
+of the environments as for all of them.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aiosampler")
 
-SETTLING = 2  # batches at first that do not count
-MEASURED = 6  # batches that count
-GAIN = 4 / 3  # times as fast another sampler would have to be
-IDLE = 0.5  # share of their steps in which environments must be idle for more workers to be named
+SETTLING = 2  # first batches, which are not measured
+MEASURED = 6  # batches that are measured
+GAIN = 4 / 3  # least speed-up for which another sampler is named
+IDLE = 0.5  # least share of their steps in which environments wait, for more workers than CPUs to be named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,10 @@ class Costs:
 
     Attributes:
         cycle: From one time step to the next.
-        steps: The steps of all environments, one after the other.
-        agent: The agent's, for all environments, one group or share after the other.
-        idle: Share of `steps` in which the processes that step had no CPU, since the environments wait for something;
-            None where the system does not tell.
+        steps: Sum of the steps of all environments.
+        agent: Sum of the agent's steps for all groups or shares of environments.
+        idle: Share of `steps` in which the processes that step used no CPU, because environments waited for something;
+            None if the system does not tell.
     """
 
     cycle: float
@@ -53,17 +54,17 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What there is.
+    """The sampler whose times were measured.
 
     Attributes:
-        sampler: Name of the class.
+        sampler: Name of its class.
         serial: Whether one process steps and acts.
-        acts_locally: Whether each process that steps acts for its environments.
+        acts_locally: Whether each process that steps has an agent.
         on_cpu: Whether the agent is on the CPU.
-        B: Environments.
-        workers: Processes that step.
-        groups: Groups of them that take turns, each of which needs as many.
-        cpus: CPUs that the sampler may use.
+        B: Number of environments.
+        workers: Number of processes that step.
+        groups: Number of groups of workers that take turns.
+        cpus: Number of CPUs that the sampler may use.
     """
 
     sampler: str
@@ -77,7 +78,7 @@ class Setting:
 
 
 def advice(costs: Costs, setting: Setting) -> str | None:
-    """One sentence on what would be faster, None if nothing certainly is."""
+    """One sentence on what would be faster; None if nothing certainly would."""
     B, workers, cpus = setting.B, setting.workers, setting.cpus
     found: list[tuple[float, str]] = []
     if costs.idle is not None and costs.idle >= IDLE:
@@ -107,11 +108,11 @@ def advice(costs: Costs, setting: Setting) -> str | None:
 
 
 def costs(timelines: Sequence[Timeline], seconds: Sequence[float], idle: float | None) -> Costs:
-    """The costs that batches show.
+    """The costs, estimated from some batches.
 
     Args:
-        timelines: Of the batches, of T >= 2 time steps.
-        seconds: That each batch took.
+        timelines: Timelines of the batches, of T >= 2 time steps.
+        seconds: Duration of each batch.
         idle: See `Costs`.
     """
     per_batch = [_times(timeline) for timeline in timelines]
@@ -121,7 +122,7 @@ def costs(timelines: Sequence[Timeline], seconds: Sequence[float], idle: float |
 
 
 def _times(timeline: Timeline) -> tuple[float, float]:
-    """Seconds of a time step that all environments, and the agent for all of them, need."""
+    """Seconds per time step: of the steps of all environments, and of the agent."""
     begin, end = timeline.steps[..., 0], timeline.steps[..., 1]
     steps = (end - begin).mean(axis=1).sum() / 1e9
     if timeline.groups:
@@ -131,12 +132,12 @@ def _times(timeline: Timeline) -> tuple[float, float]:
 
 
 class Adviser:
-    """Looks at the first batches of a sampler, and logs one line at INFO if another would be faster.
+    """Measures the first batches of a sampler, and logs one line at INFO if another would be faster.
 
     Args:
         sampler: Name of the sampler's class.
         options: Its arguments.
-        plan: Of its processes.
+        plan: The plan of its processes.
     """
 
     def __init__(self, sampler: str, options: Options, plan: ProcessPlan) -> None:
@@ -154,14 +155,14 @@ class Adviser:
         self._timelines: list[Timeline] = []
         self._seconds: list[float] = []
         self._begun: float | None = None  # CPU seconds of the processes that step, when the first batch counted
-        self._done = plan.in_process or options.batch_T == 1 or not options.lockstep  # where times say little
+        self._done = plan.in_process or options.batch_T == 1 or not options.lockstep  # times mean little there
 
     def batch(self, stats: SampleStats, statistics: Callable[[], SamplerStatistics]) -> None:
-        """Look at a batch that is handed out.
+        """Measure a batch that is returned to the user.
 
         Args:
-            stats: Of the batch.
-            statistics: Of the sampler, which have the process ids of all that step.
+            stats: The stats of the batch.
+            statistics: Returns the statistics of the sampler, which contain the process ids.
         """
         if self._done or not log.isEnabledFor(logging.INFO):
             return
@@ -182,7 +183,7 @@ class Adviser:
     def _idle(self, timelines: Sequence[Timeline], pids: Sequence[int | None]) -> float | None:
         now, begun = cpu_seconds(pids), self._begun
         stepping = sum(float((each.steps[..., 1] - each.steps[..., 0]).sum()) for each in timelines) / 1e9
-        # All that the processes ran counts as steps, whatever it was: the environments waited for at least the rest.
+        # All CPU time of the processes counts as used by steps, so this is the least that environments have waited.
         return None if now is None or begun is None else max(0.0, 1 - (now - begun) / stepping)
 
 
@@ -191,7 +192,7 @@ def _stepping(statistics: SamplerStatistics) -> Sequence[int | None]:
 
 
 def cpu_seconds(pids: Sequence[int | None]) -> float | None:
-    """CPU time that processes have used, in seconds; None where the system does not tell."""
+    """CPU time that processes have used, in seconds; None if the system does not tell."""
     try:
         return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Two groups of workers: one steps while the agent infers for the other."""
+"""Samplers with two groups of workers: one group steps while the agent infers for the other."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class AsyncAlternatingSampler(AsyncAlternatingSamplerBase):
 class AsyncNoOverlapAlternatingSampler(AsyncAlternatingSamplerBase):
     """As `AsyncAlternatingSampler`, but the two groups never step at the same time.
 
-    The right choice where each CPU has a worker of each group, and two that step at once would be in each other's way.
+    The right choice where each CPU has a worker of each group, and two that step at once would slow each other down.
     The arguments are those of `AsyncSamplerMixin`.
     """
 

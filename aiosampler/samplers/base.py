@@ -1,4 +1,4 @@
-"""What all samplers are: a handle in the user's process, two-phase start, batches, evaluation, an end in good order."""
+"""The base class of all samplers: the user's handle, from the constructor and the start to the end."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         affinity: CPUs and threads of the processes. By default the system's scheduler places them, but for alternating
             groups where CPUs are few, for which the best of `make_affinity` is found out in the first batches.
         device: Where the agent's model runs.
-        seed: Of everything random in the sampler; None draws one, which the attribute `seed` tells.
+        seed: Seed of everything random in the sampler; None draws one, which is in the attribute `seed`.
         mid_batch_reset: Reset an environment at once when its episode ends. If False it waits for the next batch, and
             the steps between are blank and marked in `Samples.valid`.
         max_decorrelation_steps: Each environment first takes a random number of random steps below this.
@@ -145,7 +145,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         TypeError: A value is of the wrong type.
     """
 
-    #: What chooses the actions of workers that have no agent of their own.
+    #: The class that chooses the actions of workers without an agent; None where workers have agents.
     action_server: ClassVar[type[AsyncActionServer] | None] = None
 
     def __init__(  # noqa: PLR0913 - the public signature of all samplers
@@ -236,7 +236,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         self._adviser = Adviser(type(self).__name__, self.options, self._processes())
 
     def _refined(self, options: Options) -> Options:
-        """Settle what depends on the kind of sampler, and refuse what it would ignore; also of options settled before.
+        """Set the options that depend on the kind of sampler, and refuse those that it would ignore; idempotent.
 
         Raises:
             ConfigError: An argument would be ignored, or does not fit.
@@ -244,7 +244,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         raise NotImplementedError
 
     def _processes(self) -> ProcessPlan:
-        """Which processes there are, once the options are settled."""
+        """The plan of this sampler's processes, from its refined options."""
         raise NotImplementedError
 
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
@@ -287,7 +287,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             assert self._shared is not None
             assert self._start is not None
             self._start = dataclasses.replace(self._start, affinity=self.options.affinity)
-            # Without a variable for the publisher: the traceback of a failure would keep it, and the shared memory
+            # No local variable refers to the publisher: a traceback would keep it alive, and the shared memory
             await beside_loop(
                 functools.partial(self._shared.publisher.publish, self.agent.model, version=self._first_version)
             )
@@ -309,8 +309,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
                 raise
             error.add_note(f"closing the sampler failed as well: {exc}")
         except asyncio.CancelledError:
-            # A sibling that waited for a batch fails when the sampler is closed, for which its task group cancels this
-            # task. What the body raised is why; it goes on, and ends the task as the cancellation would have.
+            # Closing makes a sibling task that waits for a batch fail, so their task group cancels this task as well.
+            # What the body raised is the reason for all of it, and is raised instead of the cancellation.
             if not isinstance(error, Exception):
                 raise
 
@@ -367,16 +367,16 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             raise
 
     def statistics(self) -> SamplerStatistics:
-        """What the sampler has done so far; at any time, also when it is closed, and at once."""
+        """What the sampler has done so far. Callable at any time, also after the end, and never waits."""
         version = self._shared.policy_version if self._shared is not None and self._session.started else None
         pids = ((), ()) if self._shared is None else self._shared.pids()
         return self._counters.statistics(version, self._session, pids)
 
     @leaves_nothing
     async def wait_closed(self) -> None:
-        """Suspend until the sampler has been closed: by somebody, or by a failure, whether or not a call has met it.
+        """Suspend until the sampler is closed, by `aclose` or by a failure.
 
-        A failure while no call waits ends the sampler as well; the next call raises it.
+        A failure while no call waits closes the sampler, too; the next call raises it.
 
         Raises:
             SamplerError: The failure that closed it.

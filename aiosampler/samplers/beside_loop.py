@@ -1,4 +1,4 @@
-"""What would hold up the user's event loop, done in a thread meanwhile."""
+"""Running a slow function in a thread, so that the user's event loop goes on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 async def beside_loop(function: Callable[[], T]) -> T:
-    """Call `function` in a thread, on the CUDA streams of this one, and return what it returns.
+    """Call `function` in a thread, with the current CUDA streams of this one, and return its result.
 
-    Where the caller is cancelled it ends all the same, and only then the cancellation goes on: what it reads and writes
-    is the caller's again.
+    If the caller is cancelled, the function still runs to its end, and the cancellation is raised after that. So when
+    this returns or raises, nothing uses the caller's data any more.
     """
     streams = _cuda_streams()
 
@@ -38,13 +38,13 @@ async def beside_loop(function: Callable[[], T]) -> T:
         except asyncio.CancelledError as exc:
             cancelled = exc
     if cancelled is not None:
-        running.exception()  # nobody wants it
+        running.exception()  # marks it as retrieved, or asyncio would log it
         raise cancelled
     return running.result()
 
 
 def _cuda_streams() -> list[torch.cuda.Stream]:
-    """The current stream of each device in use, that of the current device last; a thread has others."""
+    """The current stream of each device in use, that of the current device last; new threads start with others."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return []
     current = torch.cuda.current_device()

@@ -1,4 +1,4 @@
-"""What is wrong with a call of a sampler, before anything is asked for."""
+"""Checks of calls of a sampler, before a request is sent: how it is used, in which loop, with which numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AsyncOnly:
-    """What is used by `async with` and `async for`, and says so to who tries it without."""
+    """The part of a sampler that refuses `with` and `for`, where `async with` and `async for` are needed."""
 
     _session: Session
 
@@ -26,7 +26,7 @@ class AsyncOnly:
         Raises:
             SamplerError: It was started already.
         """
-        from aiosampler.samplers.sync import SyncSampler  # which knows all samplers
+        from aiosampler.samplers.sync import SyncSampler  # imported here, since it imports the samplers
 
         if self._session.state is not State.NEW:
             raise SamplerError("sync() is for a sampler that was not started yet")
@@ -36,7 +36,7 @@ class AsyncOnly:
         raise TypeError(f"{self._advice('with')}, or `with sampler.sync()` where nothing is asynchronous")
 
     def __exit__(self, *exc_info: object) -> None:
-        """Never reached."""
+        """Never called: `__enter__` raises."""
 
     def __iter__(self) -> NoReturn:
         raise TypeError(f"{self._advice('for')}, or `with sampler.sync() as sampler` where nothing is asynchronous")
@@ -46,7 +46,7 @@ class AsyncOnly:
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """The loop of the caller, which is asyncio's or one like it."""
+    """The running asyncio event loop; raise `SamplerError` if there is none."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -57,7 +57,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 def checked(name: str, value: Any, most: int | None = None) -> int | None:
-    """An argument that is an integer or left out, before anything is asked for; NumPy's integers become Python's."""
+    """Check an argument that is None or an integer from 0 to `most`; NumPy integers become Python's."""
     if value is None:
         return None
     integer = as_integer(name, value, 0)
@@ -67,7 +67,7 @@ def checked(name: str, value: Any, most: int | None = None) -> int | None:
 
 
 def match(collected: tuple[int, int], itr: int | None, db_idx: int | None) -> None:
-    """Refuse a number or a slot that is not that of the batch that is being collected."""
+    """Refuse an `itr` or `db_idx` other than that of the batch that is being collected: ``(itr, db_idx)``."""
     for name, got, is_being in (("itr", itr, collected[0]), ("db_idx", db_idx, collected[1])):
         if got is not None and got != is_being:
             raise ConfigError(

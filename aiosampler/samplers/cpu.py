@@ -1,4 +1,4 @@
-"""Worker processes, each with an agent of its own on the CPU."""
+"""The sampler with worker processes that each have an agent on the CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AsyncCpuSampler(AsyncParallelSamplerMixin):
-    """Each worker steps its environments with its own copy of the agent on the CPU; nobody waits within a batch.
+    """Each worker steps its environments with its own copy of the agent on the CPU; no worker waits within a batch.
 
     The fastest where the agent is small beside its environments: there is no signal between processes for each step.
     All of a batch is chosen by one policy version. The arguments are those of `AsyncSamplerMixin`.

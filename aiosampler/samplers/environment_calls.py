@@ -1,4 +1,4 @@
-"""Talking to the environments from the learner's side: methods, attributes, and the options of their resets."""
+"""Calls of the environments from the user's process: methods, attributes, and options of their resets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from aiosampler.options import Options
     from aiosampler.samplers.session import Session
 
-#: What the sampler itself calls; a call from elsewhere would have it record what did not happen.
+#: Methods that only the sampler may call: a call by the user would make its records wrong.
 OURS = ("step", "reset", "close")
 
 
 class EnvironmentCalls:
-    """What all samplers let one ask of their environments, named as Gymnasium's vector environments name it.
+    """The part of a sampler that calls its environments, with the names of Gymnasium's vector environments.
 
     Environments are asked between two batches: when the batch that is being collected is complete, and before the next
     one is begun. With `overlap`, while you have batch k, batch k + 1 is being collected, so what you set is in force
@@ -175,7 +175,7 @@ class EnvironmentCalls:
                 errors[0].add_note(f"{len(errors)} of {len(environments)} environments failed; this is the first")
             raise errors[0]
         if len(called.results) < len(environments):
-            raise called.losses[-1].error  # type: ignore[misc] # a worker was lost meanwhile, and is replaced
+            raise called.losses[-1].error  # type: ignore[misc] # its worker was lost meanwhile, and is being replaced
         return [pickle.loads(called.results[b]) for b in environments]
 
 
@@ -190,7 +190,7 @@ def _pack(what: str, value: Any) -> bytes:
 
 
 def _indices(env_indices: Any, n: int) -> tuple[int, ...]:
-    """The environments that are meant, of n."""
+    """The indices of the chosen environments, of n."""
     if env_indices is None:
         return tuple(range(n))
     given = tuple(env_indices) if isinstance(env_indices, Iterable) else (env_indices,)

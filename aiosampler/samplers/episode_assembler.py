@@ -1,4 +1,4 @@
-"""Whole episodes from batches, over whose borders they go."""
+"""Assembling whole episodes from successive batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiosampler.specs.trees import Tree, tree_map
 if TYPE_CHECKING:
     from aiosampler.samplers.samples import Samples
 
-#: What an episode has of each step, and the part of a batch that has it.
+#: The fields of an episode that have a row for each step, and the part of a batch that has them.
 _STEPS = {
     "observation": "env", "action": "agent", "reward": "env", "prev_action": "agent", "prev_reward": "env",
     "agent_info": "agent", "env_info": "env", "env_info_present": "env", "prev_env_info": "env",
@@ -26,10 +26,10 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Episode:
-    """L steps of one environment, one after the other: an episode, or what there is of one.
+    """L successive steps of one environment: an episode, or the part of one that is known.
 
-    Its tensors are its own. Those of steps are what the batches had in their columns, see `EnvSamples` and
-    `AgentSamples`: ``[L, ...]`` where those are ``[T, B, ...]``.
+    Its tensors are copies. Those with an axis L have the rows of the columns ``[T, B, ...]`` of the batches, see
+    `EnvSamples` and `AgentSamples`.
 
     Attributes:
         observation: Tree ``[L, ...]``.
@@ -42,16 +42,16 @@ class Episode:
         env_info_present: Dict of ``[L]`` bool.
         prev_env_info: Dict of trees ``[L, ...]``.
         prev_env_info_present: Dict of ``[L]`` bool.
-        final_observation: Tree ``[...]``: what the last step led to. None where that was lost with a worker.
+        final_observation: Tree ``[...]``: the observation after the last step. None if that was lost with a worker.
         final_value: ``[]``: its value, if the sampler has `bootstrap_value` and the episode came to its end; or None.
         terminated: Whether the episode terminated with the last step.
         truncated: Whether it was truncated there. If neither, it was cut, because its worker was lost.
-        begins: Whether the first step is that of the episode. It is not where the assembler did not get the batch
-            before, and after random steps (`max_decorrelation_steps`).
-        policy_version: ``[L]`` int64: of the parameters that chose each action.
-        states: Recurrent states, trees ``[...]``, before the steps that they are known of: step 0, and each with which
-            a batch began. Empty if the agent is not recurrent.
-        b: The environment.
+        begins: Whether step 0 is the first of the episode. It is not if the assembler did not get the batch before,
+            nor after random steps (`max_decorrelation_steps`).
+        policy_version: ``[L]`` int64: version of the parameters that chose each action.
+        states: For each step before which the recurrent state is known (step 0 and those at which a batch began), that
+            state, a tree ``[...]``. Empty if the agent is not recurrent.
+        b: Index of the environment.
     """
 
     observation: Tree
@@ -124,7 +124,7 @@ class Episode:
 
 @dataclass(slots=True)
 class _Open:
-    """An episode under way."""
+    """An episode in progress."""
 
     begins: bool
     pieces: list[dict[str, Tree]] = dataclasses.field(default_factory=list)
@@ -134,7 +134,7 @@ class _Open:
 
 
 class EpisodeAssembler:
-    """Puts the columns of batches together to episodes.
+    """Joins the columns of successive batches to episodes.
 
     ::
 
@@ -144,8 +144,8 @@ class EpisodeAssembler:
                 replay.append(episode)
 
     Args:
-        initial_state: Recurrent state of one environment where an episode begins, as of ``agent.initial_state(1)``. If
-            it is not given, it is learned from the first environment whose batch begins with an episode.
+        initial_state: Recurrent state of one environment where an episode begins, from ``agent.initial_state(1)``. By
+            default it is taken from the first environment whose batch begins with an episode.
     """
 
     def __init__(self, initial_state: Tree = None) -> None:
@@ -153,13 +153,13 @@ class EpisodeAssembler:
         self._open: dict[int, _Open] = {}
 
     def add(self, samples: Samples) -> list[Episode]:
-        """Take in a batch; they must come one after the other, none left out.
+        """Add the next batch; none may be left out.
 
         Args:
             samples: The batch, which is copied.
 
         Returns:
-            The episodes that ended in it or were cut, ordered by step, then environment. Those that are under way at
+            The episodes that ended in it or were cut, ordered by step, then environment. Those that are in progress at
             its end go on with the next batch.
         """
         valid, first, done = (leaf.cpu().numpy() for leaf in (samples.valid, samples.env.first, samples.env.done))
@@ -174,7 +174,7 @@ class EpisodeAssembler:
             begins = np.flatnonzero(valid[:, b] & (first[:, b] | ~_before(valid[:, b]) | _before(done[:, b])))
             stops = [*begins[1:].tolist(), T]
             for start, stop in zip(begins.tolist(), stops, strict=True):
-                stop = start + int(np.count_nonzero(valid[start:stop, b]))  # blanks follow, if anything
+                stop = start + int(np.count_nonzero(valid[start:stop, b]))  # up to the first blank row
                 self._take(samples, start, stop, b, begins=bool(first[start, b]))
                 n = ends.get((stop - 1, b))
                 if n is not None:
@@ -191,7 +191,7 @@ class EpisodeAssembler:
             self._initial_state = _copy(state, int(first[0].argmax()))
 
     def _take(self, samples: Samples, start: int, stop: int, b: int, *, begins: bool) -> None:
-        """Append rows of a column to the episode under way, or begin one with them."""
+        """Append rows of a column to the episode in progress, or begin one with them."""
         episode = self._open.setdefault(b, _Open(begins))
         if samples.agent.initial_state is not None:
             if start == 0:
@@ -245,7 +245,7 @@ class EpisodeAssembler:
 
 
 def _before(flags: Any) -> Any:
-    """Whether a flag is set in the row before; as if it were before row 0."""
+    """The flags of the row before each; True for row 0."""
     return np.concatenate(([True], flags[:-1]))
 
 

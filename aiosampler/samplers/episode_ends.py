@@ -1,4 +1,4 @@
-"""What episodes ended with, which a batch has beside its rows: their final observations, and the values of these."""
+"""The final observations of the episodes that ended in a batch, and the agent's values of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class EpisodeEnds:
-    """Something of each of the N episodes that ended in a batch.
+    """The base class: an element for each of the N episodes that ended in a batch.
 
-    ``ends[t, b]`` is that of the episode that ended at step t of environment b. The arrays below are ordered by step,
-    then environment; they are gathered, which copies them, when one is first asked for. Where that was not done before
-    the next batch was asked for, they raise `SamplerError`.
+    ``ends[t, b]`` is the element of the episode that ended at step t of environment b. The arrays below are ordered by
+    step, then environment. They are copied from the slot when one is first used; if that is only after the next batch
+    was asked for, they raise `SamplerError`.
     """
 
-    #: Name of the field of a slot that has it.
+    #: Name of the field of a slot that holds the elements.
     field: ClassVar[str]
-    #: Name of the attribute that shows it.
+    #: Name of the attribute with the elements.
     shown_as: ClassVar[str]
 
     def __init__(
@@ -71,19 +71,19 @@ class EpisodeEnds:
         return type(self)({}, gathered=tree_map(function, self._gather()), shape=self._shape)
 
     def clone(self) -> Self:
-        """A copy that outlives the slot, and holds nothing of it."""
+        """A copy that is independent of the slot."""
         return self.map(torch.clone)
 
     def as_dict(self) -> dict[str, Tree]:
-        """A dict with ``t``, ``b`` and what there is of each."""
+        """A dict with ``t``, ``b`` and the elements, by the name of their attribute."""
         return {"t": self.t, "b": self.b, self.shown_as: self._gather()[2]}
 
     def __repr__(self) -> str:
-        """Looks at nothing that would have to be gathered first."""
+        """Shows only what needs no copying from the slot."""
         return f"{type(self).__name__}({'' if self._gathered is None else shapes(self.as_dict())})"
 
     def expire(self) -> None:
-        """The slot goes back to the sampler: what was not gathered is lost."""
+        """Called when the slot goes back to the sampler: if nothing was copied yet, later use raises."""
         self._arrays = None
 
     def _gather(self) -> tuple[torch.Tensor, torch.Tensor, Tree]:
@@ -107,8 +107,8 @@ class FinalObservations(EpisodeEnds):
     """The true last observations of the N episodes that ended in a batch, before their resets.
 
     ``final_observation[t, b]`` is that of the episode that ended at step t of environment b. The arrays below are
-    ordered by step, then environment; they are gathered, which copies them, when one is first asked for. Where that was
-    not done before the next batch was asked for, they raise `SamplerError`.
+    ordered by step, then environment. They are copied from the slot when one is first used; if that is only after the
+    next batch was asked for, they raise `SamplerError`.
     """
 
     field = "final_observation"
@@ -123,10 +123,9 @@ class FinalObservations(EpisodeEnds):
 class FinalValues(EpisodeEnds):
     """The agent's values of the final observations of the N episodes that ended in a batch.
 
-    ``final_value[t, b]`` is that of the episode that ended at step t of environment b, under the recurrent state that
-    the episode had come to, before its reset, and the parameters of the batch. Where an episode was truncated, it is
-    what the steps that it was denied would have been worth; where it terminated, it means nothing. They are gathered
-    and given back as `FinalObservations` are.
+    ``final_value[t, b]`` is that of the episode that ended at step t of environment b, with the recurrent state at its
+    end and the parameters of the batch. For a truncated episode it estimates the return of the steps that were cut off;
+    for a terminated one it has no meaning. The arrays are copied when first used, as those of `FinalObservations`.
     """
 
     field = "final_value"

@@ -1,4 +1,4 @@
-"""Evaluations: asking for one, and what it has found."""
+"""Evaluation of the agent: the call, and its result."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger("aiosampler")
 
 
 class Evaluation(list[TrajInfo]):
-    """The trajectory infos of every episode that was started, ordered by the step at which it ended, then environment.
+    """The trajectory infos of all episodes that were started, ordered by their last step, then environment.
 
-    Those that the steps did not suffice for are among them, with what they have reached: without them a mean over the
-    list would be one of the short episodes. Their attribute `cut` is True. ``evaluation.complete`` and
-    ``evaluation.cut`` are the two kinds by themselves.
+    Episodes that ran out of steps are included with what they have reached, and have the attribute `cut` set: a mean
+    without them would be biased towards short episodes. ``evaluation.complete`` and ``evaluation.cut`` have the two
+    kinds separately.
 
     Args:
         episodes: All of them, in order.
@@ -47,10 +47,10 @@ class Evaluation(list[TrajInfo]):
         return len(self)
 
     def warn_of_cuts(self, wanted: int | None) -> None:
-        """Log a warning where the steps did not suffice for the episodes that were asked for.
+        """Log a warning if episodes that were asked for were cut.
 
         Args:
-            wanted: Episodes that were asked for; None for as many as the steps suffice for, where cuts are no surprise.
+            wanted: Number of episodes that were asked for; None for as many as possible, where cuts are normal.
         """
         if wanted is not None and len(self.complete) < wanted:
             log.warning(

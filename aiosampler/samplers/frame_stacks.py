@@ -1,4 +1,4 @@
-"""The stacks of observations that a `FrameStackAgent` saw in a batch, which has each observation once."""
+"""Rebuilding the stacks of observations that a `FrameStackAgent` saw, from a batch that has each observation once."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Index = int | torch.Tensor
 
 
 class FrameStacks:
-    """The stacks of K observations of a batch; made as they are asked for, since together they are K times as large.
+    """The stacks of K observations in a batch, made on demand, since all together take K times the memory of the batch.
 
     ``stacks[t, b]`` are those of steps t of environments b, ints or tensors of equal shape: a tree ``[..., K, ...]``,
-    which is a copy. ``t = T`` is that of `EnvSamples.last_observation`. They mean nothing where `valid` is False.
+    which is a copy. ``t = T`` is that of `EnvSamples.last_observation`. They have no meaning where `valid` is False.
 
-    It holds a copy of the single observations, so it outlives the slot.
+    It holds a copy of the single observations, so it stays valid after the batch.
 
     Args:
-        samples: A batch; also one that was moved to a device.
-        agent: Whose batch it is.
+        samples: A batch, on any device.
+        agent: The agent that the batch was collected with.
 
     Raises:
-        TypeError: `agent` stacks no observations.
+        TypeError: `agent` is not a `FrameStackAgent`.
     """
 
     def __init__(self, samples: Samples, agent: FrameStackAgent) -> None:
@@ -52,17 +52,17 @@ class FrameStacks:
         begins = torch.cat((~state["begun"][None], env.first[1:], env.done[-1:]))
         rows = torch.arange(self._T + 1, device=begins.device)[:, None]
         start = torch.where(begins, rows, -self._K).cummax(0).values  # row in which the episode of a row began
-        self._padded_to = start + self._K - 1  # row of the frames before which there are none of it
+        self._padded_to = start + self._K - 1  # first row of the frames that belongs to the episode
 
     def __getitem__(self, place: tuple[Index, Index]) -> Tree:
         t, b = (torch.as_tensor(index, device=self._done.device) for index in place)
         limit = self._padded_to[t, b][..., None]
         index = t[..., None] + torch.arange(self._K, device=t.device)
 
-        places = torch.maximum(index, limit) * self._B + b[..., None]  # in the frames of all columns
+        places = torch.maximum(index, limit) * self._B + b[..., None]  # indices into the flattened frames
 
         def gather(frames: torch.Tensor) -> torch.Tensor:
-            chosen = frames.flatten(0, 1).index_select(0, places.flatten())  # whole frames, much faster than by [t, b]
+            chosen = frames.flatten(0, 1).index_select(0, places.flatten())  # much faster than indexing by [t, b]
             return chosen.view(*places.shape, *frames.shape[2:])
 
         def pad(stack: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Worker processes that only step environments, and a server that acts for all of them at once."""
+"""Samplers whose workers only step environments, and whose action server acts for all of them at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
-    """Has an action server choose the actions: one forward pass for all environments of a group.
+    """An action server chooses the actions: one forward pass for all environments of a group.
 
     Workers hold no agent and never import torch. `device` is one device or several; each of several has an action
     server in a process of its own, with its share of the environments and of the workers.
@@ -60,17 +60,17 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
 
     @classmethod
     async def action_server_process(cls, sock: socket.socket, arena: Arena, index: int, device: str) -> None:
-        """Run the action server of one of several devices, with workers of its own; in a process of its own.
+        """Run the process of one of several devices: an action server, which starts its own workers.
 
-        With a single device there is no such process: its action server is a part of the sampler process. A subclass
-        may override this, to set up the process before it awaits the inherited method, which returns when the sampler
-        ends, or to clean up after it. Overrides travel by value where they are defined in the user's main module.
+        With a single device there is no such process: the action server is a part of the sampler process. A subclass
+        may override this to set up the process before it awaits the inherited method, which returns when the sampler
+        ends, or to clean up afterwards. An override in the user's main module is sent by value.
 
         Args:
             sock: This end of the control channel to the sampler process.
             arena: The shared memory.
-            index: Of the server among those of the sampler.
-            device: That its agent runs on.
+            index: Index of the server among those of the sampler.
+            device: Name of the device that its agent runs on.
         """
         await run_action_server(sock, arena, index)
 
@@ -104,10 +104,10 @@ class AsyncGpuSampler(AsyncGpuSamplerBase):
 
 
 def device_names(devices: Sequence[Any], start_method: str) -> tuple[str, ...]:
-    """The names of devices that there are.
+    """The checked names of devices.
 
     Raises:
-        ConfigError: There is none, or no such device, or its kind cannot be used.
+        ConfigError: The list is empty, a device does not exist, or devices of its kind cannot be used.
     """
     if not devices:
         raise ConfigError("device must be a device or a sequence of devices, got none")

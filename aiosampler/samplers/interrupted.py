@@ -1,7 +1,8 @@
-"""Calls that are cancelled, as by the interrupt of a notebook, leave nothing that keeps the sampler.
+"""Keeping tracebacks of cancelled calls from holding references to the sampler.
 
-Interactive sessions keep the last traceback, and with it the local variables of each of its frames. A sampler that is
-dropped otherwise, since the cell that made it is run again, would stay with all its processes until the next error.
+Interactive sessions keep the last traceback, and with it the local variables of its frames. After a call was
+interrupted, that would keep a sampler and its processes alive until the next error, even if the cell that made it is
+run again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ S = TypeVar("S")
 def leaves_nothing(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """A coroutine method whose frames forget their variables when it is cancelled."""
+    """A decorator for coroutine methods: when a call is cancelled, clear the local variables of its frames."""
 
     @functools.wraps(method)
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,7 +32,7 @@ def leaves_nothing(
             return await method(self, *args, **kwargs)
         except asyncio.CancelledError as exc:
             del self
-            traceback.clear_frames(exc.__traceback__)  # but that of this function, which runs
+            traceback.clear_frames(exc.__traceback__)  # except of this function, which is running
             raise
 
     return call

@@ -1,4 +1,4 @@
-"""What the samplers with worker processes share."""
+"""The base class of the samplers with worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch in other people's hands: as values that any program unpickles, and as text."""
+"""A batch as plain Python values, which any program can unpickle, and as text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from aiosampler.specs.trees import Tree
 
-_TEXT_ITEMS = 3  # of a list
+_TEXT_ITEMS = 3  # of a list that are shown
 
 
 def plain_tree(tree: Tree) -> Tree:
-    """The tree with dicts and tuples of Python's own: named tuples are dicts, keys are strings or integers."""
+    """The tree with plain dicts and tuples: named tuples become dicts, keys are strings or integers."""
     if isinstance(tree, dict):
         return {_key(key): plain_tree(value) for key, value in tree.items()}
     if isinstance(tree, tuple):
@@ -33,7 +33,7 @@ def plain_infos(infos: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def shapes(value: Any) -> str:
-    """What a tree of tensors looks like: their dtypes and shapes, not their numbers."""
+    """A text with dtypes and shapes of the tensors of a tree."""
     if isinstance(value, torch.Tensor):
         where = "" if value.device.type == "cpu" else f" on {value.device}"
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}{where}"
@@ -64,6 +64,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The same of Python's own type: a subclass of a number or a string would not be unpickled everywhere."""
+    """The value as a plain Python type: instances of subclasses cannot be unpickled without the subclass."""
     kinds = {bool: bool | np.bool_, int: int | np.integer, float: float | np.floating, str: str}
     return next((kind(value) for kind, members in kinds.items() if isinstance(value, members)), None)

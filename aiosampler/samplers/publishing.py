@@ -1,4 +1,4 @@
-"""New parameters for the agent, from the user's process to the sampler."""
+"""Publishing new parameters of the agent from the user's process."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Batches as pytrees of torch: ``torch.utils._pytree.tree_map`` and what is built on it see their tensors."""
+"""Registering batches as torch pytrees, so that ``torch.utils._pytree.tree_map`` and its users see their tensors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch.utils import _pytree as pytree  # torch has no public name for it, and it is what others register with
+from torch.utils import _pytree as pytree  # torch has no public name for it; other libraries register here, too
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ _Keys = tuple[str, ...]
 
 
 class _Rest:
-    """A batch without its tensors. Equal to that of a batch of the same structure, whatever it tells beside them."""
+    """What a batch has besides its tensors. Two are equal if their batches have the same structure of tensors."""
 
     def __init__(self, paths: _Keys, frame: Any) -> None:
         self._paths, self.frame = paths, frame

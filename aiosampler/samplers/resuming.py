@@ -1,4 +1,4 @@
-"""Going on with a run in another process, after a crash or the end of a job."""
+"""Resuming a run in another process, after a crash or the end of a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEYS = ("seed", "resumes", "itr", "policy_version")
 
 
 class Resuming:
-    """The part of a sampler that tells how far it has come, and begins there."""
+    """The part of a sampler that saves how far a run has come, and resumes it from there."""
 
     seed: int
     options: Options
@@ -32,19 +32,19 @@ class Resuming:
     _first_version = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How far the sampler has come, to be saved with model and optimiser, and loaded by one that goes on.
+        """How far the sampler has come, to be saved with model and optimiser, for `load_state_dict`.
 
-        It may be asked for at any time, and is small: integers, which JSON and ``torch.load(weights_only=True)`` take.
+        Callable at any time. It has only integers, so JSON and ``torch.load(weights_only=True)`` can load it.
 
         Returns:
-            ``seed``; ``itr``, the number of the batch after the last that was obtained; ``policy_version``, that was
-            published last; ``resumes``, how many times the run had been resumed.
+            A dict with ``seed``; ``itr``, the number of the batch after the last that was obtained;
+            ``policy_version``, the one that was published last; ``resumes``, how many times the run was resumed.
         """
         version = self._first_version if self._shared is None else self._shared.policy_version
         return {"seed": self.seed, "resumes": self._resumes, "itr": self._next_itr, "policy_version": version}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another sampler was; before the start.
+        """Go on where another sampler has ended; call it before the start.
 
         ::
 
@@ -57,17 +57,17 @@ class Resuming:
         Batches are numbered from ``itr`` on, so schedules of the agent by the number of a batch go on, and policy
         versions from ``policy_version`` on, which is that of the parameters that the sampler starts with.
 
-        Nothing of an environment is saved: all of them are built anew and begin episodes. Those that were under way are
-        not gone on with, and nothing is seen twice: environments are seeded by
-        ``environment_seed(seed, b, resumes=...)``, and all else that is random likewise. So what they were told by
-        `call`, `set_attr` and `set_reset_options`, what wrappers have learned, such as running means, and curricula
-        that are in an environment are yours to save and to tell again. `statistics` begin anew.
+        Nothing of an environment is saved: all are built anew and begin new episodes; those that were in progress are
+        dropped. No episode is seen twice, since environments are seeded by ``environment_seed(seed, b, resumes=...)``,
+        and everything else that is random likewise. What `call`, `set_attr` and `set_reset_options` have set, the state
+        of wrappers, such as running means, and curricula in environments are yours to save and to set again.
+        `statistics` begin anew.
 
         Args:
-            state: From `state_dict`, of a sampler of any kind; its T, B and environments may be others.
+            state: From `state_dict` of a sampler of any kind; T, B and environments may differ.
 
         Raises:
-            ConfigError: It is no such state, or `seed` was given here and is another.
+            ConfigError: It is not such a state, or another `seed` was given here.
             SamplerError: The sampler was started already.
         """
         if self._session.state is not State.NEW:

@@ -1,4 +1,4 @@
-"""A batch of experience, as views of the arena."""
+"""A batch of experience: tensors that are views of the arena."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AgentSamples:
     Attributes:
         action: Tree ``[T, B, ...]``, in the dtype of the action space.
         prev_action: Tree ``[T, B, ...]``: the action before; zeros where an episode starts.
-        agent_info: Tree ``[T, B, ...]`` of what the agent gave beside its actions, None if it gave nothing.
+        agent_info: Tree ``[T, B, ...]``: the agent's further outputs, None if it has none.
         policy_version: ``[T, B]`` int64: version of the parameters that chose each action, with ``lockstep=False``;
             otherwise None, since it is `Samples.policy_version` for all.
         bootstrap_value: ``[B]``: value of `EnvSamples.last_observation`, None if it was not asked for. Zero where there
@@ -111,12 +111,12 @@ class EnvSamples:
 
 @dataclass(frozen=True, slots=True)
 class SampleStats:
-    """How a batch was collected.
+    """Times and losses of one batch.
 
     Attributes:
-        env_steps: Steps that were taken, blanks not counted.
-        seconds: How long it took, in seconds.
-        timeline: When which process did what; a copy.
+        env_steps: Number of valid steps.
+        seconds: Seconds that collecting took.
+        timeline: When each process did what; a copy.
         lost_steps: Steps that are blank because a worker was lost.
         lost_episodes: Episodes that were lost with a worker: open, or ended in this batch but not reported yet.
         restarts: Workers, and environments of coroutines, that were lost since the last batch, and were replaced or
@@ -166,7 +166,7 @@ class Samples:
     stats: SampleStats
 
     def clone(self) -> Samples:
-        """A copy that outlives the slot, holds none of its memory, and pickles at its own size."""
+        """A copy that is independent of the slot, and pickles at its own size."""
         return self.map(torch.clone)
 
     def to(self, device: str | torch.device) -> Samples:
@@ -181,7 +181,7 @@ class Samples:
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
         """The batch with `function` applied to each tensor: to those ``[T, B, ...]``, ``[B, ...]`` and ``[N, ...]``.
 
-        Trees keep their structure, and None stays None. Of what episodes ended with the mapped batch holds a copy.
+        Trees keep their structure, and None stays None. Final observations and values are copied from the slot first.
         """
         mapped: Samples = _mapped(function, self)
         return dataclasses.replace(mapped, traj_infos=list(self.traj_infos))
@@ -194,7 +194,7 @@ class Samples:
         ``["final_observation"]`` the ``["t"]``, ``["b"]`` and ``["observation"]``, as of ``["agent"]["final_value"]``
         these and the ``["value"]``. Named tuples are dicts by the names of their fields, and infos are dicts of their
         public attributes that are numbers, strings or None. `stats` are left out. The tensors are those of the batch,
-        so they are valid as long.
+        so they are valid for as long as these.
         """
         return {
             "agent": plain_tree(_as_dict(self.agent)),
@@ -218,7 +218,7 @@ def _as_dict(part: Any) -> dict[str, Any]:
     return {name: value.as_dict() if isinstance(value, EpisodeEnds) else value for name, value in fields}
 
 
-#: What a batch tells beside its tensors.
+#: The attributes of a batch that hold no tensors.
 _FACTS = {"traj_infos", "itr", "policy_version", "stats"}
 
 
@@ -258,7 +258,7 @@ for _kind in (Samples, AgentSamples, EnvSamples, FinalObservations, FinalValues)
 
 
 def _shapes_of(part: Any) -> str:
-    """A batch or a part of it by the shapes of its tensors: their numbers would fill the screen."""
+    """The text of a batch or a part of it, with dtypes and shapes in place of the tensors."""
     return f"{type(part).__name__}({', '.join(f'{name}={shapes(value)}' for name, value in _fields(part).items())})"
 
 

@@ -1,4 +1,4 @@
-"""One sampler process that steps all environments itself."""
+"""The sampler whose sampler process steps all environments itself."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class AsyncSerialSampler(AsyncSamplerMixin):
     """Steps all environments in the sampler process, with the agent on the CPU beside them.
 
-    The right choice for cheap environments on few cores, and for finding faults: it is what the other samplers are
-    measured against. The arguments are those of `AsyncSamplerMixin`. With ``in_process=True``
-    there is no sampler process either, and a debugger stops in your environment.
+    The right choice for cheap environments on few cores, and for finding faults. The other samplers must return the
+    same batches. The arguments are those of `AsyncSamplerMixin`. With ``in_process=True`` there is not even a sampler
+    process, and a debugger stops in your environment.
     """
 
     def _refined(self, options: Options) -> Options:

@@ -1,9 +1,9 @@
-"""The requests to a sampler process and the answers that are still to come, from its start to its end.
+"""The state machine of requests to a sampler process and answers from it, from its start to its end.
 
-A session is in one `State` after the other and never goes back. While it runs, requests are answered in their order.
-Each request that was sent stands in a queue until its answer has been received, whoever asked for it: a caller that is
-cancelled leaves its request there, and the next caller receives that answer first. A batch that arrives so is kept, and
-is what the next call for one gets; an evaluation is dropped.
+A session goes through the entries of `State` in order and never back. While it runs, requests are answered in order.
+Each request that was sent stays in a queue until its answer has been received: if its caller is cancelled, the next
+caller receives that answer first. A batch that arrives in this way is kept for the next call of `collect`; the result
+of an evaluation is dropped.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Session:
     Args:
         overlap: Whether the process collects the next batch ahead, so that its number and slot are settled.
         step_timeout: Seconds that the process may stay at one place; None is no limit.
-        counters: Told what was lost with workers during evaluations.
-        log: Told each change of state, and failures.
+        counters: Counts what was lost with workers during evaluations.
+        log: Called with each change of state, and with failures.
 
     Attributes:
-        state: How far it has come.
-        started: Whether it ever ran.
-        failure: What closed it, if nobody asked for that.
-        process: The sampler process, set by who starts it; None before, and when it has been ended.
-        memory: What is shared with the process, set when it is known; None before.
-        first_itr: Number of the first batch, where none is given.
+        state: The current state.
+        started: Whether it was ever running.
+        failure: The error that closed it; None if none did.
+        process: The sampler process, set by `open_session`; None before the start and after the end.
+        memory: The memory shared with the process, set by `open_session`; None before.
+        first_itr: Number of the first batch, by default.
     """
 
     def __init__(
@@ -55,29 +55,29 @@ class Session:
         self.process: SamplerProcess | None = None
         self.memory: SamplerMemory | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._order = asyncio.Lock()  # callers wait for each other
+        self._order = asyncio.Lock()  # held by the caller that talks to the process
         self._pending: deque[type] = deque()  # types of the answers that are still to come
-        self._unclaimed: messages.Batch | None = None  # a batch that has arrived, whose caller was cancelled
-        self._next: tuple[int, int] | None = None  # number and slot of the batch after the last that was asked for
-        self._evaluations = 0  # that were asked for
+        self._unclaimed: messages.Batch | None = None  # a batch that was received for a caller that was cancelled
+        self._next: tuple[int, int] | None = None  # number and slot of the batch after the last request
+        self._evaluations = 0  # number of evaluations that were requested
         self._closing: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None  # a request that may be large
         self._closed = asyncio.Event()
         self._noticing: asyncio.Task[None] | None = None
-        self._unmet: SamplerError | None = None  # it failed while no call waited, and none was told yet
-        self._watched = False  # `wait_closed` has told the failure
+        self._unmet: SamplerError | None = None  # a failure while no call waited, which no call has raised yet
+        self._watched = False  # whether `wait_closed` has raised the failure
 
     # Starting
 
     @contextlib.asynccontextmanager
     async def phase(self, before: State, during: State, after: State, rule: str) -> AsyncIterator[None]:
-        """Go from one state through another to a third, around a part of the start.
+        """A context around a part of the start: go from state `before` through `during` to `after`.
 
-        If that fails, or is cancelled, the session is closed before anyone hears of it.
+        If the block fails or is cancelled, the session is closed before the exception is raised.
 
         Raises:
-            SamplerClosed: The session is closed, or was meanwhile.
-            SamplerError: It is in another state than `before`; `rule` says what comes when.
+            SamplerClosed: The session is closed, or was closed meanwhile.
+            SamplerError: It is not in state `before`; `rule` is the message.
         """
         loop = running_loop()
         if self.state not in (before, State.CLOSED):
@@ -92,7 +92,7 @@ class Session:
             self._require(during)
             self._enter(after)
             if self.process is not None:
-                look = weakref.WeakMethod(self._look)  # else the event loop would keep a sampler that was dropped
+                look = weakref.WeakMethod(self._look)  # or the event loop would keep a dropped sampler alive
                 self.process.notify(lambda: (method := look()) and method())
         except BaseException as exc:
             await self._fail(exc)
@@ -116,7 +116,7 @@ class Session:
         return answer
 
     def check_open(self) -> None:
-        """Raise `SamplerClosed` if the session was closed, where a part of the start goes on after it was suspended."""
+        """Raise `SamplerClosed` if the session was closed while the start was suspended."""
         if self.state is not State.CLOSED and self._closing is not None:
             raise SamplerClosed("the sampler was closed while it was starting")
         self._require(self.state)
@@ -129,21 +129,21 @@ class Session:
 
     @property
     def ended_as_asked(self) -> bool:
-        """Whether somebody has closed it, or is closing it, and nothing failed."""
+        """Whether `aclose` was called, and nothing failed."""
         return self._closing is not None and self.failure is None
 
     async def collect(
         self, itr: int | None, db_idx: int | None, take: Callable[[messages.Batch], Awaitable[Any]] | None = None
     ) -> Any:
-        """Obtain the next batch; the one before is the sampler's again.
+        """Obtain the next batch, and give the one before back to the sampler.
 
         Args:
             itr: Number of the batch, one more than the last by default.
             db_idx: Slot, the other one by default.
-            take: Makes of it what is returned, while other callers wait; cancelled there, the batch is kept as well.
+            take: Converts the batch to what is returned, while other callers wait; if cancelled, the batch is kept.
 
         Raises:
-            ConfigError: `itr` or `db_idx` is not that of the batch being collected, or no such thing.
+            ConfigError: `itr` or `db_idx` is no valid number, or not that of the batch being collected.
             SamplerClosed: The session does not run, or was closed meanwhile.
             SamplerError: The process failed; the session is closed.
         """
@@ -170,7 +170,7 @@ class Session:
     async def evaluate(
         self, itr: int | None, max_trajectories: int | None = None, max_steps: int | None = None
     ) -> messages.Evaluated:
-        """Run an evaluation; if the caller is cancelled, the process gives it up at its next step.
+        """Run an evaluation; if the caller is cancelled, the process ends it at its next step.
 
         Args:
             itr: What the agent's `eval_mode` gets, the number of the last batch that was asked for by default.
@@ -202,12 +202,12 @@ class Session:
             return evaluated
 
     async def call(self, request: messages.Call) -> messages.Called:
-        """Have environments do something, between the batch that is complete next and the one that is begun after it.
+        """Call environments, after the batch that is being collected and before the next one.
 
-        It may be large: where the caller is cancelled meanwhile, it leaves all the same.
+        The request may be large: if the caller is cancelled, sending it goes on.
 
         Args:
-            request: What is to be done.
+            request: The call.
 
         Raises:
             SamplerClosed: The session does not run, or was closed meanwhile.
@@ -225,7 +225,7 @@ class Session:
             return called
 
     def _settle(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
-        """Number and slot of a batch that is asked for now."""
+        """Number and slot for a new request of a batch."""
         default = self._next or (self.first_itr, 0)
         if self._overlap and self._next is not None:
             match(default, itr, db_idx)
@@ -233,14 +233,14 @@ class Session:
         return default[0] if itr is None else itr, default[1] if db_idx is None else db_idx
 
     async def _request(self, request: Any, answer: type) -> None:
-        """Send a request, whose answer is to come; small, so it leaves at once and cannot be cancelled."""
-        await self._sent()  # else it would wait for that to leave, and an answer be expected that was not asked for
+        """Send a small request, and expect an answer; sending does not suspend, so it cannot be cancelled."""
+        await self._sent()  # or this request would have to wait while its answer is already expected
         assert self.process is not None
         self._pending.append(answer)
         await self.process.send(request)
 
     async def _sent(self) -> None:
-        """Suspend until a request that may be large has left, which goes on where the caller is cancelled.
+        """Suspend until a large request is sent; if the caller is cancelled, sending goes on.
 
         Raises:
             SamplerClosed: The session was closed meanwhile.
@@ -251,16 +251,16 @@ class Session:
             self._sending.result()
 
     async def _receive_pending(self) -> Any:
-        """Receive all answers that are to come; keep a batch, return the last."""
+        """Receive all pending answers; keep a batch, and return the last answer."""
         answer = None
         while self._pending:
             answer = await self._receive()
-            self.require_running()  # closing ends an evaluation early, whose answer means nothing then
+            self.require_running()  # closing ends an evaluation early, so its answer is incomplete
             self._pending.popleft()
             if isinstance(answer, messages.Batch):
                 self._unclaimed = answer
             elif isinstance(answer, messages.Evaluated | messages.Called):
-                self._counters.lost(answer.losses)  # also where its caller was cancelled
+                self._counters.lost(answer.losses)  # also if its caller was cancelled
         return answer
 
     async def _receive(self) -> Any:
@@ -276,15 +276,15 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Around a call, which waits for those that came before."""
+        """A context around a call, which waits for earlier calls."""
         try:
             async with self._order:
                 yield
         finally:
-            self._look()  # what arrived while the call was left is nobody's yet
+            self._look()  # a failure may have arrived after the call has stopped receiving
 
     def _look(self) -> None:
-        """Called when something has come from the process: close the session if it fails and no call would notice."""
+        """Called when a message has arrived: if it is a failure, and no call will receive it, close the session."""
         idle = self.state in (State.PROBED, State.RUNNING) and self._closing is None and not self._order.locked()
         if idle and self._noticing is None and self.process is not None and self.process.failing():
             self._noticing = asyncio.create_task(self._notice(), name="notice-failure")  # owned: it closes the session
@@ -302,10 +302,10 @@ class Session:
     # Closing
 
     async def aclose(self) -> None:
-        """End the process; idempotent, and done to its end also where the caller is cancelled meanwhile.
+        """End the process; idempotent, and completed even if the caller is cancelled.
 
         Raises:
-            SamplerError: What the process had to report last, or the caller is in another loop than that of the start.
+            SamplerError: The last failure that the process reported, or the caller is in another event loop.
         """
         if running_loop() is not self._loop and self._loop is not None:
             if not self._loop.is_closed():
@@ -335,14 +335,14 @@ class Session:
         self._closing.result()
 
     async def wait_closed(self) -> None:
-        """Suspend until the session is closed; raise what closed it, if nobody asked for that."""
+        """Suspend until the session is closed; raise the failure that closed it, if one did."""
         await self._closed.wait()
         if isinstance(self.failure, Exception):
             self._watched = True
             raise self.failure
 
     def _raise_unmet(self) -> None:
-        """Raise, once, the failure that came while no call waited: to the next call, or else to who closes."""
+        """Raise, once, a failure that came while no call waited: in the next call, or in `aclose`."""
         unmet, self._unmet = self._unmet, None
         if unmet is not None:
             raise unmet
@@ -363,16 +363,16 @@ class Session:
             memory.abort_all()
         try:
             report = await process.stop(deadlines.PROBE_CLOSE_S if memory is None else deadlines.SAMPLER_CLOSE_S)
-            if self._sending is not None:  # nobody reads the rest
+            if self._sending is not None:  # the process has ended, and does not read the rest
                 self._sending.cancel()
                 await asyncio.wait((self._sending,))
-        except BaseException:  # the event loop ends; `aclose` abandons the process from another
+        except BaseException:  # the event loop is ending; `aclose` in another loop will abandon the process
             self.process = process
             if memory is not None:
                 memory.release()
             raise
         if memory is not None:
-            await beside_loop(memory.release)  # which gives back gigabytes, where models are large
+            await beside_loop(memory.release)  # in a thread, since unmapping the memory of a large model takes long
         if report is not None and running and self.failure is None:
             raise report
 
@@ -388,7 +388,7 @@ class Session:
         self.state, self.started = state, self.started or state is State.RUNNING
 
     def _check_loop(self) -> None:
-        """Refuse a caller in another event loop than that of the start; where nothing runs, `_require` says so."""
+        """Refuse a caller in another event loop than that of the start, unless the session is new or closed."""
         if running_loop() is not self._loop and self.state not in (State.NEW, State.CLOSED):
             raise SamplerError("the sampler belongs to the event loop that started it; use it from there")
 

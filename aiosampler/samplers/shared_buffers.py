@@ -1,4 +1,4 @@
-"""The arena as the user's process uses it: the double buffer, the parameters to publish, flags and progress."""
+"""The arena in the user's process: the double buffer, the parameters to publish, flags and progress."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 
 class SharedBuffers:
-    """Hands out batches as views of the arena, and keeps the agent's parameters published.
+    """Makes samples that are views of the arena, and publishes the agent's parameters.
 
     Args:
-        views: Of the arena.
+        views: Views of the arena.
         parameters: Specs of the agent's tensors.
-        agent: The user's, which publishes from now on; it is let go at the end.
+        agent: The user's agent, which is connected to the publisher until `release`.
         traj_info_cls: Class of the trajectory infos.
         counts: How many workers and servers there are.
-        groups: Ranks of the workers of each group.
-        debug: Whether a batch that was taken back is filled with poison.
+        groups: For each group, the ranks of its workers.
+        debug: Whether `take_back` fills the batch with NaN or extreme integers.
 
     Attributes:
         samples: The double buffer: views of the two slots.
-        publisher: Copies parameters to the arena, until it is let go.
+        publisher: Copies parameters to the arena, until `release`.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class SharedBuffers:
 
     @property
     def policy_version(self) -> int:
-        """The version that was published last; also when the arena was let go."""
+        """The version that was published last; also known after `release`."""
         return self._final_version if self._views is None else self.publisher.version
 
     def hand_out(self, batch: Batch) -> Samples:
-        """The samples of a slot that is full; it is the user's until `take_back`."""
+        """The samples of a complete batch; its slot belongs to the user until `take_back`."""
         assert self._views is not None
         views, slot = self._views, batch.slot
         timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
@@ -77,7 +77,7 @@ class SharedBuffers:
         return samples
 
     def pids(self) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
-        """Process ids of the workers, and of the servers that have a process each; None for one that is not there."""
+        """Process ids of the workers, and of the server processes; None for one that is being replaced."""
         if self._views is None or self._counts.alone:
             return (), ()
         n, servers = self._counts.workers, self._counts.servers
@@ -85,7 +85,7 @@ class SharedBuffers:
         return tuple(pids[:n]), tuple(pids[n : n + servers]) if servers > 1 else ()
 
     def take_back(self) -> None:
-        """The batch that was handed out last is the sampler's again."""
+        """Give the batch that was returned last back to the sampler, which may overwrite it."""
         if self._held is not None:
             assert self._views is not None
             (slot, ends), self._held = self._held, None
@@ -95,22 +95,22 @@ class SharedBuffers:
                 poison(self._views.slots[slot])
 
     def reading(self) -> Reading:
-        """How far the sampler process is; it watches its own processes itself."""
+        """Read the progress of the sampler process, which watches its own processes itself."""
         assert self._views is not None
         return read_progress(self._views.progress[-1])
 
     def abort_evaluation(self, wanted: bool) -> None:
-        """End the evaluation under way at its next step, or allow the next one."""
+        """End the current evaluation at its next step (True), or allow the next one (False)."""
         assert self._views is not None
         self._views.control.abort_evaluation[0] = wanted
 
     def abort_all(self) -> None:
-        """End what is under way, in all processes, at its next step."""
+        """End batches and evaluations in all processes at their next step."""
         assert self._views is not None
         self._views.control.abort_all()
 
     def release(self) -> None:
-        """Drop the views of the arena, so that the last batch of the user keeps it, or nothing."""
+        """Drop the views of the arena; it stays mapped only as long as the user has a batch."""
         self._final_version = self.publisher.version
         self._agent.detach(self.publisher)
         del self.publisher

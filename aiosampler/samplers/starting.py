@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aiosampler")
 
-#: What a fork server imports, which all samplers need: what is imported below counts as well.
+#: Modules that a fork server imports for all samplers, with all that these import.
 PRELOADED = (
     "torch",
     "gymnasium",
@@ -64,14 +64,14 @@ PRELOADED = (
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessPlan:
-    """The processes of one kind of sampler.
+    """The processes of one sampler.
 
     Attributes:
-        engine: What runs in the sampler process.
-        counts: How many workers, servers and groups there are.
-        groups: Ranks of the workers of each group that an action server serves.
-        start_margin: Seconds beyond `start_timeout` in which the sampler process reports which of its own is late.
-        in_process: Whether there is no sampler process, and the user's does its work.
+        engine: The engine that runs in the sampler process.
+        counts: Numbers of workers, servers and groups.
+        groups: For each group that an action server serves, the ranks of its workers.
+        start_margin: Seconds beyond `start_timeout` for the sampler process to report which of its processes is late.
+        in_process: Whether everything runs in the user's process.
     """
 
     engine: EngineKind
@@ -82,12 +82,12 @@ class ProcessPlan:
 
 
 def debug_log(name: str) -> Callable[[str], None]:
-    """A function that logs what a sampler does; it refers to no sampler, since who drops one in use is to be warned."""
+    """A function that logs what a sampler does, without a reference to the sampler, which may be dropped."""
     return functools.partial(log.info, "%s: %s", name)
 
 
 def no_log(what: str) -> None:
-    """Take the place of `debug_log` where `debug` is False."""
+    """Does nothing; used in place of `debug_log` if `debug` is False."""
 
 
 async def open_session(
@@ -96,14 +96,14 @@ async def open_session(
     """Start the sampler process, have it try out environment and agent, and set up the shared memory.
 
     Args:
-        session: Gets the process and the memory.
+        session: Its attributes `process` and `memory` are set.
         options: The sampler's arguments.
-        plan: Of its processes.
-        agent: The user's, which is initialised here as it was there.
-        log: Told the phases of the start.
+        plan: The plan of its processes.
+        agent: The user's agent, which is initialised in this process, too.
+        log: Called with the phases of the start.
 
     Returns:
-        The shared memory, what was found, and the request that starts the rest.
+        The shared memory, what trying out has found, and the request for the second half of the start.
     """
     with denied("the shared memory cannot be made"):
         arena = Arena()
@@ -134,14 +134,14 @@ async def open_session(
 def _make_memory(
     arena: Arena, options: Options, plan: ProcessPlan, agent: Agent, probed: messages.Probed
 ) -> tuple[SharedBuffers, messages.Start, ArenaViews]:
-    """Lay out the arena, take hold of its memory, and map it."""
+    """Lay out the arena, reserve its memory, and map it."""
     parameters = parameter_specs(agent.model)
     layout = plan_arena(
         options.batch,
         probed.specs,
         store_specs(parameters),
         plan.counts,
-        options.eval_batch if plan.counts.servers else None,  # where others act, evaluation records in the arena
+        options.eval_batch if plan.counts.servers else None,  # with servers, evaluation needs a slot in the arena
     )
     arena.grow(layout.total_bytes, layout.dense_bytes)
     views = arena_views(layout, arena.map(layout.total_bytes))
@@ -158,19 +158,19 @@ def _make_memory(
 
 
 def _guest(log: Callable[[str], None]) -> InProcess:
-    from aiosampler.engines.in_process import InProcess  # and all that steps, which is mostly not wanted here
+    from aiosampler.engines.in_process import InProcess  # imported only if needed, with all modules for stepping
 
     return InProcess(log)
 
 
 async def _with_fork_server(options: Options) -> Options:
-    """Have a fork server, if processes are to be forked by one; the options with another start method if that fails."""
+    """Start the fork server, if the options ask for one; return the options, with "spawn" if it cannot be used."""
     if options.start_method != "forkserver":
         return options
     try:
         async with asyncio.timeout(options.start_timeout):
             usable = await ready_fork_server(PRELOADED)
-    except TimeoutError:  # which would pass for an error of the system
+    except TimeoutError:  # it is an OSError, too, but of another meaning
         what = f"did not get on in start_timeout={options.start_timeout} s: it is still importing torch"
         raise WorkerTimeout(f"the fork server {what}", process="fork server") from None
     except OSError as exc:
@@ -191,16 +191,16 @@ def _start_process(arena: Arena, options: Options, plan: ProcessPlan, log: Calla
 
 
 def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = False) -> None:
-    """Build the model here as it was built there, leaving the random generators of this process as they were.
+    """Build the model in this process as in the others, and leave its random generators as they were.
 
     Args:
-        agent: The user's.
-        spaces: Of a single environment.
-        seed: Of the sampler.
-        apart: Whether it draws from generators of its own, so that others may draw meanwhile, as in another thread.
+        agent: The user's agent.
+        spaces: The spaces of a single environment.
+        seed: The sampler's seed.
+        apart: Whether to draw from separate generators, so that other threads may draw meanwhile.
 
     Raises:
-        AgentError: The agent raised; a `ConfigError` of it is left as it is.
+        AgentError: The agent raised. A `ConfigError` is passed on.
     """
     seed = stream_seed(seed, Stream.AGENT_INIT)
     try:

@@ -1,4 +1,4 @@
-"""How far a sampler has come, and what is said of one that has come to its end."""
+"""The states of a sampler, and the error of calls after its end."""
 
 from enum import Enum, auto
 
@@ -6,7 +6,7 @@ from aiosampler.errors import SamplerClosed
 
 
 class State(Enum):
-    """How far a session has come."""
+    """The states of a session, in the order in which it goes through them."""
 
     NEW = auto()
     PROBING = auto()
@@ -17,7 +17,7 @@ class State(Enum):
 
 
 def closed(failure: BaseException | None) -> SamplerClosed:
-    """The error of a call to a sampler that is closed, with what closed it as its cause."""
+    """The error for a call of a closed sampler, with the failure that closed it as its cause."""
     error = SamplerClosed(f"the sampler is closed{f' by: {failure}' if failure else ''}")
     error.__cause__ = failure
     return error

@@ -1,4 +1,4 @@
-"""What a sampler has done so far."""
+"""Counting what a sampler does, and the statistics that users see."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECENT_EPISODES = 100
 
 @dataclass(frozen=True, slots=True)
 class SamplerStatistics:
-    """What a sampler has done until now.
+    """What a sampler has done so far.
 
     Attributes:
         batches: Batches that were obtained.
@@ -91,18 +91,18 @@ class SamplerStatistics:
     server_pids: tuple[int | None, ...] = field(default=(), compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for JSON: errors as ``{"type", "message"}``, and None for what is no finite number."""
+        """The statistics for JSON: errors as ``{"type", "message"}``, None for numbers that are not finite."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
 
 class Counters:
-    """What `SamplerStatistics` are made of: brought up to date as batches and evaluations arrive."""
+    """The counts behind `SamplerStatistics`, updated by each batch and evaluation."""
 
     def __init__(self) -> None:
         self._batches = self._env_steps = self._episodes = self._evaluations = 0
         self._losses: list[Loss] = []
         self._waited_for_sampler = self._waited_for_user = 0.0
-        self._handed_out: float | None = None  # when the last batch was
+        self._handed_out: float | None = None  # when the last batch was returned
         self._recent_batches: deque[tuple[int, float]] = deque(maxlen=RECENT_BATCHES)  # steps, seconds since the last
         self._recent_episodes: deque[TrajInfo] = deque(maxlen=RECENT_EPISODES)
         self._evaluation: Evaluation | None = None  # the last
@@ -110,7 +110,7 @@ class Counters:
         self._timeline: Timeline | None = None  # of the last batch
 
     def batch(self, samples: Samples, waited: float) -> None:
-        """Count a batch that is handed out now.
+        """Count a batch that is returned to the user now.
 
         Args:
             samples: The batch.
@@ -130,7 +130,7 @@ class Counters:
         self._recent_episodes += samples.traj_infos
 
     def evaluation(self, evaluation: Evaluation, waited: float) -> None:
-        """Count an evaluation that has ended, for which its caller waited some seconds."""
+        """Count an evaluation that has ended; its caller waited for `waited` seconds."""
         self._evaluations += 1
         self._evaluation = evaluation
         self._waited_for_sampler += waited
@@ -142,12 +142,12 @@ class Counters:
     def statistics(
         self, policy_version: int | None, session: Session, pids: tuple[tuple[int | None, ...], ...]
     ) -> SamplerStatistics:
-        """What was counted.
+        """The statistics at this moment.
 
         Args:
-            policy_version: That was published last.
-            session: Of the sampler; what ended it knows of losses that no batch told any more.
-            pids: Process ids of workers and servers.
+            policy_version: The version that was published last.
+            session: The session; the failure that ended it contains losses that no batch has reported.
+            pids: Process ids of workers, and of servers.
         """
         failure = session.failure
         seconds = sum(between for _, between in self._recent_batches)
@@ -187,7 +187,7 @@ class Counters:
 
 
 def _slowest(timeline: Timeline | None) -> dict[str, Any]:
-    """Which worker was done last with a batch, and how long behind the others."""
+    """The worker that completed its columns last, and how many seconds after half of the workers had."""
     if timeline is None or len(timeline.steps) < 2:
         return {}
     last = timeline.steps[..., 1].max(axis=1)
@@ -199,7 +199,7 @@ def _slowest(timeline: Timeline | None) -> dict[str, Any]:
 
 
 def _mean(infos: Collection[Any], name: str) -> float | None:
-    """The mean of an attribute over the infos that have it; `terminate` may return whatever it likes."""
+    """The mean of an attribute over the infos that have it, since `terminate` may return any object."""
     values = [float(getattr(info, name)) for info in infos if hasattr(info, name)]
     return sum(values) / len(values) if values else None
 

@@ -1,4 +1,4 @@
-"""Sequences of steps of a fixed length, which recurrent agents are trained on."""
+"""Sequences of steps of a fixed length, for training recurrent agents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepSequence:
-    """W steps of an episode, padded with zeros behind its end; or N of these, by `stack`.
+    """W steps of an episode, padded with zeros after its end; or N of these, made by `stack`.
 
     To learn from it, run the model from `state` over ``W + 1`` rows of `observation`, `prev_action` and `prev_reward`,
     and train on the steps that `mask` says: step t led from row t to row t + 1.
@@ -36,8 +36,8 @@ class StepSequence:
         agent_info: Tree ``[W, ...]``.
         terminated: ``[W]`` bool: the episode terminated with this step.
         done: ``[W]`` bool: it ended with this step.
-        mask: ``[W]`` bool: to be trained on. False in the burn-in, behind the end of the episode, and where what a step
-            led to was lost.
+        mask: ``[W]`` bool: train on this step. False in the burn-in, after the end of the episode, and where the
+            observation after a step was lost.
         state: Tree ``[...]``: recurrent state before step 0, stacked ``[N, ...]``; None for agents that are not
             recurrent.
         policy_version: ``[W]`` int64.
@@ -57,7 +57,7 @@ class StepSequence:
 
     @staticmethod
     def stack(sequences: Sequence[StepSequence]) -> StepSequence:
-        """N sequences of the same W as one: ``[W, N, ...]``, and the states ``[N, ...]``."""
+        """Stack N sequences of the same W: tensors ``[W, N, ...]``, states ``[N, ...]``."""
         each = [{field.name: getattr(one, field.name) for field in dataclasses.fields(one)} for one in sequences]
         states = [fields.pop("state") for fields in each]
         steps = tree_map(lambda *leaves: torch.stack(leaves, 1), *each)
@@ -98,7 +98,7 @@ _STEPS = ("action", "reward", "agent_info", "policy_version")
 
 
 def _windows(episode: Episode, length: int, burn_in: int) -> list[tuple[int, int]]:
-    """First step of each sequence, and the first of it that is trained on, so that each step is in one of them."""
+    """For each sequence, its first step and the first that is trained on; each step is trained on at least once."""
     known: Sequence[int] = sorted(episode.states) if episode.states else range(len(episode))
     widest = max((after - step for step, after in itertools.pairwise([*known, len(episode)])), default=0)
     if widest > length:
@@ -119,7 +119,7 @@ def _last(tree: Tree) -> Tree:
 
 
 def _window(tree: Tree, start: int, stop: int, W: int) -> Tree:
-    """Rows `start` to `stop`, and zeros up to W of them."""
+    """Rows `start` to `stop`, padded with zeros to W rows."""
 
     def cut(leaf: torch.Tensor) -> torch.Tensor:
         rows = leaf.new_zeros((W, *leaf.shape[1:]))
@@ -130,7 +130,7 @@ def _window(tree: Tree, start: int, stop: int, W: int) -> Tree:
 
 
 def _with_next(tree: Tree, final: Tree, start: int, stop: int, W: int) -> Tree:
-    """The same with the row after them: of the episode, or what came behind it, zeros if that was lost."""
+    """The same with one more row: the next of the episode, or `final` after its last; zeros if that was lost."""
     if final is not None:
         tree = tree_map(lambda leaf, last: torch.cat((leaf[start:], last[None])), tree, final)
         start, stop = 0, stop - start

@@ -1,4 +1,4 @@
-"""Samplers in programs that are not asynchronous: the same calls, which return when what they do is done."""
+"""Samplers for programs that are not asynchronous: the same calls, which block until they are done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ R = TypeVar("R")
 def _blocking(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[SyncSampler, P], R]:
-    """A method of a sampler as one that returns when it is done."""
+    """A blocking version of a sampler's coroutine method."""
 
     @functools.wraps(method)
     def call(self: SyncSampler, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -44,12 +44,12 @@ class SyncSampler:
                 train(model, samples)
                 sampler.publish(model)
 
-    The sampler is the same: its processes collect the next batch while your code works on this one. An event loop of
-    its own runs in your thread while a call waits, so there must be none that runs already. What is not listed here is
-    that of the sampler: `agent`, `options`, `publish`, `statistics` and so on.
+    The processes of the sampler collect the next batch while your code works on this one. Each call runs an event loop
+    in your thread until it is done, so no other event loop may be running there. Attributes that are not listed here
+    are those of the sampler: `agent`, `options`, `publish`, `statistics` and so on.
 
     Args:
-        sampler: That was not started yet.
+        sampler: A sampler that was not started yet.
     """
 
     def __init__(self, sampler: AsyncSamplerMixin) -> None:
@@ -61,7 +61,7 @@ class SyncSampler:
         if self._runner is not None:
             raise SamplerError("`with` starts a sampler once")
         _refuse_a_running_loop()
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # which it sets for nobody else
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # without changing the event loop policy
         try:
             self._run(self._sampler.__aenter__)
         except BaseException:

@@ -1,4 +1,4 @@
-"""When what happened in a batch, by the clocks of the processes themselves, and its picture for a trace viewer."""
+"""The times at which each process worked on a batch, and their trace for a viewer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRACED_BATCHES = 16
-_SPANS = ("copy in", "infer", "copy out", "release")  # between one of STAGE_TIMES and the next
+_SPANS = ("copy in", "infer", "copy out", "release")  # from one of STAGE_TIMES to the next
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """Nanoseconds of the monotonic clock; zero where nothing happened, because all environments waited.
+    """Times in nanoseconds of the monotonic clock; zero for steps that were not taken, as all environments waited.
 
     Attributes:
         steps: int64 ``[W, T, 2]``: when each worker began and ended each step of its environments.
         stages: int64 ``[G, T, 5]``: for each step of each group that an action server serves, when its last worker had
             arrived, its inputs were on the device, the agent had answered, the answer was in the batch, and the workers
             were released.
-        groups: Ranks of the workers of each group.
+        groups: For each group, the ranks of its workers.
     """
 
     steps: np.ndarray[Any, np.dtype[np.int64]]
@@ -39,7 +39,7 @@ class Timeline:
     groups: Sequence[range] = ()
 
     def stage_seconds(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """How long the stages of an action server took, in seconds: arrays of one value for each step of each group.
+        """Durations of the stages of an action server in seconds: for each, an array with a value per step and group.
 
         Returns:
             ``wait`` for the workers, ``copy in`` to the device, ``infer``, ``copy out``, ``release`` of the workers,
@@ -57,7 +57,7 @@ class Timeline:
         return {name: span[served] / 1e9 for name, span in times.items()}
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Events of the Chrome trace format: a line for each worker, and for each group of an action server."""
+        """Events of the Chrome trace format, with a row for each worker and for each group of an action server."""
         group_of = {rank: g for g, ranks in enumerate(self.groups) for rank in ranks}
         lines: list[tuple[str, int | None, tuple[str, ...], Any]] = [
             *((f"worker {rank}", group_of.get(rank), ("step",), times) for rank, times in enumerate(self.steps)),
@@ -75,7 +75,7 @@ class Timeline:
 
 
 def empty_timeline() -> Timeline:
-    """That of a batch that was not collected."""
+    """A timeline without steps, for a batch that was not collected."""
     return Timeline(np.zeros((0, 0, len(STEP_TIMES)), np.int64), np.zeros((0, 0, len(STAGE_TIMES)), np.int64))
 
 
@@ -92,15 +92,15 @@ def write_trace(path: str | Path, timelines: Iterable[Timeline]) -> None:
 
 
 class Tracing:
-    """The part of a sampler that shows when what happened."""
+    """The part of a sampler that writes traces of its batches."""
 
     _timelines: deque[Timeline]
 
     def trace(self, path: str | Path) -> None:
-        """Write when each worker stepped and each group was served, in the last 16 batches that were obtained.
+        """Write a trace of the last 16 batches: when each worker stepped, and when each group was served.
 
-        The times are those that the processes wrote down as they went; nothing is recorded beyond that. `atrace` does
-        the same without holding up the event loop.
+        The processes record these times anyway, so a trace costs nothing before this call. `atrace` does the same
+        without blocking the event loop.
 
         Args:
             path: Of the file, JSON in the Chrome trace format: open it in Perfetto or ``chrome://tracing``.
