@@ -1,4 +1,4 @@
-"""Trying out an agent on copies of an example: what do its answers consist of, and do they fit?"""
+"""Trying out an agent on copies of one example observation, to learn the specs of its outputs and check them."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 
 class Tried(NamedTuple):
-    """What an agent answered for one environment: trees of arrays."""
+    """What an agent returned for one environment: trees of arrays."""
 
     action: Tree
     agent_info: Tree
     state: Tree  # the initial one
-    value: Tree  # None if it was not asked for
+    value: Tree  # None if values are not recorded
 
 
 class Example(NamedTuple):
-    """What an agent is tried out on: of one environment, trees of arrays."""
+    """The inputs that an agent is tried out with: of one environment, trees of arrays."""
 
     observation: Tree
     prev_action: Tree
     env_info: dict[str, Tree]
-    some: bool = False  # whether the agent will act for some of the environments at a time
+    some: bool = False  # whether the agent will act for subsets of the environments
 
 
 def try_agent(agent: Agent, B: int, example: Example, action_specs: Tree, *, with_value: bool) -> Tried:
-    """Step the agent on B copies of an example, and on B + 1, to tell B from other sizes that equal it by chance.
+    """Step the agent on B copies of an example, and on B + 1, to distinguish the axis B from other axes of that size.
 
     Args:
-        agent: Initialised; not used again.
-        B: Environments of a batch.
-        example: What it is shown.
-        action_specs: Of one environment, a tree of `ArraySpec`.
-        with_value: Whether the agent is asked for values.
+        agent: An initialised agent; it is not used afterwards.
+        B: Number of environments.
+        example: The inputs.
+        action_specs: Tree of `ArraySpec` of one action.
+        with_value: Whether to call ``agent.value``.
 
     Raises:
         AgentFault: It raised, returned what does not fit, or changed its model.
@@ -66,13 +66,13 @@ def try_agent(agent: Agent, B: int, example: Example, action_specs: Tree, *, wit
 
 
 class _Unable(Exception):
-    """The agent raised: it may be made for one batch size alone."""
+    """The agent raised, maybe since it supports only one batch size."""
 
 
 def _try(
     agent: Agent, B: int, example: Example, action_specs: Tree, *, with_value: bool
 ) -> tuple[Tried, dict[str, Tree]]:
-    """Have the agent answer once; return what it said of one environment, and its answers ``[B, ...]``."""
+    """Call the agent once; return its outputs for one environment, and all outputs ``[B, ...]``."""
     inputs = _copies(example, B)
     call_agent("collector_initialize()", agent.collector_initialize, B, range(B))
     call_agent("sample_mode()", agent.sample_mode, 0)
@@ -100,10 +100,10 @@ def _try(
 
 
 def _try_some(agent: Agent, B: int, example: Example) -> None:
-    """Have the agent act for the last of the B environments alone.
+    """Let the agent act for only the last of the B environments.
 
     Raises:
-        AgentFault: It cannot.
+        AgentFault: It raised, or returned what does not fit.
     """
     inputs = _copies(example, 1)._replace(environments=torch.tensor([B - 1]))
     state = tree_map(lambda leaf: leaf[B - 1 :], agent.initial_state(B))
@@ -119,11 +119,11 @@ def _try_some(agent: Agent, B: int, example: Example) -> None:
 
 
 def _try_another_size(agent: Agent, answers: dict[str, Tree], n: int, example: Example) -> None:
-    """Have the agent answer for n environments, and compare the shapes with those that it gave for others.
+    """Call the agent for n environments, and compare the shapes with those for another number.
 
     Raises:
-        AgentFault: What it returns has not one row for each environment.
-        _Unable: It does not work with n.
+        AgentFault: An output does not have one row for each environment.
+        _Unable: It raised.
     """
     inputs = _copies(example, n)
     try:
@@ -167,7 +167,7 @@ def _check_outputs(agent: Agent, inputs: AgentInputs, state: Tree) -> None:
 
 @contextlib.contextmanager
 def _hints(agent: Agent, inputs: AgentInputs) -> Iterator[None]:
-    """Say what to do about a model that is given numbers of another dtype than its parameters have."""
+    """Add advice to errors of a model whose inputs have another dtype than its parameters."""
     try:
         yield
     except AgentFault as exc:

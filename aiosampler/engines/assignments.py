@@ -1,4 +1,4 @@
-"""Who does what: devices, the groups of each, and the workers of each group, with contiguous shares everywhere."""
+"""Assigning environments and workers to devices and groups, in contiguous shares."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from aiosampler.workers.messages import Share
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one action server has; the workers of the CPU sampler are assigned as if to a single one.
+    """The groups of one action server; the CPU sampler has one assignment for all of its workers.
 
     Attributes:
-        index: Of the server.
-        device: That its agent runs on.
-        groups: The shares of the workers of each group.
+        index: Index of the server.
+        device: Name of the device that its agent runs on.
+        groups: For each group, the shares of its workers.
     """
 
     index: int
@@ -24,12 +24,12 @@ class Assignment:
 
     @property
     def shares(self) -> list[Share]:
-        """Those of all workers, by rank."""
+        """The shares of all workers, by rank."""
         return [share for group in self.groups for share in group]
 
 
 def split(whole: range, parts: int) -> Iterator[range]:
-    """Cut a range into `parts`, as evenly as possible, the remainder to the first."""
+    """Split a range into `parts` ranges, as evenly as possible; the first ones get the remainder."""
     ends = accumulate(split_evenly(len(whole), parts), initial=whole.start)
     return (range(*pair) for pair in pairwise(ends))
 
@@ -37,7 +37,7 @@ def split(whole: range, parts: int) -> Iterator[range]:
 def assign(
     B: int, eval_B: int, n_workers: int, devices: Sequence[str] = ("cpu",), n_groups: int = 1
 ) -> list[Assignment]:
-    """Split environments and workers over devices, then groups, then the workers of a group."""
+    """Divide environments and workers among devices, then groups, then the workers of a group."""
     D = len(devices)
     assignments = []
     by_device = zip(split(range(n_workers), D), split(range(B), D), split(range(eval_B), D), strict=True)

@@ -1,4 +1,4 @@
-"""An example environment whose methods are coroutines, as a plain one, for a trial."""
+"""Trying out an environment with coroutine methods through plain methods, which await them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class AwaitedExample:
-    """Awaits what an environment does in a loop of its own.
+    """A plain environment around one with coroutine methods, which run in an event loop in a thread.
 
     Args:
         made: What `env_fn` returned.
-        phase: Told what is being done.
+        phase: Called with what is being done.
     """
 
     def __init__(self, made: Any, phase: Callable[[str], None]) -> None:
@@ -80,7 +80,7 @@ class AwaitedExample:
         return answers[0]
 
     def close(self) -> None:
-        """Close it, and the loop."""
+        """Close the environment and the loop."""
         try:
             self._unit.close()
         finally:

@@ -1,9 +1,9 @@
 """The engine of the CPU sampler: workers that step their share of the environments with an agent of their own.
 
-Batches are asked for and answered by memory (`aiosampler.signals.batch_requests`): a worker that is done with its
-columns of one begins with those of the next at once, if that was asked for, and waits neither for the other workers nor
-for what becomes of the batch. The workers' models are views of the parameters that were adopted for the batch: all of
-it is chosen by one version, which nobody copies.
+Requests and answers for batches are in shared memory (`aiosampler.signals.batch_requests`): a worker that has filled
+its columns of a batch begins with the next one at once, if that was requested, without waiting for the other workers.
+The workers' models are views of the parameters that were adopted for the batch, so one version chooses all of its
+actions, and no worker copies it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class CpuEngine:
-    """Has workers collect.
+    """An `Engine` whose workers have agents.
 
     Args:
-        parts: What it is made of.
+        parts: What every engine gets.
     """
 
     def __init__(self, parts: EngineParts) -> None:
@@ -36,12 +36,12 @@ class CpuEngine:
         self._shares = assign(options.batch.B, options.eval_n_envs, options.worker_count)[0].shares
         self._evaluators = [share.rank for share in self._shares if share.evaluation]
         self._workers = EngineWorkers(parts, self._shares)
-        self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
-        # Running ahead leaves no pause between two batches in which a worker that was lost could be replaced
+        self._turn = asyncio.Lock()  # so that batches are completed in the order in which they were begun
+        # Workers that run ahead leave no pause between two batches, in which a lost worker could be replaced
         self.runs_ahead = not options.max_worker_restarts
 
     async def start(self) -> None:
-        """Start the workers, all at once."""
+        """Start all workers at the same time."""
         parts = self._parts
         cpus = parts.start.affinity.workers
         await self._workers.start(
@@ -55,7 +55,7 @@ class CpuEngine:
         )
 
     async def collect(self, request: Collect) -> Collected:
-        """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
+        """Let each worker fill its columns of a slot, once it has finished its earlier requests."""
         await self._workers.replace_lost()
         self._workers.begin(request.slot)
         await self._workers.send(request)
@@ -66,17 +66,17 @@ class CpuEngine:
         return collected
 
     async def evaluate(self, request: Evaluate) -> Collected:
-        """Have the workers that have evaluation environments run their quotas."""
+        """Let the workers with evaluation environments run their quotas."""
         await self._workers.replace_lost()
         await self._workers.send(request, self._evaluators)
         return self._workers.complete(await self._workers.gather(self._evaluators))
 
     async def call(self, request: Call) -> Called:
-        """Have the workers that have the environments make a call."""
+        """Pass a call to the workers that have its environments."""
         return await self._workers.call(request)
 
     async def aclose(self) -> None:
-        """Have the workers close their environments, and end them."""
+        """End the workers, which close their environments first."""
         self._parts.views.control.abort_all()
         for report in await self._workers.stop():
             raise report

@@ -1,7 +1,7 @@
-"""An action server with its workers, each of which goes at its own pace: the agent acts for whoever is ready.
+"""The engine of ``lockstep=False``: an action server that acts for the workers that are ready, whatever the others do.
 
-As with the CPU sampler's, a worker that is done with its columns of a batch begins with those of the next at once, if
-that was asked for. So the server may act for steps of two batches in one call, with the parameters that came last.
+As in the CPU sampler, a worker that has filled its columns of a batch begins with the next one at once, if that was
+requested. So one call of the agent may act for steps of two batches, with the newest adopted parameters.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ DEFAULT_MAX_WAIT_S = 0.001
 
 
 class DynamicEngine(ServedEngine):
-    """Has workers step and an agent act for those that are ready."""
+    """A `ServedEngine` whose workers do not wait for each other."""
 
     def __init__(self, parts: EngineParts, assignment: Assignment | None = None) -> None:
         super().__init__(parts, assignment)
-        self._turn = asyncio.Lock()  # batches are completed in the order in which they were begun
+        self._turn = asyncio.Lock()  # so that batches are completed in the order in which they were begun
         self._serving: asyncio.Task[None] | None = None
-        self.runs_ahead = not self._options.max_worker_restarts  # as that of the CPU sampler, and for its reason
+        self.runs_ahead = not self._options.max_worker_restarts  # for the same reason as in `CpuEngine`
 
     async def start(self) -> None:
         """Start the workers, build the agent, and begin to serve."""
@@ -49,7 +49,7 @@ class DynamicEngine(ServedEngine):
         self._serving = asyncio.create_task(self._dynamic.serve())  # owned: awaited in _gather() or aclose()
 
     async def collect(self, request: Collect) -> Collected:
-        """Have each worker fill its columns of a slot, as soon as it is done with what it was asked for before."""
+        """Let each worker fill its columns of a slot, once it has finished its earlier requests."""
         await self._workers.replace_lost()
         self._use_parameters(request.parameters)
         self._dynamic.expect(request.itr, request.slot)
@@ -64,7 +64,7 @@ class DynamicEngine(ServedEngine):
         return collected
 
     async def evaluate(self, request: Evaluate) -> Collected:
-        """Serve the workers that have quotas until these are met."""
+        """Serve the workers that have quotas, until these are met."""
         await self._workers.replace_lost()
         quotas = eval_quotas(self._options, request)
         busy = [i for i, share in enumerate(self._shares) if any(quotas is None or quotas[b] for b in share.evaluation)]
@@ -77,7 +77,7 @@ class DynamicEngine(ServedEngine):
         return self._workers.complete(episodes)
 
     async def aclose(self) -> None:
-        """Have the workers close their environments, and end them."""
+        """End the workers, which close their environments first."""
         self._views.control.abort_all()
         serving, self._serving = self._serving, None
         if serving is not None:
@@ -89,7 +89,7 @@ class DynamicEngine(ServedEngine):
         """Gather the workers' answers, while they are served.
 
         Raises:
-            AgentFault: The agent raised, or answered what does not fit.
+            AgentFault: The agent raised, or returned what does not fit.
         """
         assert self._serving is not None
         with first_error():
@@ -101,10 +101,10 @@ class DynamicEngine(ServedEngine):
 
     def _add_group(self, index: int, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool) -> None:
         self._arrivals = ServerArrivals(cells, obs_ready, act_ready)
-        self._groups.append(self._arrivals)  # type: ignore[arg-type] # it is aborted and closed as a group is
+        self._groups.append(self._arrivals)  # type: ignore[arg-type] # only its `abort` and `close` are called
 
     def _use_parameters(self, buffer: int) -> None:
-        """Have the agent act with other parameters from its next step on, on a device as well."""
+        """Make the agent act with other parameters from its next step on."""
         self._dynamic.settle()
         use_parameters(self._agents, self._parameters, buffer)
         self._dynamic.settle()
@@ -133,18 +133,18 @@ class DynamicEngine(ServedEngine):
         )
 
     def _branch(self, agent: Agent, slots: Columns, shares: list[range], *, waits: bool = False) -> Branch:
-        """What acts for environments of these workers."""
+        """The branch for training or evaluation environments of these workers."""
         if self._accelerator is None:
             return Branch(GatheredStepper(agent, slots, shares, waits=waits), shares)
         return Branch(GatheredDeviceStepper(agent, slots, shares, self._accelerator, waits=waits), shares)
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
-        """A worker has ended: its environments begin anew with the next batch."""
+        """Called when a worker has ended; its environments begin anew with the next batch."""
         self._arrivals.lose([index])
-        if self._serving is not None:  # while the workers start there is no server yet
+        if self._serving is not None:  # there is no server while the workers start
             self._dynamic.lost([index])
 
 
 async def _end_of(task: asyncio.Task[None]) -> None:
-    """Raise what ends a task that others wait for as well."""
+    """Wait for a task and raise its error; if this is cancelled, the task goes on."""
     await asyncio.shield(task)

@@ -1,7 +1,7 @@
-"""Trying out an environment: does what it gives fit its spaces, and what do its infos hold?
+"""Trying out an environment: checks that its results fit its spaces, and finds the specs of its infos.
 
-It takes no step that the environment may forbid: the agent chooses, or, where infos have to be searched for first, its
-mask of legal actions.
+Only legal actions are taken: those of the agent or, while the keys of infos are searched for, random ones that the
+environment's mask of legal actions allows.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class EnvironmentTrial:
 
     Args:
         env: The environment.
-        options: Of the sampler.
+        options: The sampler's arguments.
         observation_specs: Tree of `ArraySpec` of its observation.
 
     Attributes:
-        info_specs: Tree of `ArraySpec` of each recorded key of the infos, as far as it is known.
+        info_specs: For each recorded key of the infos, its tree of `ArraySpec`, or None if it is not known yet.
     """
 
     def __init__(self, env: Any, options: Options, observation_specs: Tree) -> None:
@@ -49,7 +49,7 @@ class EnvironmentTrial:
         self._reported: set[str] = set()
         self._info: Any = {}
         self._mask: Any = None
-        # Not the seed of the environment, or its "random" actions would be the numbers that it draws itself
+        # Another seed than the environment's, or the random actions would be correlated with what it draws
         env.action_space.seed(stream_seed(options.seed, Stream.EXAMPLE_ACTIONS))
 
     def reset(self) -> None:
@@ -60,7 +60,7 @@ class EnvironmentTrial:
         """Step the environment at random until each key that was not declared has been reported.
 
         Raises:
-            ConfigError: One was not, or holds no numbers.
+            ConfigError: A key was never reported, or does not hold numbers.
         """
         for step in range(INFO_SEARCH_STEPS):
             if not self._missing:
@@ -120,10 +120,10 @@ class EnvironmentTrial:
 
 
 def _numbers(key: str, value: Any) -> Tree:
-    """The specs of what an info holds under a key.
+    """The specs of a value of an info.
 
     Raises:
-        ConfigError: It is no number and no array of numbers.
+        ConfigError: It is neither a number nor an array of numbers.
     """
     try:
         arrays = tree_map(np.asarray, value)

@@ -1,11 +1,11 @@
-"""What stands for the sampler process where there is none: the serial sampler in the user's own process and thread.
+"""The replacement for the sampler process with ``in_process=True``: everything runs in the user's process and thread.
 
-It answers the same requests in the same order, with the same data. In one thread nothing is collected ahead: the batch
-ahead has its number, its slot and its parameters settled when the one before is complete, as in a sampler process, and
-is collected when it is asked for, or when an evaluation is to come after it.
+It answers the same requests in the same order, with the same data. A batch that a sampler process would collect ahead
+gets its number, slot and parameters at the same moment, but is collected only when it is asked for, or before an
+evaluation.
 
-The user's process is left as it was: our code has global random generators and a number of torch threads of its own,
-which are in force while it runs.
+The user's process is left as it was: random generators and torch's number of threads are set while our code runs, and
+restored afterwards.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAME = "sampler"
 
 
 class _Begun(NamedTuple):
-    """A batch that is settled and not collected yet."""
+    """A batch that has its number, slot and parameters, but is not collected yet."""
 
     itr: int
     slot: int
@@ -52,15 +52,15 @@ class _Begun(NamedTuple):
 
 
 class InProcess:
-    """A `SamplerProcess` that does what it is asked for when the answer is received, in the thread that receives it.
+    """A `SamplerProcess` that works on a request when its answer is received, in the thread of the caller.
 
-    The event loop stands still meanwhile. What a caller that was cancelled has not fetched is kept for the next one.
+    The event loop is blocked meanwhile. Answers for a caller that was cancelled are kept for the next one.
 
     Args:
-        on_phase: Told what is being done.
+        on_phase: Called with the phases of the start.
 
     Attributes:
-        views: Of the memory that batches are recorded in; set before the request that starts the environments.
+        views: Views of the arena, which is plain memory here; set before the request that starts the environments.
     """
 
     def __init__(self, on_phase: Callable[[str], None]) -> None:
@@ -68,15 +68,15 @@ class InProcess:
         self.views: ArenaViews | None = None
         self._tell: Callable[[str], None] = lambda what: on_phase(f"{NAME}: {what}")
         self._requests: deque[messages.Request] = deque()
-        self._answers: deque[Any] = deque()  # errors among them, which are raised
+        self._answers: deque[Any] = deque()  # errors among them are raised
         self._interrupted: BaseException | None = None
         self._stopped, self._started = False, False
         self._generators, self._threads = SeparateGenerators(), 1
         self._runner: Runner | None = None
         self._abandoned: weakref.finalize[..., Any] | None = None
         self._ahead: _Begun | None = None
-        self._complete: messages.Batch | None = None  # the batch ahead, where an evaluation came after it
-        self._last_end = 0.0  # of a batch
+        self._complete: messages.Batch | None = None  # the batch ahead, if an evaluation has made it complete already
+        self._last_end = 0.0  # when the last batch was complete
 
     @property
     def pid(self) -> int | None:
@@ -84,16 +84,16 @@ class InProcess:
         return os.getpid()
 
     async def send(self, message: Any) -> None:
-        """Take a request; it is answered when the answer is received."""
+        """Queue a request; `receive` works on it."""
         self._requests.append(message)
 
     async def receive(self, timeout: float | None = None, reading: Callable[[], Reading] | None = None) -> Any:
-        """Do what was asked for next, and return the answer; nobody could tell that it takes too long.
+        """Work on the next request, and return its answer; `timeout` and `reading` are ignored.
 
         Raises:
             SamplerError: It failed; the cause is the original exception.
-            SamplerClosed: It is not wanted any more.
-            BaseException: What is no failure, such as `KeyboardInterrupt`, or that a debugger was told to quit.
+            SamplerClosed: It was aborted, since the sampler is being closed.
+            BaseException: `KeyboardInterrupt` and the like, and what a debugger raises to quit.
         """
         while not self._answers:
             if self._interrupted is not None:
@@ -108,14 +108,14 @@ class InProcess:
         return answer
 
     def notify(self, on_change: Callable[[], object]) -> None:
-        """Nothing comes from here but what a caller receives."""
+        """Does nothing: answers arise only in `receive`."""
 
     def failing(self) -> bool:
-        """Nothing fails but in a call."""
+        """False: failures arise only in `receive`."""
         return False
 
     async def stop(self, grace: float) -> SamplerError | None:
-        """Close the environments; return what failed in that."""
+        """Close the environments; return the error if one failed."""
         self._stopped, self.views = True, None
         self._requests.clear()
         if self._abandoned is not None:
@@ -124,7 +124,7 @@ class InProcess:
         return None if runner is None else await outside_loop(self._close, runner)
 
     def abandon(self) -> None:
-        """Close the environments, where the event loop that they were used from is closed."""
+        """Close the environments without awaiting anything, since the event loop is closed."""
         self._stopped, self.views, self._runner = True, None, None
         if self._abandoned is not None:
             with NoRunningLoop():
@@ -169,7 +169,7 @@ class InProcess:
         self._threads = start.affinity.torch_threads
         torch.set_num_threads(self._threads)
         self._parameters = Reader(self.views.parameters)
-        self._parameters.adopt()  # for the model that is built now
+        self._parameters.adopt()  # for the model that is built next
         options = self._options
         self._runner = local_runner(
             options=options,
@@ -191,7 +191,7 @@ class InProcess:
         return batch
 
     def _begin(self, itr: int, slot: int) -> _Begun:
-        """Settle a batch, with the parameters that are the newest now."""
+        """Begin a batch: adopt the newest parameters for it."""
         adopted = self._parameters.adopt()
         self._tell(f"collecting batch {itr} into slot {slot} with policy version {adopted.version}")
         return _Begun(itr, slot, adopted)
@@ -211,7 +211,7 @@ class InProcess:
         return messages.Batch(itr, slot, adopted.version, [episodes], seconds)
 
     def _finish_ahead(self) -> None:
-        """Collect the batch that is begun, if there is one: what comes now comes after it."""
+        """Collect the batch that has begun, if there is one, before what comes next."""
         if self._ahead is not None:
             begun, self._ahead = self._ahead, None
             self._complete = self._fill(begun)
@@ -237,7 +237,7 @@ class InProcess:
         """The error that a sampler process would report, with the original exception as its cause.
 
         Raises:
-            BaseException: The original, if it is no failure.
+            BaseException: The original, if it is not an error of the user's code.
         """
         cause = exc.__cause__ or exc
         if debugger_quit(cause) or isinstance(cause, KeyboardInterrupt | SystemExit):
@@ -249,12 +249,12 @@ class InProcess:
 
     @contextlib.contextmanager
     def _as_guest(self) -> Iterator[None]:
-        """Around everything of ours: what is set for the whole process, or where the caller is, is put back."""
+        """A context around all of our code, which restores the settings of the process and thread afterwards."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
             with (
-                torch.inference_mode(False),  # what follows may be built or called within a block of the caller's
+                torch.inference_mode(False),  # the caller may be inside of an inference_mode block
                 torch.enable_grad(),
                 torch.autocast("cpu", enabled=False),
                 self._generators.in_force(),
@@ -265,7 +265,7 @@ class InProcess:
 
 
 def _abandon(owner: int, runner: Runner) -> None:
-    if os.getpid() == owner:  # not in a process that the user forked
+    if os.getpid() == owner:  # not in a process that the user has forked
         warnings.warn("a sampler was not closed: its environments are closed now", ResourceWarning, stacklevel=2)
-        with contextlib.suppress(Exception):  # nobody is there to hear of it
+        with contextlib.suppress(Exception):  # there is no caller to raise it to
             runner.close()

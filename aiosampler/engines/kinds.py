@@ -1,4 +1,4 @@
-"""Which engine runs in the sampler process; the module of an engine is imported there, when it is chosen."""
+"""The engines by kind. The module of an engine is imported only in the sampler process, when it is chosen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EngineKind(Enum):
-    """The engines that there are."""
+    """The kinds of engines."""
 
     SERIAL = "serial"
     CPU = "cpu"
@@ -23,7 +23,7 @@ class EngineKind(Enum):
 
 
 def engine_class(kind: EngineKind) -> Callable[[EngineParts], Engine]:
-    """The class of an engine, which starts nothing when it is made."""
+    """The class of an engine; its constructor starts nothing."""
     match kind:
         case EngineKind.SERIAL:
             from aiosampler.engines.serial_engine import SerialEngine

@@ -1,4 +1,4 @@
-"""What is lost with a worker: its open rows of a batch, which become blank, and its episodes."""
+"""Blanking the rows of a batch that a lost worker did not complete, and counting lost steps and episodes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
 
 
 def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
-    """Blank the rows of a batch that a worker did not complete, as those of environments that wait are.
+    """Set the rows of a batch that a lost worker did not complete to zero, and mark them as not valid.
 
-    Its last row is kept only where an episode ends in it: else nothing would tell that what follows it is missing.
+    Of a complete batch, row T - 1 is blanked as well, except where an episode ends in it: its next observation is lost,
+    and nothing else would show that.
 
     Args:
         slot: Arrays of the slot, cut to the columns of the worker, which has ended.
-        step_ends: For each row, when the worker had stepped all of its environments; 0 where it did not get there.
+        step_ends: For each row, the time at which the worker had stepped all of its environments; 0 if it had not.
         waits: Whether an environment whose episode ended waits for the next batch.
 
     Returns:
-        How many rows are not valid because of the loss, how many episodes ended in those that are, and, for each
-        column, whether its last episode did.
+        The number of rows that are blank because of the loss, the number of episodes that ended in valid rows and, for
+        each column, whether its last episode has ended.
     """
     T, n = slot["done"].shape
     complete = int(np.count_nonzero(step_ends))
     for flags in (slot["terminated"], slot["truncated"]):
-        flags[complete:] = False  # of a row that was begun, or of the batch that was in this slot before
+        flags[complete:] = False  # flags of an incomplete row, or of the batch that was in this slot before
     done = np.logical_or(slot["terminated"], slot["truncated"], out=slot["done"])
     waiting = done.any(axis=0) & waits
     lost, blanks = 0, Blanks(slot)
@@ -46,7 +47,7 @@ def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
         else:
             start = complete if complete < T or done[-1, i] else T - 1
             lost += T - start
-        skipped = np.flatnonzero(~slot["valid"][:start, i])  # before its reset was answered
+        skipped = np.flatnonzero(~slot["valid"][:start, i])  # rows before its reset was answered
         blanks.cells(skipped.tolist(), [i] * len(skipped))
         slot["final_count"][i] = np.count_nonzero(done[:, i])
         blanks.inputs(start, i)
@@ -55,12 +56,12 @@ def blank(slot: Slot, step_ends: Any, *, waits: bool) -> tuple[int, int, Any]:
 
 
 class Losses:
-    """Keeps account of what the workers of one process lose, until it is reported.
+    """Counts what was lost with the workers of one process, until it is reported.
 
     Args:
         options: The sampler's arguments.
-        views: Of the arena.
-        shares: Of the workers.
+        views: Views of the arena.
+        shares: The shares of the workers.
     """
 
     def __init__(self, options: Options, views: ArenaViews, shares: Sequence[Share]) -> None:
@@ -69,24 +70,24 @@ class Losses:
         self._clocks = [clocks[shares[0].rank : shares[-1].rank + 1] for clocks in views.step_clocks]
         self._pids = views.progress[shares[0].rank : shares[-1].rank + 1, PID]
         self._first, end = shares[0].environments.start, shares[-1].environments.stop
-        self._open = np.zeros(end - self._first, np.bool_)  # environments with steps of an episode that has not ended
+        self._open = np.zeros(end - self._first, np.bool_)  # whether each environment is within an episode
         self._found: list[tuple[int, ProcessFailure]] = []
         self._losses: list[Loss] = []
 
     def found(self, index: int, error: ProcessFailure) -> None:
-        """A worker was lost, and writes no more."""
+        """Note a lost worker, which writes to the arena no more."""
         self._found.append((index, error))
         self._pids[index] = 0
 
     def begin(self, slot: int) -> None:
-        """A batch is about to begin, with all workers there."""
+        """Begin a batch, with all workers running."""
         self.settle()
         self._clocks[slot].fill(0)
 
     def finish(self, slot: int) -> None:
-        """A batch is over, and nobody writes to it any more: blank what the workers lost meanwhile had not completed.
+        """End a batch, to which no process writes any more: blank what lost workers had not completed.
 
-        A worker that comes for one of them is not at work before the next batch.
+        Their replacements step from the next batch on.
         """
         if not self._any:
             return
@@ -107,7 +108,7 @@ class Losses:
             self._open[ours] = False
 
     def settle(self) -> None:
-        """Workers were lost while there was no batch under way: their open episodes go with them."""
+        """Count the open episodes of workers that were lost between two batches."""
         lost, self._found = self._found, []
         for index, error in lost:
             environments = self._shares[index].environments
@@ -116,10 +117,10 @@ class Losses:
             self._open[ours] = False
 
     def of_environments(self, losses: Iterable[Loss]) -> None:
-        """Workers lost environments, and replace them by themselves."""
+        """Add environments that workers have lost and replace themselves."""
         self._losses += losses
 
     def take(self) -> tuple[Loss, ...]:
-        """What is to be reported."""
+        """Return the losses since the last call."""
         losses, self._losses = tuple(self._losses), []
         return losses

@@ -1,4 +1,4 @@
-"""What every engine is made of."""
+"""What every engine gets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class EngineParts:
 
     Attributes:
         options: The sampler's arguments.
-        probed: What was learned about environment and agent.
+        probed: What trying out environment and agent has found.
         start: Layout and specs.
         arena: The shared memory, for processes that the engine starts; the engine closes it.
-        views: Of it.
-        phase: Told what is being done.
+        views: Views of the arena.
+        phase: Called with the phases of the start.
     """
 
     options: Options

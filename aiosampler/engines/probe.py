@@ -1,4 +1,4 @@
-"""Trying out an environment and an agent once, to learn what a step consists of; both are thrown away after it."""
+"""Trying out an example environment and a copy of the agent, to learn the specs of a step."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def probe(options: Options, phase: Callable[[str], None]) -> Probed:
-    """Build an example environment, have a copy of the agent act on what it shows, and step it.
+    """Build an example environment, let a copy of the agent act on its observation, and step it.
 
     Raises:
         EnvironmentFault: The environment cannot be built or stepped, or does not fit its spaces.
         AgentFault: The agent cannot be used.
-        ConfigError: A space that is not supported, or `env_info_keys` that are never reported.
+        ConfigError: A space is not supported, or one of the `env_info_keys` was never reported.
     """
     phase("building the example environment")
     share_registry(options.payload)
@@ -89,13 +89,13 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
 
 
 def _example(options: Options, phase: Callable[[str], None]) -> tuple[Any, VectorTraits | None]:
-    """Build an example; of a vector environment, what it can do, too."""
+    """Build the example environment; for a vector environment, also find out what it supports."""
     with fault_of("calling env_fn", None):
         makes_vectors = takes(options.payload.load("env_fn"), NUM_ENVS)
     if not makes_vectors:
         made = build_environment(options.payload, None)
         return AwaitedExample(made, phase) if needs_loop(made) else made, None
-    n = -(-options.batch.B // options.worker_count)  # as workers ask for: some cannot be of any size
+    n = -(-options.batch.B // options.worker_count)  # the largest share of a worker
     vector = build_vector(options.payload, n, ())
     try:
         traits = try_vector(vector, n, stream_seed(options.seed, Stream.EXAMPLE))

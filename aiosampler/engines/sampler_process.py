@@ -1,9 +1,9 @@
-"""The sampler process: answers the user's process, one request after the other, and collects ahead in between.
+"""The sampler process: answers the requests of the user's process in order, and collects the next batch meanwhile.
 
-With overlap, batch k + 1 is begun when batch k is asked for, into the other slot, which the user has given back by
-asking. Where batch k is not complete by then, an engine that runs ahead has its workers go on from one to the other by
-themselves; other engines begin when it is. Parameters are adopted when a batch is begun and thus before batch k is
-handed out, so what the user publishes after receiving it is used from batch k + 2 on, whatever the timing.
+With overlap, batch k + 1 begins when batch k is requested, in the other slot, which the user gives back by the request.
+If batch k is not complete by then, the workers of an engine that runs ahead go on from one batch to the other by
+themselves; other engines begin batch k + 1 when batch k is complete. Parameters are adopted when a batch begins, which
+is before batch k is returned. So what the user publishes after receiving batch k is used from batch k + 2 on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Sampler:
         self._engine: Engine | None = None
         self._last_end = 0.0  # of a batch
         self._tell: Callable[[str], None] = _ignore
-        self._trying_out = True  # failures are about the arguments
+        self._trying_out = True  # whether failures are reported as errors in the arguments
 
     def abort(self) -> None:
         if self._control is not None:
@@ -104,17 +104,17 @@ class _Sampler:
         )
         self._engine = engine = engine_class(request.engine)(parts)
         beat(views.progress[-1, TICK : TICK + 1], options.step_timeout)
-        self._parameters.adopt()  # for the models that are built now
+        self._parameters.adopt()  # for the models that are built next
         await engine.start()
         if not options.debug:
-            self._tell = _ignore  # what follows, a replacement of a worker say, happens behind what else is done
+            self._tell = _ignore  # later phases, as of the replacement of a worker, are not reported
         parent.send(messages.Started())
         return engine
 
     async def _serve(self, parent: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup) -> None:
         ahead: asyncio.Task[messages.Batch | None] | None = None
         while True:
-            # What was aborted is not wanted: this process is to end, or the caller of an evaluation left.
+            # What was aborted is dropped: this process must end, or the caller of an evaluation was cancelled.
             request: messages.Asked = await parent.receive()
             match request:
                 case messages.Collect(itr, slot):
@@ -127,7 +127,7 @@ class _Sampler:
                         parent.send(batch)
                 case messages.Call():
                     if ahead is not None:
-                        await asyncio.wait((ahead,))  # so that a call takes effect between the same batches, always
+                        await asyncio.wait((ahead,))  # so that a call always takes effect between the same two batches
                     parent.send(await engine.call(request))
                 case messages.Evaluate():
                     if ahead is not None:
@@ -143,7 +143,7 @@ class _Sampler:
     def _begin(
         self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
     ) -> asyncio.Task[messages.Batch | None]:
-        """Have a batch collected, with the parameters that are the newest now."""
+        """Begin to collect a batch, with the newest parameters."""
         adopted = self._parameters.adopt()
         self._tell(f"collecting batch {itr} into slot {slot} with policy version {adopted.version}")
         return tasks.create_task(self._collect(engine, itr, slot, adopted))
@@ -160,4 +160,4 @@ class _Sampler:
 
 
 def _ignore(phase: str) -> None:
-    """Take the place of what tells the phases, where they are not asked for."""
+    """Does nothing; used in place of the function that reports phases."""

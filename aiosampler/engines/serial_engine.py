@@ -1,4 +1,4 @@
-"""The engine of the serial sampler: everything in the sampler process itself."""
+"""The engine of the serial sampler, which does everything in the sampler process itself."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class SerialEngine:
-    """Collects in place: while a batch is filled nothing else runs in this process, since nothing else is to do.
+    """An `Engine` that steps all environments in place, which blocks the event loop of the sampler process.
 
     Args:
-        parts: What it is made of.
+        parts: What every engine gets.
     """
 
     runs_ahead = False
 
     def __init__(self, parts: EngineParts) -> None:
-        parts.arena.close()  # there are no workers to pass it on to
+        parts.arena.close()  # no other process needs it
         self._step_clocks = parts.views.step_clocks
         self._runner: Runner | None = None
         self._make_runner = functools.partial(
@@ -55,7 +55,7 @@ class SerialEngine:
         return Collected([await outside_loop(self._runner.evaluate, request)])
 
     async def call(self, request: Call) -> Called:
-        """Have environments do something."""
+        """Call environments."""
         assert self._runner is not None
         return await outside_loop(self._runner.call, request, functools.partial(describe, process="sampler"))
 

@@ -1,4 +1,4 @@
-"""The process of one action server, where there are several devices."""
+"""The process of one action server, for samplers with several devices."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 async def device_main(sock: socket.socket, arena: Arena, device: str, process: bytes, index: int) -> None:
-    """Enter the process of one device: run the `action_server_process` of the sampler's class.
+    """The entry function of the process of one device: run the `action_server_process` of the sampler's class.
 
     Args:
         sock: This end of the control channel to the sampler process.
         arena: The shared memory.
-        device: That the server's agent runs on.
+        device: Name of the device that the server's agent runs on.
         process: The method, pickled.
-        index: Of the server among those of the sampler.
+        index: Index of the server among those of the sampler.
     """
     await pickle.loads(process)(sock, arena, index, device)
 
@@ -37,7 +37,7 @@ async def run_action_server(sock: socket.socket, arena: Arena, index: int) -> No
     Args:
         sock: This end of the control channel to the sampler process.
         arena: The shared memory.
-        index: Of the server among those of the sampler.
+        index: Index of the server among those of the sampler.
     """
     await run_service(sock, _Server(arena, index))
 
@@ -48,7 +48,7 @@ class _Server:
         self._engine: ServedEngine | None = None
 
     def abort(self) -> None:
-        """The workers see their own channels end."""
+        """Does nothing: the workers notice that their channels have closed."""
 
     def describe(self, error: BaseException) -> SamplerError:
         from aiosampler.workers.failures import describe

@@ -1,8 +1,8 @@
 """The process in which environment and agent are tried out.
 
-It is forked from the sampler process, which has imported all but the user's packages, and ends when the answer is
-there: what the example environment does to its process (environment variables, working directory, signal handlers,
-seeds, a lock on something there is one of) ends with it, before any other environment is built.
+It is forked from the sampler process, before that imports any of the user's packages, and ends when the trial is done.
+So whatever the example environment changes in its process (environment variables, working directory, signal handlers,
+seeds), or holds a lock on, is undone before any other environment is built.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from aiosampler.errors import SamplerError
     from aiosampler.options import Options
 
-#: The part of the sampler process that tries out; the user need not know that it is a process of its own.
+#: The name in errors: users need not know that it is not the sampler process itself.
 NAME = "sampler"
 
 
 async def try_out(options: Options, phase: Callable[[str], None]) -> Probed:
-    """Try out environment and agent in a process of their own, which has ended when this returns.
+    """Try out environment and agent in a new process, which has ended when this returns.
 
     Args:
         options: The sampler's arguments.
-        phase: Told what is being done.
+        phase: Called with the phases of the trial.
 
     Raises:
-        SamplerError: One of them failed or takes too long, or their process died.
+        SamplerError: One of them failed or took too long, or the process died.
     """
     method = "fork" if sys.platform == "linux" else options.start_method.replace("forkserver", "spawn")
 
@@ -45,7 +45,7 @@ async def try_out(options: Options, phase: Callable[[str], None]) -> Probed:
         phase(named.removeprefix(f"{NAME}: "))
 
     trial = ChildHandle(trial_main, (), name=NAME, start_method=method, on_phase=on_phase)
-    grace = 0.0  # of what is not wanted any more
+    grace = 0.0  # if this is cancelled or fails, the process is killed at once
     try:
         await trial.send(options)
         probed: Probed = await trial.receive(options.start_timeout)
@@ -56,7 +56,7 @@ async def try_out(options: Options, phase: Callable[[str], None]) -> Probed:
 
 
 async def trial_main(sock: socket.socket) -> None:
-    """Run the process.
+    """Run the process of a trial.
 
     Args:
         sock: This end of the control channel.
@@ -69,13 +69,13 @@ class _Trial:
         parent.phase(UNPACKING)
         options: Options = await parent.receive()
         parent.send(await outside_loop(probe, options, parent.phase))
-        await parent.receive()  # until there is no more
+        await parent.receive()  # until the parent closes its end
 
     def abort(self) -> None:
-        """Trying out takes no steps to end at."""
+        """Does nothing: a trial ends by itself."""
 
     def describe(self, error: BaseException) -> SamplerError:
         return describe(error, NAME, starting=True)
 
     async def aclose(self) -> None:
-        """All is closed."""
+        """Does nothing: the trial has closed its environment."""

@@ -1,4 +1,4 @@
-"""Trying out a vector environment: what it can do, and, as a single environment, what its environments give."""
+"""Trying out a vector environment: what it supports, and its first environment as a single one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from aiosampler.specs.trees import tree_leaves
 if TYPE_CHECKING:
     from aiosampler.options import Options
 
-STEPS = 20  # to find one after which environments look otherwise than after a reset
+STEPS = 20  # at most, until observations differ from those of the reset
 
 
 class FirstOfVector(gym.Env[Any, Any]):
-    """The first environment of a vector environment, for a trial; the others take the same actions."""
+    """The first environment of a vector environment as a single one, for a trial; the others take the same actions."""
 
     def __init__(self, vector: Any, n: int, traits: VectorTraits) -> None:
         self._vector, self._n, self._mode = vector, n, traits.mode
@@ -42,13 +42,13 @@ class FirstOfVector(gym.Env[Any, Any]):
         self.observation_space, self.action_space = single_spaces(vector)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset all, without a seed: which kind it takes was tried out before."""
+        """Reset all without a seed, since `try_vector` has tried the seeds."""
         self._ended[:] = False
         observation, infos = check_reset(self._vector.reset(), infos=True)
         return pick(observation, 0), info_of(infos, 0)
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Step all; of an episode that ended, its last observation and info."""
+        """Step all; return the results of the first, with final observation and info if its episode ended."""
         if self._mode == DISABLED and self._ended.any():
             self._vector.reset(options={"reset_mask": self._ended.copy()})
         chosen = _batch(self.action_space, [action] * self._n)
@@ -70,12 +70,12 @@ class FirstOfVector(gym.Env[Any, Any]):
 
 
 def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
-    """Find out what a vector environment can do.
+    """Find out what a vector environment supports.
 
     Args:
-        vector: Of n environments.
-        n: How many.
-        seed: For them.
+        vector: The vector environment.
+        n: Number of its environments.
+        seed: A seed for them.
     """
     with fault_of("resetting", None):
         taken = _seeds(vector, n, seed)
@@ -87,10 +87,10 @@ def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
 
 
 def check_vector_options(options: Options, traits: VectorTraits, vector: Any) -> None:
-    """Refuse what a vector environment cannot do.
+    """Refuse options that a vector environment does not support.
 
     Raises:
-        ConfigError: It resets environments by itself, where the sampler has to.
+        ConfigError: An option needs resets by the sampler, and the vector environment resets itself.
     """
     if options.seed_every_reset and not (traits.masks and traits.seeds in ("list", "array")):
         raise ConfigError(
@@ -113,24 +113,24 @@ def check_vector_options(options: Options, traits: VectorTraits, vector: Any) ->
 
 
 def _seeds(vector: Any, n: int, seed: int) -> str:
-    """Reset, with seeds as they are taken."""
-    first = seed & 0x3FFF_FFFF  # some count on from it
+    """Reset with a seed; return which form of seeds it takes: see `VectorTraits.seeds`."""
+    first = seed & 0x3FFF_FFFF  # below 2**30, since some add the index to it
     ways = {"list": [first + i for i in range(n)], "array": np.arange(n) + first, "first": first}
     for name, value in ways.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # some say so where they ignore it
+            warnings.simplefilter("error")  # some warn that they ignore it
             try:
                 _, infos = vector.reset(seed=value)
-            except Exception:  # whatever it is, it is not taken
+            except Exception:  # whatever it is, this form is not supported
                 continue
-            if name != "array" or isinstance(infos, Mapping):  # old ones count on from whatever it is
+            if name != "array" or isinstance(infos, Mapping):  # old ones take an array for a first seed
                 return name
     check_reset(vector.reset(), infos=True)
     return "none"
 
 
 def _mode(vector: Any, n: int) -> str:
-    """The autoreset mode; of old ones, which say nothing of it, that of those whose infos have a list."""
+    """The autoreset mode; if it is not declared, SameStep for libraries whose infos are lists, NextStep for others."""
     given = (vector.metadata or {}).get("autoreset_mode") if hasattr(vector, "metadata") else None
     mode = getattr(given, "value", given)
     if mode in (DISABLED, NEXT_STEP, SAME_STEP):
@@ -144,7 +144,7 @@ def _offers_masks(vector: Any, n: int, seed: int) -> bool:
     space = copy.deepcopy(single_spaces(vector)[1])
     space.seed(seed & 0x7FFF_FFFF)
     begun, infos = check_reset(vector.reset(), infos=True)
-    before = begun = copy.deepcopy(begun)  # it may be a buffer that is used again
+    before = begun = copy.deepcopy(begun)  # a copy, since it may be a reused buffer
     for _ in range(STEPS):
         masks = [action_mask(pick(before, i), info_of(infos, i)) for i in range(n)]
         actions = _batch(space, [sample_action(space, mask) for mask in masks])
@@ -154,7 +154,7 @@ def _offers_masks(vector: Any, n: int, seed: int) -> bool:
         if any(not _equal(pick(before, i), pick(begun, i)) for i in goes_on):
             break
     else:
-        return False  # it cannot be told
+        return False  # observations never differ from those of a reset
     mask = np.arange(n) == 0
     try:
         after, _ = check_reset(vector.reset(options={"reset_mask": mask}), infos=True)
@@ -162,7 +162,7 @@ def _offers_masks(vector: Any, n: int, seed: int) -> bool:
         return False
     rows = {len(leaf) for leaf in tree_leaves(after)}
     if rows == {1}:
-        return True  # of those that were reset alone
+        return True  # rows only for those that were reset
     return rows == {n} and all(_equal(pick(after, i), pick(before, i)) for i in range(1, n))
 
 

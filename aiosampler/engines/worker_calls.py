@@ -1,4 +1,4 @@
-"""Calls of environments that are in workers, and what is to be told again to those that replace them."""
+"""Calls of environments in workers, and repeating them for environments of replaced workers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class CallReplay:
-    """What the environments of some workers were told.
+    """The calls that the environments of some workers have got.
 
-    Of several calls with one name only the last is kept, so this does not grow with the time that a sampler runs.
+    Of several calls with the same name only the last is kept, so this does not grow with the number of calls.
 
     Args:
-        wanted: Whether workers are replaced at all.
+        wanted: Whether workers are replaced, so that calls must be kept.
     """
 
     def __init__(self, *, wanted: bool) -> None:
@@ -25,7 +25,7 @@ class CallReplay:
         self._calls: dict[tuple[bool, int, Ask, str], Call] = {}  # in the order in which they were made
 
     def note(self, call: Call, called: Called) -> None:
-        """Keep a call for the environments that did it; what one raised, or did not live to do, is not told again."""
+        """Keep a call for the environments that completed it; where it raised, or was lost, it is not repeated."""
         if not self._wanted or call.ask is Ask.GET:
             return
         for b, packed in call.each(called.results):
@@ -34,7 +34,7 @@ class CallReplay:
             self._calls[key] = call._replace(environments=(b,), arguments=(packed,))
 
     def renewed(self, work: Work) -> Work:
-        """The same work for the process that comes after, which is told what the environments before were told."""
+        """The work for a process that replaces a lost worker, with the calls to repeat."""
         share = work.share
         calls = [
             call
@@ -45,7 +45,7 @@ class CallReplay:
 
 
 def merged(answers: Iterable[Called], losses: Iterable[Loss] = ()) -> Called:
-    """One answer of several processes, and what was lost beside it."""
+    """The answers of several processes, merged into one, with what was lost meanwhile."""
     results, errors, all_losses = {}, {}, list(losses)
     for answer in answers:
         results.update(answer.results)
