@@ -1,4 +1,4 @@
-"""What this machine allows, in a screen: each finding with what follows from it."""
+"""The command `doctor`: checks what samplers need of this machine, and says what follows from each finding."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 REQUIRED = ("torch", "numpy", "gymnasium", "aiomultiprocess", "cloudpickle")
 OPTIONAL = ("uvloop",)
 LEAST_MEMORY = 1 << 30  # bytes; the processes of a small sampler have a few hundred MiB
-LEAST_DESCRIPTORS = 1024  # the sampler process needs some for each worker
+LEAST_DESCRIPTORS = 1024  # the sampler process needs a few for each worker
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
+        name: What was checked.
         value: What was found.
         level: ``"ok"``, ``"note"`` if something is slower or less than it could be, ``"missing"`` if samplers need it.
-        remark: What follows from it; empty where all is well.
+        remark: What follows from it; empty if all is well.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Finding(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """Look at this machine as samplers of this process would find it."""
+    """Run all checks in this process."""
     return [*_software(), *_cpus(), *_memory(), *_processes(), *_devices()]
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """The findings as lines of text, those that ask for something with a mark and a sentence."""
+    """The findings as lines of text; those that are not ok have a mark and a remark."""
     width = max(len(finding.name) for finding in findings)
     marks = {"ok": " ", "note": "-", "missing": "!"}
     lines = []
@@ -94,7 +94,7 @@ def _cpus() -> Iterator[Finding]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in order, such as ``0-3, 8``."""
+    """A text for sorted numbers, such as ``0-3, 8``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -1,7 +1,7 @@
-"""A device beside the CPU: all that the stage on a device uses of torch's module for its kind.
+"""One interface for the devices of torch (`torch.cuda`, `torch.xpu`, ...): streams, events, generators, graphs.
 
-The modules (`torch.cuda`, `torch.xpu`, ...) agree in streams, events, generators and graphs, but for the names of the
-latter. Tests have a module of their own, which does what is queued as late as it may.
+These modules have the same functions, except for the names of graphs. The tests have a module of their own, which does
+queued work as late as possible.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Accelerator:
     """One device, whose work is queued on streams.
 
     Args:
-        device: Where its tensors are.
-        module: Of torch, for devices of this kind.
+        device: The torch device of its tensors.
+        module: The module of torch for devices of this kind.
     """
 
     def __init__(self, device: torch.device, module: Any) -> None:
@@ -35,35 +35,35 @@ class Accelerator:
             module.set_device(device)
 
     def new_stream(self) -> Any:
-        """A queue of its own, beside the default one."""
+        """A new stream, besides the default one."""
         return self._module.Stream(self.device)
 
     def on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
-        """Queue what the block does on `stream`."""
+        """A context in which work is queued on `stream`."""
         context: contextlib.AbstractContextManager[Any] = self._module.stream(stream)
         return context
 
     def new_event(self) -> Any:
-        """A mark in a queue that tells when it was reached."""
+        """A new event: a mark in a stream, which shows whether and when it was reached."""
         return self._module.Event(enable_timing=True)
 
     def synchronize(self) -> None:
-        """Wait until all that was queued is done; blocks this thread."""
+        """Block this thread until all queued work is done."""
         self._module.synchronize(self.device)
 
     def host_like(self, leaf: torch.Tensor) -> torch.Tensor:
-        """Memory of the host for what `leaf` has, pinned, so that copies to it need not be waited for."""
+        """A tensor like `leaf` in pinned memory of the host, to which the device can copy asynchronously."""
         return torch.empty(leaf.shape, dtype=leaf.dtype, pin_memory=self.device.type != "cpu")
 
     def pin(self, first: Any, nbytes: int) -> Callable[[], object]:
-        """Register the arena as pinned memory, if that can be done, which the device copies from without a detour.
+        """Register the arena as pinned memory, if possible, so that the device copies from it directly.
 
         Args:
             first: The first array of the arena.
-            nbytes: How much of the arena from there on.
+            nbytes: Size of the arena from there on, in bytes.
 
         Returns:
-            What undoes it, to be called before the arena is unmapped. It waits for copies that are under way.
+            A function that undoes it, after waiting for unfinished copies; call it before the arena is unmapped.
         """
         if not hasattr(self._module, "cudart"):
             return self.synchronize
@@ -79,10 +79,10 @@ class Accelerator:
 
         return unpin
 
-    # The random generator of the device: it is read when work is queued, not when it is done
+    # The random generator of the device: its state is read when work is queued, not when it is done
 
     def manual_seed(self, seed: int) -> None:
-        """Seed the generator of the device, which is the current one of this process."""
+        """Seed the generator of the device, which must be the current device of this process."""
         self._module.manual_seed(seed)
 
     def get_state(self) -> torch.Tensor:
@@ -103,10 +103,10 @@ class Accelerator:
 
     @contextlib.contextmanager
     def capture(self, stream: Any) -> Iterator[Any]:
-        """Capture what the block queues on `stream`, instead of doing it; yields the graph, which has `replay`.
+        """Capture what the block queues on `stream` instead of running it; yields a graph with a method `replay`.
 
         Raises:
-            Exception: Something in the block cannot be captured; what kind of exception depends on it.
+            Exception: Something in the block cannot be captured; the class depends on what it is.
         """
         graph = next(getattr(self._module, name) for name in _GRAPHS if hasattr(self._module, name))()
         generators = getattr(self._module, "default_generators", ())
@@ -116,17 +116,17 @@ class Accelerator:
             with self._module.graph(graph, stream=stream):
                 yield graph
         except Exception:
-            if generator is not None:  # it would wait for the end of the capture for ever
+            if generator is not None:  # or it would wait forever for the end of the capture
                 generator.graphsafe_set_state(spare)
             raise
 
 
 def missing(module: Any) -> list[str]:
-    """What a module of torch for a kind of device lacks that an `Accelerator` needs."""
+    """Names of the functions that a module of torch lacks, and an `Accelerator` needs."""
     return [name for name in _NEEDED if not hasattr(module, name)]
 
 
 def accelerator(name: str) -> Accelerator:
-    """The device of this name, for this process."""
+    """The `Accelerator` for a device name, in this process."""
     device = torch.device(name)
     return Accelerator(device, getattr(torch, device.type))

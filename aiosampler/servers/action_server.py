@@ -1,4 +1,4 @@
-"""The action servers: which pipelines there are, and how they are arranged."""
+"""The action servers: how the pipelines of their groups run beside each other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class AsyncActionServer:
-    """One group of workers: they step while the agent waits, and wait while it infers.
+    """Serves one group of workers, which step while the agent waits, and wait while it infers.
 
-    It is a part of `AsyncGpuSampler`, and runs in the sampler process, or in one process for each of several devices.
+    It is a part of `AsyncGpuSampler`; it runs in the sampler process or, with several devices, in a process for each.
 
     Args:
         training: One pipeline for each group.
-        evaluation: The same for the evaluation environments; groups that have none are left out.
+        evaluation: The same for the evaluation environments, without groups that have none.
         T: Steps of a batch.
         abort_evaluation: Array of one element: not zero ends an evaluation at its next step.
     """
@@ -42,10 +42,10 @@ class AsyncActionServer:
 
         Args:
             itr: Number of the batch.
-            slot: That it is recorded in.
+            slot: Index of the slot that it is recorded in.
 
         Raises:
-            AgentFault: The agent raised, or answered what does not fit.
+            AgentFault: The agent raised, or returned what does not fit.
         """
         for pipeline in self._training:
             pipeline.inference.prepare(itr)
@@ -56,11 +56,11 @@ class AsyncActionServer:
 
         Args:
             itr: What the agent's `eval_mode` gets.
-            chunks: How many steps are taken at a time, from the first row of the slot on.
+            chunks: Numbers of steps; each part is written to the slot from its first row on.
 
         Raises:
-            Aborted: The evaluation is not wanted any more.
-            AgentFault: The agent raised, or answered what does not fit.
+            Aborted: The evaluation was aborted.
+            AgentFault: The agent raised, or returned what does not fit.
         """
         for pipeline in self._evaluation:
             pipeline.inference.prepare(itr)
@@ -76,7 +76,7 @@ class AsyncActionServer:
 
 
 class AsyncAlternatingActionServer(AsyncActionServer):
-    """Two groups of workers: while the agent infers for one, the other steps. The pipelines run freely."""
+    """Serves two groups of workers: while the agent infers for one, the other steps. Both run freely."""
 
     n_groups = 2
 
@@ -91,9 +91,9 @@ class AsyncAlternatingActionServer(AsyncActionServer):
 
 
 class AsyncNoOverlapAlternatingActionServer(AsyncAlternatingActionServer):
-    """Two groups of workers that never step at the same time.
+    """Serves two groups of workers that never step at the same time.
 
-    While one steps, the agent infers for the other; when both are done they change over.
+    While one steps, the agent infers for the other; when both are done, they swap.
     """
 
     def _turns(self) -> Turns | None:

@@ -1,11 +1,10 @@
-"""Where two groups of workers run, if the user did not say it and CPUs are few.
+"""Placing two groups of workers and their server on few CPUs, if the user gave no affinity.
 
-Three parties, the groups and the action server, have two places then, and a scheduler often wakes one in the place of
-another while a CPU falls idle. Which placement is best depends on the environments, the model, and on what else runs on
-the machine, so it is tried out in the first batches: left to the scheduler; each CPU with a worker of each group; each
-group with CPUs of its own, between which the server moves. See `aiosampler.affinity.make_affinity` for the last two.
-What is recorded is the same everywhere. Where a placement is slower than the scheduler's was, later on, because others
-run on the CPUs by then, it is given up for good.
+With two groups and a server on too few CPUs, a scheduler often wakes one process on the CPU of another while a CPU is
+idle. The best placement depends on the environments, the model and the load of the machine, so three are tried in the
+first batches: the scheduler's; each CPU with a worker of each group; each group with CPUs of its own, between which the
+server moves. `aiosampler.affinity.make_affinity` describes the last two. The batches are the same with any of them. If
+the chosen placement later becomes slower than the scheduler's was, as other programs use the CPUs, it is given up.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from aiosampler.servers.server_cpus import ServerCpus, server_cpus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Each placement is tried for so many batches, beside one that warms up, and until groups have taken so many steps, or
-#: so many seconds have gone by.
+#: Each placement is tried, after a batch for warming up, for this number of batches, and until the groups have taken
+#: this number of steps, or these seconds have passed.
 _BATCHES, _STEPS, _SECONDS = 2, 128, 1.0
-#: Batches by which a placement is judged that was settled on.
+#: Number of the last batches by which the chosen placement is judged.
 _RECENT = 8
-#: The scheduler is left alone unless a placement takes less than this share of its time.
+#: A placement is chosen only if it takes less than this share of the scheduler's time.
 _WORTH_IT = 0.95
 
 
 @dataclass(slots=True)
 class _Candidate:
-    workers: Sequence[Sequence[int]]  # CPUs of each
-    server_cpus: ServerCpus | None = None  # between which the server moves, if they are apart
+    workers: Sequence[Sequence[int]]  # for each worker, its CPUs
+    server_cpus: ServerCpus | None = None  # those between which the server moves, if the groups are apart
     steps: int = 0
     elapsed: float = 0.0
-    seconds: list[float] = field(default_factory=list)  # per step, of each batch
+    seconds: list[float] = field(default_factory=list)  # seconds per step, for each batch
 
     @property
     def tried(self) -> bool:
@@ -52,11 +51,11 @@ class _Candidate:
 
 
 class AutomaticPlacement:
-    """Tries out where to place two groups and their server, and keeps to what is fastest.
+    """Tries the placements of two groups and their server, and keeps the fastest.
 
     Args:
-        claim: Of all CPUs; released where they are left to the scheduler.
-        n_workers: Of both groups.
+        claim: A claim on all CPUs; it is released when they are left to the scheduler.
+        n_workers: Number of workers of both groups.
     """
 
     def __init__(self, claim: CpuClaim, n_workers: int) -> None:
@@ -71,15 +70,15 @@ class AutomaticPlacement:
             self._left.append(_Candidate(apart.workers or (), cpus))
         self._all = [self._free, *self._left]
         self._settled = self._moved = False
-        self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds per step, since it is settled
-        self._placed: list[int] = []  # processes that are where they belong
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds per step, of the last batches
+        self._placed: list[int] = []  # ids of the processes that were placed
 
     def batch(self, seconds: float, steps: int) -> bool:
-        """Look at a batch that is complete; return whether it has to be followed by another placement, now in force.
+        """Count a complete batch; return whether the placement has changed, so that `place` must be called.
 
         Args:
-            seconds: That it took.
-            steps: Of groups.
+            seconds: Duration of the batch.
+            steps: Number of steps that groups took in it.
         """
         if not steps or (self._settled and self._current is self._free):
             return False
@@ -103,7 +102,7 @@ class AutomaticPlacement:
         return self._current is not current
 
     def _disappoints(self, seconds: float) -> bool:
-        """Leave it to the scheduler for good where a placement has come to be slower: others run on the CPUs by now."""
+        """If the chosen placement has become slower than the scheduler's was, give it up for good."""
         self._recent.append(seconds)
         if len(self._recent) < _RECENT or median(self._recent) <= self._free.cost:
             return False
@@ -113,14 +112,14 @@ class AutomaticPlacement:
 
     @property
     def server_cpus(self) -> ServerCpus | None:
-        """Between which the server is to move; None where it stays."""
+        """The CPUs between which the server must move; None if it stays."""
         return self._current.server_cpus
 
     def place(self, pids: Sequence[int]) -> None:
-        """Move the workers to where they belong, those among them that took the place of one that was lost.
+        """Move the workers to their CPUs, including replacements of lost workers.
 
         Args:
-            pids: Of all workers, by rank; 0 for one that is not there.
+            pids: Process ids of all workers by rank; 0 for one that is being replaced.
         """
         if not self._moved or [*pids] == self._placed:
             return
@@ -132,20 +131,20 @@ class AutomaticPlacement:
         self._placed = [*pids]
 
     def release(self) -> None:
-        """Leave the CPUs to others."""
+        """Release the claim on the CPUs."""
         self._claim.release()
 
 
 def automatic_placement(affinity: Affinity, n_workers: int, n_groups: int) -> AutomaticPlacement | None:
-    """Place two groups and the server on the CPU of a sampler; None where that is to be left to the scheduler.
+    """The automatic placement for a sampler with two groups and a server on the CPU; None if it is not used.
 
-    That is where the user has placed anything, where everybody has a CPU, where workers are so many that they mostly
-    wait, where the CPUs are not all ours to use, and where another sampler has placed its processes on one of them.
+    It is not used if the user has placed anything, if there is a CPU for each process, if there are so many workers
+    that most of them wait, if the process may not use all CPUs, or if another sampler has claimed one of them.
 
     Args:
-        affinity: That the user gave.
-        n_workers: Of all groups.
-        n_groups: How many there are.
+        affinity: The affinity that the user gave.
+        n_workers: Number of workers of all groups.
+        n_groups: Number of groups.
     """
     cpus = usable_cpus()
     few = 2 <= len(cpus) < n_workers + 1 <= 2 * len(cpus) + 1

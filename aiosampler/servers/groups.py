@@ -1,4 +1,4 @@
-"""The workers that step together, as an action server sees them."""
+"""A group of worker processes, for an action server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class WorkerGroup:
     """A group of worker processes, on the running event loop.
 
     Args:
-        cells: Of the rendezvous of its workers.
-        obs_ready: Posted by the worker that arrives last.
-        act_ready: Posted for workers that are asleep.
-        may_wait: Whether environments may wait before a batch is over.
+        cells: Rendezvous cells of its workers.
+        obs_ready: Signal that is posted by the worker that arrives last.
+        act_ready: For each worker, a signal that is posted to wake it.
+        may_wait: Whether environments may wait for their reset before a batch is over.
         spin: Whether the server has a CPU to itself while these workers step.
-        server_cpus: For the server, if it has none.
-        index: Of this group among the two that have these.
+        server_cpus: The CPUs of the groups, between which the server moves; None if it has CPUs of its own.
+        index: Index of this group in `server_cpus`.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class WorkerGroup:
         self._stepping: list[int] = []
 
     def expect(self, members: Sequence[int]) -> None:
-        """Expect these members of the group from now on; no worker is under way."""
+        """Begin a batch with these members of the group; none of them is stepping."""
         self._present, self._stepping = list(members), list(members)
         self._rendezvous.expect(self._present)
 
     @property
     def stepping(self) -> bool:
-        """Whether any worker still has an environment that does not wait."""
+        """Whether any worker still has an environment that does not wait for its reset."""
         return bool(self._stepping)
 
     async def observations(self) -> bool:
@@ -60,39 +60,39 @@ class WorkerGroup:
         return bool(self._stepping)
 
     def lose(self, member: int) -> None:
-        """Go on without a worker, which has ended, until the next `expect`."""
+        """Go on without a worker that has ended, until the next `expect`."""
         self._present = [other for other in self._present if other != member]
         self._stepping = [other for other in self._stepping if other != member]
         self._rendezvous.lose(member)
 
     def attend(self) -> None:
-        """Move this thread to where the actions of this group are best computed; the workers wait."""
+        """Move this thread to the CPUs on which it acts for this group; the workers wait meanwhile."""
         if self._server_cpus is not None:
             self._server_cpus.move_to(self._index)
 
     def place_server(self, server_cpus: ServerCpus | None) -> None:
-        """Have the server move between the CPUs of the groups from now on, with none of its own; None: it stays."""
+        """Let the server move between these CPUs from now on; None: it stays where it is."""
         self._server_cpus = server_cpus
         self._rendezvous.allow_spinning(allowed=server_cpus is None)
 
     def send_actions(self) -> None:
-        """Release the workers that step: their actions are written."""
+        """Release the workers that step, after their actions were written."""
         self._rendezvous.release(self._stepping)
 
     def make_room(self) -> None:
-        """Move this thread to where it is not in the way of the workers that were released."""
+        """Move this thread off the CPUs of the workers that were released."""
         if self._server_cpus is not None:
             self._server_cpus.move_to(1 - self._index)
 
     def dismiss(self) -> None:
-        """Release all workers: nothing more is written to this batch. Those that are not idle begin another."""
+        """Release all workers at the end of a batch, after everything was written."""
         self._rendezvous.release(self._present)
         self._present = list(self._stepping)
 
     def abort(self) -> None:
-        """Have all workers leave the batch, those that wait for actions at once."""
+        """Make all workers abort the batch; those that wait for actions do so at once."""
         self._rendezvous.abort()
 
     def close(self) -> None:
-        """Leave the loop and close the signals."""
+        """Remove the reader from the event loop, and close the signals."""
         self._rendezvous.close()

@@ -1,4 +1,4 @@
-"""The stage that acts for a group: one step of the agent for all of its environments."""
+"""The stage of a pipeline that steps the agent for all environments of a group."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ RELEASED = STAGE_TIMES.index("released")
 
 
 class InPlaceInference:
-    """Steps the agent on the CPU; for as long as that takes, the event loop does nothing else.
+    """Steps the agent on the CPU, which blocks the event loop meanwhile.
 
     Args:
-        agent: Initialised; of this group alone, but for its model.
+        agent: An initialised agent for this group only; groups share the model.
         slots: Arrays of the slots, cut to the group's columns.
-        clocks: For each slot, the array ``[T, 5]`` for the times of the stages; None to tell none.
+        clocks: For each slot, the array ``[T, 5]`` for the times of the stages; None to record none.
         cells: Progress cells of this process.
         waits: Whether an environment whose episode ended waits for the next batch.
-        info_first: Whether workers read the agent info of a step, and must not be released before it is there.
-        noise: What the agent draws for this group, whose order of acting among others is not fixed; None if there is no
-            other, and it draws from the generators as they are.
-        evaluation: Whether it evaluates.
+        info_first: Whether workers read the agent info of a step, so that it is written before they are released.
+        noise: Generator states of this group, if several groups act in an order that is not fixed; None to draw from
+            the generators of the process.
+        evaluation: Whether it is for evaluation.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class InPlaceInference:
         self._ends = [(slot["terminated"], slot["truncated"], slot["valid"]) for slot in slots]
         self._cells = memoryview(cells)
         self._noise: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if noise is None else noise
-        self._outside = NoRunningLoop()  # an agent is called as everywhere else: with no loop that is running
+        self._outside = NoRunningLoop()  # as everywhere, an agent sees no running event loop
         self._n = slots[0]["reward"].shape[1]
         self._waits, self._info_first = waits, info_first
         self._agent_info: Tree = None
-        self._stages: Sequence[int] = ()  # times of the step that is under way, but for its release
+        self._stages: Sequence[int] = ()  # times of the current step, except for the release
         self._waiting: set[int] = set()
         self._slot = 0
 
@@ -71,7 +71,7 @@ class InPlaceInference:
         return AgentStepper(agent, slots)
 
     def prepare(self, itr: int) -> None:
-        """Put the agent into the mode of a batch, or of an evaluation that begins."""
+        """Set the agent's mode for a batch, or for an evaluation, that begins."""
         with self._noise, self._outside:
             if self._evaluation:
                 call_agent("eval_mode()", self._agent.eval_mode, itr)
@@ -81,7 +81,7 @@ class InPlaceInference:
             self._stepper.ended(range(self._n))
 
     def begin(self, slot: int) -> None:
-        """A batch begins in `slot`: environments that waited have been reset."""
+        """Begin a batch in `slot`; environments that waited have been reset."""
         self._slot, self._clock = slot, self._clocks[slot]
         self._times[slot].fill(0)
         if self._waiting:
@@ -90,7 +90,7 @@ class InPlaceInference:
         self._stepper.begin(slot)
 
     async def act(self, t: int) -> None:
-        """Write action, previous action and agent info for row t."""
+        """Step the agent on row t, and write its actions."""
         arrived = perf_counter_ns()
         cells = self._cells
         cells[TICK] += 1
@@ -100,7 +100,7 @@ class InPlaceInference:
         inferred = perf_counter_ns()
         self._record(t, action, agent_info)
         cells[AT] = NOWHERE
-        self._stages = arrived, arrived, inferred, perf_counter_ns()  # nothing to copy in: the agent reads the slot
+        self._stages = arrived, arrived, inferred, perf_counter_ns()  # no copy-in: the agent reads the slot
 
     def _record(self, t: int, action: Tree, agent_info: Tree) -> None:
         self._stepper.record(t, action)
@@ -110,19 +110,19 @@ class InPlaceInference:
             self._agent_info = agent_info
 
     def released(self, t: int) -> None:
-        """The workers take step t."""
+        """Called when the workers were released to take step t."""
         clock = self._clock
         clock[t, RELEASED] = perf_counter_ns()
         for stage, time in enumerate(self._stages):
             clock[t, stage] = time
 
     def record_rest(self, t: int) -> None:
-        """Record what the workers do not wait for."""
+        """Write what the workers did not have to wait for: the agent info."""
         if not self._info_first:
             self._stepper.record_info(t, self._agent_info)
 
     def stepped(self, t: int) -> None:
-        """The workers have taken step t: the recurrent state of episodes that ended, or have yet to begin, is void."""
+        """Called when the workers have taken step t: reset the recurrent state where no episode goes on."""
         if self._stepper.recurrent:
             terminated, truncated, valid = self._ends[self._slot]
             done = terminated[t] | truncated[t]
@@ -133,12 +133,12 @@ class InPlaceInference:
                     self._waiting.update(np.flatnonzero(done).tolist())
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """Record the values of what follows the batch, if asked for."""
+        """Record the values of last and final observations, if asked for."""
         self._cells[AT] = AGENT
         with self._noise, self._outside:
             self._stepper.finish(T, idle=idle)
         self._cells[AT] = NOWHERE
 
     def lost(self, environments: Iterable[int]) -> None:
-        """These of the group's environments begin anew with the next batch: so does their recurrent state."""
+        """Reset the recurrent state of environments that were lost, and begin anew with the next batch."""
         self._waiting.update(environments)

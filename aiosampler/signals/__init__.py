@@ -1,1 +1,1 @@
-"""Wake-ups between processes."""
+"""Waking and synchronising processes through shared memory and eventfds."""

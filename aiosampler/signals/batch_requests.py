@@ -7,19 +7,19 @@ requests, and a row of cells for each worker:
 cell                      writer       meaning
 ========================  ===========  ================================================================================
 itr, slot, parameters     the asker    what is asked for
-number                    the asker    which request this is, counted from 1; written last
+number                    the asker    number of the request, from 1; written last
 answered                  its worker   number of the last request that is answered
-answered                  the asker    that of the last request, for a worker that was lost, after it has ended
+answered                  the asker    the same, for a worker that was lost, after it has ended
 size, one for each of 2   its worker   bytes of the episodes that belong to an answer; -1: they come as a message
 asleep                    its worker   1 while it needs a message to look for a request
 ========================  ===========  ================================================================================
 
-Records, sizes and episodes are those of the requests whose numbers are even, and odd: no third request is made before
-the first of them is answered by all. A worker that has answered looks for the next request. If there is none, it says
-that it is asleep and looks once more, while the asker looks who is asleep after it has written a request: that neither
-sees the other is what the fences between write and look prevent. Who answers last posts the asker's signal, so its
-event loop wakes once for each batch, whatever the number of workers; see `aiosampler.signals.rendezvous` for how they
-find out who that is.
+There are two of each record, size and area for episodes, for requests with even and odd numbers: a third request is
+made only after all have answered the first. A worker that has answered looks for the next request. If there is none, it
+sets `asleep` and looks once more, and the asker reads `asleep` after it has written a request; fences between write and
+read ensure that at least one of them sees the other. The worker that answers last posts the asker's signal, so its
+event loop wakes once for each batch, whatever the number of workers; `aiosampler.signals.rendezvous` describes how a
+worker knows that it is the last.
 """
 
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ _INT64 = np.dtype(np.int64)
 
 
 class Request(NamedTuple):
-    """What is asked for."""
+    """A request to fill a slot."""
 
     itr: int
     slot: int
@@ -48,22 +48,22 @@ class Request(NamedTuple):
 
 
 def record_specs(n_askers: int) -> ArraySpec:
-    """The records of each process that has workers."""
+    """The spec of the records of all processes that have workers."""
     return ArraySpec((n_askers, 2, _CELLS), _INT64)
 
 
 def answer_specs(n_workers: int) -> ArraySpec:
-    """The cells of all workers."""
+    """The spec of the cells of all workers."""
     return ArraySpec((n_workers, _CELLS), _INT64)
 
 
 def episode_specs(n_workers: int) -> ArraySpec:
-    """Where all workers leave the episodes that belong to their answers; mostly, little of it is written."""
+    """The spec of the areas for the episodes of all workers' answers; usually little of it is written."""
     return ArraySpec((2, n_workers, ROOM), np.dtype(np.uint8))
 
 
 class RequestCells(NamedTuple):
-    """What a process and its workers have in common, cut to these.
+    """The arrays that a process shares with its workers.
 
     Attributes:
         records: ``[2, 8]`` int64.
@@ -77,10 +77,10 @@ class RequestCells(NamedTuple):
 
 
 class Asker:
-    """The end of a process that has workers.
+    """The requesting side, in the process that has the workers.
 
     Args:
-        cells: In common with them.
+        cells: The arrays that it shares with them.
     """
 
     def __init__(self, cells: RequestCells) -> None:
@@ -91,17 +91,17 @@ class Asker:
         self._number = 0
 
     def ask(self, request: Request) -> tuple[int, list[int]]:
-        """Ask all workers; return the request's number, and who needs a message to find it."""
+        """Write a request; return its number, and the workers that need a message to find it."""
         self._number = number = self._number + 1
         record = self._records[number % 2]
         record[_ITR], record[_SLOT], record[_PARAMETERS] = request
-        fence()  # the number says that the rest is there
+        fence()  # the rest must be written before the number
         record[_NUMBER] = number
-        fence()  # or one might go to sleep just now, and be seen awake
+        fence()  # or a worker that goes to sleep right now may be missed
         return number, [member for member, asleep in enumerate(self._asleep) if asleep]
 
     def answer(self, number: int, member: int) -> bytes | None:
-        """The episodes of a worker that has answered a request; None if it has not, or a message has them."""
+        """The episodes of a worker's answer to a request; None if it has not answered, or they come as a message."""
         cells, side = self._members[member], number % 2
         if cells[_ANSWERED] < number:
             return None
@@ -109,18 +109,18 @@ class Asker:
         return None if size == _BY_MESSAGE else bytes(self._episodes[side][member][:size])
 
     def lose(self, member: int) -> None:
-        """Expect no answer of this worker: its process has ended."""
+        """Count a worker whose process has ended as having answered."""
         self._members[member][_ANSWERED] = self._number
-        fence()  # before it is looked who else has answered: one that does so just now takes itself for the last
+        fence()  # or a worker that answers right now may not see that it is the last
 
 
 class Answerer:
-    """A worker's end.
+    """The answering side, in a worker.
 
     Args:
-        cells: In common with the asker and the other workers.
+        cells: The arrays that it shares with the asker and the other workers.
         member: Index of this worker among them.
-        answered: Posted by the worker that answers last.
+        answered: Signal to the asker, posted by the worker that answers last.
     """
 
     def __init__(self, cells: RequestCells, member: int, answered: Signal) -> None:
@@ -128,26 +128,26 @@ class Answerer:
         self._mine, self._all = memoryview(cells.answers[member]), memoryview(cells.answers[:, _ANSWERED])
         self._episodes = [memoryview(rooms[member]) for rooms in cells.episodes]
         self._answered = answered
-        self._number = self._mine[_ANSWERED]  # a worker that replaces another counts on
+        self._number = self._mine[_ANSWERED]  # a replacement goes on from the count of the lost worker
 
     def next(self) -> Request | None:
-        """The request that follows the one that was answered last; None if it is not there: a message will tell."""
+        """The next request; None if there is none yet, in which case a message will follow it."""
         record, number, mine = self._records[(self._number + 1) % 2], self._number + 1, self._mine
         mine[_ASLEEP] = 0
         if record[_NUMBER] != number:
             mine[_ASLEEP] = 1
-            fence()  # or it might be made just now, and this worker be seen awake
+            fence()  # or a request that is made right now may be missed
             if record[_NUMBER] != number:
                 return None
             mine[_ASLEEP] = 0
-        fence()  # what the record says is read after its number
+        fence()  # the rest must be read after the number
         return Request(*record[_ITR:_END])
 
     def answer(self, episodes: bytes | None) -> None:
         """Answer the request that `next` returned.
 
         Args:
-            episodes: At most `ROOM` bytes; None: they were sent as a message.
+            episodes: Pickled episodes, at most `ROOM` bytes; None if they were sent as a message.
         """
         self._number = number = self._number + 1
         side, size = number % 2, _BY_MESSAGE
@@ -155,9 +155,9 @@ class Answerer:
             size = len(episodes)
             self._episodes[side][:size] = episodes
         self._mine[_SIZE + side] = size
-        fence()  # the rest is there before the number is
+        fence()  # the rest must be written before the number
         self._mine[_ANSWERED] = number
-        fence()  # or two that answer at the same instant might both not see the other
+        fence()  # or two that answer at the same time may both not see the other
         for answered in self._all:
             if answered < number:
                 return

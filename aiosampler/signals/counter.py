@@ -1,7 +1,7 @@
 """Counting signals between processes: an eventfd, or a pipe where there is none.
 
-A signal holds a number of posts. Whoever takes them gets all that have come since the last time, so a group of workers
-that post once each wakes its waiter at most once for each worker, and usually once altogether.
+A signal holds a number of posts. `take` returns all posts since the last time, so if each of n workers posts once, the
+waiter wakes at most n times, and usually once.
 
 =========  ==============================  =========================
            eventfd                         pipe
@@ -22,7 +22,7 @@ _POST = (1).to_bytes(8, "little")
 
 
 class Signal:
-    """A counter that another process can wait for; pickles to a child that is being started.
+    """A counter that another process can wait for; can be pickled for a child process that is being started.
 
     Args:
         read: Descriptor to wait on; None makes a new signal.
@@ -49,17 +49,17 @@ class Signal:
         if self._read == self._write:
             os.write(self._write, _POST)
         else:
-            with contextlib.suppress(BlockingIOError):  # 64 KiB of posts are waiting: the reader will wake in any case
+            with contextlib.suppress(BlockingIOError):  # the pipe is full of posts, so the reader will wake anyway
                 os.write(self._write, b"\0")
 
     def take(self) -> int:
-        """The posts since the last time, 0 if there are none; never blocks, unless the descriptor was made to.
+        """The posts since the last time, 0 if there are none; does not block, unless the descriptor was set to.
 
-        Then it returns 0, too, when a signal handler has run meanwhile.
+        A blocking one also returns 0 if a signal handler has run meanwhile.
         """
         try:
             return os.eventfd_read(self._read) if self._read == self._write else len(os.read(self._read, 65536))
-        except (BlockingIOError, InterruptedError):  # `eventfd_read` is not begun again after a signal handler
+        except (BlockingIOError, InterruptedError):  # `eventfd_read` is not restarted after a signal handler
             return 0
 
     def wait(self, timeout: float | None = None) -> int:
@@ -70,7 +70,7 @@ class Signal:
         return self.take() if self._poll.poll(None if timeout is None else timeout * 1000) else 0
 
     def close(self) -> None:
-        """Close the descriptors; closing twice is harmless."""
+        """Close the descriptors; idempotent."""
         for descriptor in {self._read, self._write} - {-1}:
             os.close(descriptor)
         self._read = self._write = -1

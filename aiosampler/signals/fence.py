@@ -1,4 +1,4 @@
-"""Keeping the order of writes and reads of shared memory between processes."""
+"""A memory fence: ordering writes and reads of shared memory between processes."""
 
 import platform
 import threading
@@ -8,12 +8,12 @@ _STRONG = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 
 def fence() -> None:
-    """Have what stands before be seen by other processes before anything that follows is read or written.
+    """Make earlier writes visible to other processes before anything later is read or written.
 
-    Taking a lock is an atomic operation, which orders both ways on x86. Elsewhere it lets no later access before it,
-    and releasing it no earlier one behind it, so an earlier write and a later read may still change places in between.
-    Twice is enough there: on AArch64 no acquire overtakes a release that stands before it (Arm Architecture Reference
-    Manual, B2.3, "Barrier-ordered-before").
+    On x86, taking a lock is a full barrier. On other processors, later accesses cannot move before the acquire, nor
+    earlier ones after the release, but an earlier write and a later read may still be reordered between the two. There
+    it is done twice: on AArch64 an acquire cannot move before an earlier release (Arm Architecture Reference Manual,
+    B2.3, "Barrier-ordered-before").
     """
     with _lock:
         pass

@@ -1,4 +1,4 @@
-"""Resuming a coroutine at once, from within a callback of the event loop."""
+"""An awaitable that resumes a coroutine directly from a callback of the event loop."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Waiter:
-    """What one coroutine at a time awaits, again and again.
+    """A reusable awaitable for one coroutine at a time.
 
-    A future has the loop come round once more, and poll all descriptors, before it resumes who awaits it: some 4 of the
-    28 us that a server takes for a step beside its agent. This is as much of a future as tasks need
-    (`asyncio.isfuture`), and `resume_now` has the task go on within the callback that calls it.
+    A future resumes its coroutine only in the next iteration of the loop, after another poll of all descriptors: some 4
+    of the 28 us that a server takes for a step besides its agent. This class has the part of a future's interface that
+    tasks use (`asyncio.isfuture`), and `resume_now` resumes the task within the calling callback.
 
     Attributes:
-        waiting: Whether a coroutine awaits this, and is not to be resumed yet.
+        waiting: Whether a coroutine awaits this, and was not resumed yet.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_resume", "waiting")
@@ -39,25 +39,25 @@ class Waiter:
         yield self
 
     def resume_now(self) -> None:
-        """Have the coroutine that waits go on before this returns; for callbacks of the loop alone, not for tasks."""
+        """Run the waiting coroutine before this returns. Call it only from callbacks of the loop, not from tasks."""
         self.waiting = False
         self._context.run(self._resume, self)
 
     def resume_soon(self) -> None:
-        """Have the coroutine that waits go on when the loop comes round."""
+        """Resume the waiting coroutine in the next iteration of the loop."""
         self.waiting = False
         self._loop.call_soon(self._resume, self, context=self._context)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of this; called by tasks, as the next three are."""
+        """The event loop; called by tasks, as are the next three methods."""
         return self._loop
 
     def add_done_callback(self, resume: Callable[[Waiter], object], *, context: Context) -> None:
-        """Have `resume` called, with this, when the waiting is over."""
+        """Call `resume` with this object when it is resumed."""
         self._resume, self._context, self.waiting = resume, context, True
 
     def cancel(self, msg: object = None) -> bool:
-        """Have what awaits this go on with `asyncio.CancelledError`; return whether anything awaited it."""
+        """Resume the waiting coroutine with `asyncio.CancelledError`; return False if there is none."""
         if not self.waiting:
             return False
         self._cancelled = () if msg is None else (msg,)
@@ -65,10 +65,10 @@ class Waiter:
         return True
 
     def result(self) -> None:
-        """Return when the waiting is over.
+        """Return None.
 
         Raises:
-            asyncio.CancelledError: `cancel` ended it.
+            asyncio.CancelledError: `cancel` was called.
         """
         if self._cancelled is not None:
             raise asyncio.CancelledError(*self._cancelled)
