@@ -294,7 +294,7 @@ class ChildHandle:
         )
         error.exitcode = exitcode
         if report:
-            error.add_note(f"Last words of the {self.name} process:\n{report}")
+            error.add_note(f"Crash report of the {self.name} process:\n{report}")
         return error
 
 

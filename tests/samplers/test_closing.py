@@ -10,7 +10,7 @@ import pytest
 
 from aiosampler import SamplerClosed, SamplerError
 from tests.support.processes import our_children, progress, until
-from tests.support.samplers import small
+from tests.support.samplers import EVERYWHERE, small
 from tests.support.worlds import FaultyEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -73,6 +73,7 @@ async def test_closing_ends_an_evaluation_with_an_error_and_not_with_an_empty_an
             await evaluation
 
 
+@pytest.mark.parametrize("kind", EVERYWHERE)
 def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
     async def start():
         sampler = small(kind)

@@ -58,7 +58,7 @@ async def test_a_failure_reaches_the_caller_with_the_environment_at_fault(kind, 
     if error is WorkerDied:
         assert caught.value.exitcode in (3, -signal.SIGSEGV)
     if fault == "segv":
-        assert "Last words" in caught.value.__notes__[0]
+        assert "Crash report" in caught.value.__notes__[0]
         assert "Segmentation fault" in caught.value.__notes__[0]
     if error is WorkerTimeout or fault == "segv":  # its threads are told, with the line of the environment
         assert re.search(r"worlds\.py\", line \d+ in step", caught.value.__notes__[0])

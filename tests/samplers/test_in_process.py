@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from aiosampler import AsyncSerialSampler, CategoricalPgAgent, ConfigError, SamplerClosed, SamplerError, WorkerError
+from aiosampler import AsyncSerialSampler, CategoricalPgAgent, ConfigError, SamplerClosed, WorkerError
 from tests.support.agents import AgeAgent
 from tests.support.models import small_model
 from tests.support.processes import our_children
@@ -287,26 +287,6 @@ async def test_a_sampler_that_is_dropped_closes_its_environments():
         del sampler
         gc.collect()
     assert _Raising.closed == 1 + 4
-
-
-def test_it_can_be_closed_when_its_loop_is_gone():
-    async def start():
-        sampler = small(in_process)
-        await sampler.async_initialize()
-        await sampler.initialize()
-        await sampler.obtain_samples()
-        return sampler
-
-    sampler = asyncio.run(start())
-
-    async def other_loop():
-        with pytest.raises(SamplerError, match="belongs to the event loop"):
-            await sampler.obtain_samples()
-        with pytest.warns(ResourceWarning, match="was not closed"):
-            await sampler.aclose()
-        await sampler.aclose()
-
-    asyncio.run(other_loop())
 
 
 async def test_what_it_does_is_seen(caplog, tmp_path):
