@@ -1,4 +1,4 @@
-"""Games with lives: what the agent learns from is not what is scored."""
+"""Atari games with lives: episodes that end when a life is lost, and statistics of the whole game."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from aiosampler.collectors.traj_info import TrajInfo
 
 
 class EpisodicLives(gym.Wrapper[Any, Any, Any, Any]):
-    """Ends an episode where a life is lost, and goes on with the same game at its reset, by a step with action 0.
+    """Ends an episode when a life is lost; its reset goes on with the same game, by a step with action 0.
 
-    The game begins anew where it is over, and where a reset has a seed or options. Infos get the ``"score"`` of the
+    A new game begins when the last is over, and when a reset has a seed or options. Infos get the ``"score"`` of the
     game so far, the sum of its rewards before they are clipped, and ``"game_over"``, for `AtariTrajInfo`::
 
         def pong():
@@ -36,7 +36,7 @@ class EpisodicLives(gym.Wrapper[Any, Any, Any, Any]):
         return observation, {**info, "score": 0.0, "game_over": False}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step, with which an episode may end."""
+        """Take a step; the episode also ends if a life is lost."""
         lives = self._lives
         observation, reward, terminated, truncated, info = self._step(action)
         if self._clip_rewards:
