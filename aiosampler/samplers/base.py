@@ -55,71 +55,71 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             async for samples in sampler:
                 sampler.publish(train(model, samples))
 
-    It belongs to the event loop that starts it. Calls from several tasks of that loop wait for each other in order.
-    Construction checks the arguments and starts nothing.
+    It belongs to the event loop in which it is started. Calls from several tasks of that loop are done in order, one
+    after the other. The constructor checks the arguments and starts nothing.
 
     Args:
         env_fn: Gymnasium id as `gymnasium.make` takes it (``"package:id"`` imports a package, no version is the
-            newest), an `EnvSpec`, or a callable that makes an environment. It travels by cloudpickle, so a lambda or a
-            function of a notebook will do, and with it what is registered in this process now. If it has a parameter
-            `context`, it is told by an `EnvContext` which environment it is to make. If it has a parameter `num_envs`,
-            it makes a vector environment of that size, as `functools.partial(gymnasium.make_vec, id)` does: each
-            process has one, of all of its environments, and steps it in one call. Methods of an environment may be
-            coroutines, and so may be what makes it: see "Environments that are awaited" in the README.
-        agent: Chooses the actions. It travels as it is now; its parameters are published when the sampler starts.
-        batch_T: Time steps of a batch.
-        batch_B: Environments.
+            newest), an `EnvSpec`, or a callable that makes an environment. It is pickled with cloudpickle, so it may be
+            a lambda or a function of a notebook; what is registered in Gymnasium now is sent along. A callable with a
+            parameter `context` gets an `EnvContext`, which says which environment it makes. One with a parameter
+            `num_envs` makes a vector environment of that size, as `functools.partial(gymnasium.make_vec, id)` does:
+            each process has one, with all of its environments, and steps it in one call. Methods of an environment may
+            be coroutines, and so may `env_fn`: see "Environments that are awaited" in the README.
+        agent: Chooses the actions. It is copied as it is now; its parameters are published when the sampler starts.
+        batch_T: Number of time steps of a batch.
+        batch_B: Number of environments.
         env_kwargs: Arguments of `env_fn`: a dict for all environments, or a sequence of one for each, or a function of
             an environment's index that makes one, called here. The example environment gets those of the first.
-        n_workers: Worker processes; for the parallel samplers.
-        affinity: CPUs and threads of the processes. By default the system's scheduler places them, but for alternating
-            groups where CPUs are few, for which the best of `make_affinity` is found out in the first batches.
+        n_workers: Number of worker processes; for the parallel samplers.
+        affinity: CPUs and threads of the processes. By default the system's scheduler places them; for alternating
+            groups on few CPUs, the placements of `make_affinity` are tried in the first batches.
         device: Where the agent's model runs.
         seed: Seed of everything random in the sampler; None draws one, which is in the attribute `seed`.
         mid_batch_reset: Reset an environment at once when its episode ends. If False it waits for the next batch, and
             the steps between are blank and marked in `Samples.valid`.
-        max_decorrelation_steps: Each environment first takes a random number of random steps below this.
-        bootstrap_value: Record the agent's values of what follows the batch, and of what episodes ended with, which
-            takes a further call of the agent for each end of an episode that an environment has in a batch.
-        env_info_keys: Keys of the environment's info to record, ``"episode.r"`` for what is nested. What they hold is
-            found by stepping the example environment, or declared, which is better for what is reported seldom:
+        max_decorrelation_steps: Before the first batch, each environment takes a random number of random steps, below
+            this.
+        bootstrap_value: Record the agent's values of the last and the final observations. That takes one more call of
+            the agent per batch, and as many as the most episodes that ended in one environment.
+        env_info_keys: Keys of the environment's info to record; ``"episode.r"`` is a nested one. Dtypes and shapes are
+            found by stepping the example environment, or declared, which is better for keys that are rare:
             ``{"is_success": bool, "episode.r": np.float32, "mask": (np.int8, (6,))}``, or a Gymnasium space.
-        traj_info_cls: Statistics of an episode, a subclass of `TrajInfo`.
+        traj_info_cls: Class of the statistics of an episode: `TrajInfo` or a subclass.
         traj_info_kwargs: Arguments of `traj_info_cls`, such as ``{"discount": 0.99}``.
-        eval_n_envs: Environments for evaluation.
-        eval_env_kwargs: Arguments of `env_fn` for them, in place of `env_kwargs` and as these.
+        eval_n_envs: Number of environments for evaluation.
+        eval_env_kwargs: Their arguments of `env_fn`, in the same form as `env_kwargs`, which is the default.
         eval_keep_envs: Keep them between evaluations. If False they are built when an evaluation begins and closed when
-            it ends, and hold no memory, port or license in between, though they are beside those of training while it
-            runs; each evaluation seeds them by ``environment_seed(seed, b, evaluation=True, restarts=...)``, where
-            `restarts` counts those before.
+            it ends, so that they hold no memory, port or license in between. Each evaluation seeds them by
+            ``environment_seed(seed, b, evaluation=True, restarts=...)``, with the number of evaluations before.
         eval_max_steps: Most steps that an evaluation takes, divided evenly over its environments.
         eval_max_trajectories: Episodes of an evaluation, divided evenly over its environments beforehand; None runs
-            until `eval_max_steps`, which leaves more room to short episodes.
+            until `eval_max_steps`, which favours short episodes.
         overlap: Collect the next batch while the user works on this one. If False, a batch is collected when it is
-            asked for, with the parameters published before: on-policy.
+            asked for, with the newest published parameters: on-policy.
         start_method: How processes are started. ``"forkserver"``, the default on Linux: from a process that has
-            imported torch, Gymnasium and this package once, and stays for the next sampler until your program ends.
-            They find all as if they were spawned, share memory, and are there in a fraction of the time. ``"spawn"``,
-            the default elsewhere: each is an interpreter that imports all for itself. ``"fork"``: copies of your
-            process, which is not safe while its other threads use torch; it holds up your event loop for as long as the
-            system takes to copy the page tables of your process.
-        step_timeout: Seconds that a step or a reset of one environment may take, or, with ``eval_keep_envs=False``, its
-            building for an evaluation; None is no limit. Of environments of coroutines each is given up by itself.
-        max_worker_restarts: How many times a worker that dies, raises or sticks is replaced, counted over the whole
-            sampler, before a failure ends it; for the parallel samplers. The steps that are lost with a worker are
-            blank and marked in `Samples.valid`, its environments are built and reset anew, seeded by
-            ``environment_seed(seed, b, restarts=...)``, and nobody else's steps change. Errors of the agent are not
-            survived, which a new worker would repeat. Environments of coroutines are replaced one by one, and count.
-        start_timeout: Seconds that one phase of the start may take, such as building an environment; None is no limit.
+            imported torch, Gymnasium and this package once, and stays for later samplers until your program ends. The
+            processes behave as if they were spawned, but share memory, and start in a fraction of the time.
+            ``"spawn"``, the default elsewhere: new interpreters, which import everything themselves. ``"fork"``: copies
+            of your process. That is not safe while its other threads use torch, and it blocks your event loop while the
+            system copies the page tables of your process.
+        step_timeout: Seconds that a step or a reset of one environment may take or, with ``eval_keep_envs=False``,
+            building it for an evaluation; None for no limit. Environments with coroutine methods time out one by one.
+        max_worker_restarts: How many times, over the whole run, a worker that dies, raises or is stuck is replaced,
+            before a failure ends the sampler; for the parallel samplers. The steps that are lost with it are blank and
+            marked in `Samples.valid`; its environments are built and reset again, seeded by
+            ``environment_seed(seed, b, restarts=...)``; the steps of other workers do not change. Errors of the agent
+            end the sampler at once, as a new worker would repeat them. Environments with coroutine methods are replaced
+            one by one, each counted as a restart.
+        start_timeout: Seconds that one phase of the start may take, such as building an environment; None for no limit.
         debug: Fill a batch with NaN, or with the lowest or highest integers, when it goes back to the sampler, so that
-            it shows where it was kept for too long; and log what the sampler and its processes do, at level INFO of the
-            logger ``aiosampler``.
-        in_process: For `AsyncSerialSampler`, to look for a fault: there is no sampler process. The same data, bit for
-            bit, is collected in your own process and thread, so that ``breakpoint()`` in an environment, coverage and
-            profilers work. Your event loop stands still while a batch is collected, which is when it is asked for, with
-            `overlap` too. What concerns processes is without effect: `start_method`, `start_timeout`,
-            ``affinity.cpus``, and `step_timeout`, but for environments of coroutines. What the example environment
-            leaves behind in your process stays there.
+            tensors that were kept for too long are noticed; and log what the sampler and its processes do, to the
+            logger ``aiosampler`` at level INFO.
+        in_process: For debugging, with `AsyncSerialSampler`: there is no sampler process. The same data, bit for bit,
+            is collected in your own process and thread, so that ``breakpoint()`` in an environment, coverage and
+            profilers work. A batch is collected when it is asked for, also with `overlap`, and blocks your event loop.
+            `start_method`, `start_timeout` and ``affinity.cpus`` have no effect, and `step_timeout` only for
+            environments with coroutine methods. What the example environment changes in your process stays changed.
         lockstep: For `AsyncGpuSampler`. If False, nobody waits for the slowest environment: the agent acts
             for whoever is ready, each worker fills its columns at its own pace, and goes on with the next batch. What
             the batches hold is as exact as ever, and `AgentSamples.policy_version` says which parameters chose each
@@ -127,18 +127,18 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             whose steps take unequal time, with few of them in a worker.
         min_batch: With ``lockstep=False``: how many environments the agent waits for before it acts; 1 by default.
         max_wait: With a `min_batch`: how many seconds it waits for them at most; 0.001 by default.
-        seed_every_reset: Give each reset of an environment a seed, that of ``environment_seed(seed, b, resets=k)``, and
-            not the first alone: for environments that draw what follows from elsewhere, which a second run would not
-            repeat. Those whose episodes depend on one another, as in a curriculum, lose that by it.
-        preload: Modules that a fork server imports once for all workers; None are those that `env_fn`, the agent and
-            the other objects come from. What a module has when it is imported, workers have in common then. So one that
-            starts threads or processes, leaves a file or a socket open, or makes a random generator, is left to each
-            worker all the same, which is logged at level INFO. ``()`` leaves all to them. Your main module is none of
-            them: what it defines travels by value.
+        seed_every_reset: Seed each reset of an environment, by ``environment_seed(seed, b, resets=k)``, and not only
+            the first one. For environments that draw later episodes from other generators, such as `random`, so that a
+            second run repeats them. Do not use it if the episodes of an environment depend on each other.
+        preload: Names of modules that a fork server imports once for all workers; by default those that define
+            `env_fn`, the agent and the other objects. Workers share what a module creates at its import. So a module
+            that starts threads or processes, leaves a file or socket open, or makes a random generator, is imported by
+            each worker itself; this is logged at level INFO. ``()`` for none. Your main module is never imported: what
+            it defines is sent by value.
 
     Attributes:
         seed: The seed in use.
-        options: The arguments as they were checked, and settled for this kind of sampler.
+        options: The checked arguments, refined for this kind of sampler.
 
     Raises:
         ConfigError: A value is not allowed, or cannot be pickled.
@@ -250,8 +250,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
         """First half of the start: try out environment and agent, and set up the shared memory.
 
-        The example environment is built in the sampler process, never in this one. The agent is initialised here too,
-        so that its model can be trained and published.
+        The example environment is never built in this process. The agent is initialised here, too, so that its model
+        can be trained and published.
 
         Returns:
             The double buffer, as samples that are views of the two slots, and the examples: a dict with
@@ -318,19 +318,18 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
 
     @leaves_nothing
     async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None, *, copy: bool = False) -> Samples:
-        """The next batch.
+        """Return the next batch, and give the one before back to the sampler.
 
-        Asking for it gives the batch before back to the sampler. Cancelling loses nothing: the batch goes on being
-        collected, and the next call returns it.
+        Cancelling loses nothing: the batch goes on being collected, and the next call returns it.
 
         Args:
             itr: Number of the batch, which the agent's `sample_mode` gets; by default one more than the last. With
-                overlap, the next batch is already being collected with its default number, so no other will do.
+                overlap, the next batch is already being collected with that number, so no other is accepted.
             db_idx: Slot to collect into, 0 or 1; by default they alternate.
-            copy: Return a copy, as of `Samples.clone`, which is made in a thread.
+            copy: Return a copy, as `Samples.clone` makes it, but in a thread.
 
         Returns:
-            Views of shared memory, valid until the next call; with `copy`, a batch of its own, valid for good.
+            Samples that are views of shared memory, valid until the next call; with `copy`, independent ones.
 
         Raises:
             ConfigError: `itr` or `db_idx` is not that of the batch being collected.
@@ -384,9 +383,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         await self._session.wait_closed()
 
     async def aclose(self) -> None:
-        """End the sampler: environments are closed, processes ended, memory is freed when its last view is gone.
+        """End the sampler: close its environments, end its processes, and free its memory with the last view of it.
 
-        Idempotent, safe at any moment, and done in seconds; being cancelled does not stop it half-way.
+        Idempotent and safe at any moment. It takes a few seconds at most, and is completed even if it is cancelled.
 
         Raises:
             WorkerError: An environment's `close` raised; everything else was closed all the same.

@@ -83,13 +83,13 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         groups = [group for assignment in assign(W, 0, W, devices, n_groups) for group in assignment.groups]
         several, engine = len(devices) > 1, EngineKind.DEVICES if len(devices) > 1 else EngineKind.SERVED
         if not self.options.lockstep:
-            groups = []  # nobody steps together
+            groups = []  # workers do not step together
             engine = EngineKind.DEVICES if several else EngineKind.DYNAMIC
         return ProcessPlan(
             engine=engine,
             counts=ProcessCounts(W, servers=len(devices), groups=len(groups)),
             groups=[range(group[0].rank, group[-1].rank + 1) for group in groups],
-            start_margin=START_MARGIN_S * (1 + several),  # a server of its own process, too, waits for its workers
+            start_margin=START_MARGIN_S * (1 + several),  # a server process waits for its workers, too
         )
 
 

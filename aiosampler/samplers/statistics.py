@@ -42,7 +42,7 @@ class SamplerStatistics:
         restarts: Workers, or environments of coroutines, that were replaced.
         failures: Why they were lost, in order; the last of them may have ended the sampler.
         policy_version: Version of the parameters that was published last, None before the start.
-        error: What ended the sampler, None if nothing did or somebody closed it. Any failure, of the agent too.
+        error: The failure that ended the sampler, None if none did.
         steps_per_second: `env_steps` per second from one batch to the next, over the last batches that were obtained,
             with the time that the user took between them; None before the second.
         waited_for_sampler_s: Seconds that the user waited for batches.
