@@ -184,10 +184,11 @@ class ModuleWatch:
 
     def changed(self) -> str | None:
         """The name of a tensor that was changed since `begin`; None if none was."""
-        for (name, tensor), state in zip(self._tensors, self._states, strict=True):
-            if _state(tensor) != state:
-                return name
-        return None
+        states = [_state(tensor) for _, tensor in self._tensors]
+        if states == self._states:
+            return None
+        changed = zip(self._tensors, states, self._states, strict=True)
+        return next(name for (name, _), now, before in changed if now != before)
 
 
 class TrialWatch:

@@ -71,17 +71,20 @@ class ModuleTensors:
         self.tensors: dict[str, torch.Tensor] = {}
         self.buffers: set[str] = set()
         self.scratch: set[str] = set()
-        self._registries: list[tuple[Any, list[str], list[Any]]] = []
+        self._registries: list[tuple[Any, list[str], list[Any]]] = []  # with their keys and values
+        self._empty: list[Any] = []  # registries that are
         self._walk(module, "")
 
     def unchanged(self) -> bool:
         """Whether the module still has the same modules, parameters and buffers; their values may differ."""
-        return all(
-            len(registry) == len(names)
-            and all(map(operator.is_, registry.values(), values))
-            and all(map(operator.eq, registry.keys(), names))
-            for registry, names, values in self._registries
-        )
+        if any(self._empty):
+            return False
+        for registry, names, values in self._registries:
+            if len(registry) != len(names) or not all(map(operator.is_, registry.values(), values)):
+                return False
+            if list(registry.keys()) != names:
+                return False
+        return True
 
     def groups(self) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
         """Each tensor once, with a sorted tuple of all its names."""
@@ -116,7 +119,10 @@ class ModuleTensors:
                 self._walk(child, f"{prefix}{key}.")
 
     def _note(self, registry: Any) -> None:
-        self._registries.append((registry, list(registry.keys()), list(registry.values())))
+        if registry:
+            self._registries.append((registry, list(registry.keys()), list(registry.values())))
+        else:
+            self._empty.append(registry)
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.recording import ALL, LeafWriter, Writer, exact_rows, flat_rows
-from aiosampler.memory.slot import Blanks, Slot, carried, clear
+from aiosampler.memory.slot import Blanks, Slot, carried, cleared
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 
@@ -50,7 +50,7 @@ class SlotRows:
         self._final_count, self._final_t = memoryview(slot["final_count"]), memoryview(slot["final_t"])
         self._final_observation = writer.rows(slot["final_observation"])
         self._valid = memoryview(slot["valid"])
-        self._carried, self._blanks = carried(slot), Blanks(slot)
+        self._carried, self._cleared, self._blanks = carried(slot), cleared(slot), Blanks(slot)
         self._skipped: list[tuple[int, int]] = []  # row and environment
 
     def row_like(self) -> list[Any]:
@@ -64,7 +64,8 @@ class SlotRows:
 
     def begin(self, kept: list[Any]) -> None:
         """Begin a batch: clear its fields, and copy `kept` to row 0."""
-        clear(self.slot)
+        for array, value in self._cleared:
+            array.fill(value)
         for row, array in zip(kept, self._carried, strict=True):
             array[0] = row
         self._skipped.clear()

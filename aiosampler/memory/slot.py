@@ -171,12 +171,14 @@ def with_private_row(slot: Slot) -> Slot:
     return {**slot, **private}
 
 
-def clear(slot: Slot) -> None:
-    """Reset the fields that a batch does not write completely, when it begins."""
-    for field in FIELDS:
-        if field.cleared_to is not None:
-            for array in tree_leaves(slot[field.name]):
-                array.fill(field.cleared_to)
+def cleared(slot: Slot) -> list[tuple[Any, bool | int]]:
+    """The arrays that a batch does not write completely, with what they are filled with when it begins."""
+    return [
+        (array, field.cleared_to)
+        for field in FIELDS
+        if field.cleared_to is not None
+        for array in tree_leaves(slot[field.name])
+    ]
 
 
 class Blanks:

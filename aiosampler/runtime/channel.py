@@ -88,9 +88,15 @@ class Channel:
         Raises:
             ChannelClosed: The other end is gone.
         """
+        frame = _frame(message)
         async with self._sending:
             try:
-                await self._loop.sock_sendall(self._sock, _frame(message))
+                try:
+                    sent = self._sock.send(frame)
+                except BlockingIOError:
+                    sent = 0
+                if sent < len(frame):
+                    await self._loop.sock_sendall(self._sock, memoryview(frame)[sent:])
             except OSError as exc:
                 raise ChannelClosed from exc
 

@@ -143,10 +143,14 @@ class ChildHandle:
         watch = None if timeout is None else Watch(timeout, {0: read or self._read_phase})
         while True:
             try:
-                async with asyncio.timeout(None if watch is None else watch.interval):
-                    message = self._for_caller(await self._channel.receive())
-                    if message is not None:
-                        return message
+                if watch is None:
+                    message = await self._channel.receive()
+                else:
+                    async with asyncio.timeout(watch.interval):
+                        message = await self._channel.receive()
+                message = self._for_caller(message)
+                if message is not None:
+                    return message
             except TimeoutError:
                 assert watch is not None
                 for _, reading in watch.stuck():

@@ -187,11 +187,13 @@ class ProcessGroup:
     async def _wait_for_change(self) -> None:
         """Wait until all have answered or one has failed; after an interval, count those that are stuck as failed."""
         watch = self._watch
+        if watch is None:
+            await self._changed.wait()
+            return
         try:
-            async with asyncio.timeout(None if watch is None else watch.interval):
+            async with asyncio.timeout(watch.interval):
                 await self._changed.wait()
         except TimeoutError:
-            assert watch is not None
             self.look()  # those that have answered by memory are not stuck, though nobody has told of it yet
             stuck = list(watch.stuck())
             for index, _ in stuck:
