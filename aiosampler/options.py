@@ -18,6 +18,7 @@ from aiosampler.specs.batch import BatchSpec, as_integer
 from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
+from aiosampler.specs.part import WHOLE, Part
 from aiosampler.specs.registry import by_value, find_spec, modules_of, pack_registry
 
 START_METHODS = ("spawn", "forkserver", "fork")
@@ -51,6 +52,7 @@ class Options:
         seed: As it was given, or drawn at random.
         n_workers: As it was given; None for the default of the kind, which refines it to a number if it has workers.
         devices: As they were given; refined to the names of devices that there are.
+        part: Which of several equal samplers this is; no argument of a sampler, but set by what has several.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -84,6 +86,7 @@ class Options:
     max_wait: float | None
     seed_every_reset: bool
     preload: tuple[str, ...] | None
+    part: Part = WHOLE
 
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
+import numpy as np
+
 from aiosampler.collectors.actions import action_mask
 from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
@@ -123,11 +125,17 @@ class Collector:
         self._resets = [0] * self._n  # of each environment; counted only with `reset_seed`
 
     def start(
-        self, phase: Callable[[str], None], decorrelation_steps: int = 0, seed: int = 0, generation: int = 0
+        self,
+        phase: Callable[[str], None],
+        decorrelation_steps: int = 0,
+        rng: Callable[[int], np.random.Generator] = np.random.default_rng,
     ) -> None:
         """Reset all environments, and take up to `decorrelation_steps` random steps in each.
 
-        The number of steps and the actions depend on `seed`, `generation` and the environment's index alone.
+        Args:
+            phase: Called with what is being done.
+            decorrelation_steps: More than the most steps that an environment takes; 0 for no steps.
+            rng: Makes the generator of an environment's number of steps and actions, given its column.
         """
         masks: list[Any] = [None] * self._n  # masks of legal actions, None where all are
         seeds = None if self._started else self._seeds
@@ -135,7 +143,7 @@ class Collector:
         if decorrelation_steps:
             phase("taking random steps")
             walk = RandomSteps(self._unit, self._staging, self._episodes, self._first, evaluation=self._evaluation)
-            walk.take(decorrelation_steps, (seed, generation), masks, self._reset, seeds)
+            walk.take(decorrelation_steps, rng, masks, self._reset, seeds)
             self._activate()
         self._cells[AT] = NOWHERE
         self._staging.keep(0, self._kept)

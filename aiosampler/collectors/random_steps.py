@@ -1,7 +1,7 @@
 """Random steps before the first batch, so that the episodes of the environments do not all end together."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,7 +12,6 @@ from aiosampler.collectors.open_episodes import OpenEpisodes
 from aiosampler.collectors.recording import as_flag, as_reward
 from aiosampler.collectors.slot_rows import SlotRows
 from aiosampler.interfaces import EnvironmentUnit
-from aiosampler.specs.seeding import Stream, seed_sequence
 from aiosampler.specs.trees import tree_map
 
 if TYPE_CHECKING:
@@ -55,21 +54,26 @@ class RandomSteps:
         self._first, self._evaluation = first, evaluation
 
     def take(
-        self, most: int, seed: tuple[int, int], masks: list[Any], reset: Reset, seeds: Sequence[int] | None
+        self,
+        most: int,
+        rng_of: Callable[[int], np.random.Generator],
+        masks: list[Any],
+        reset: Reset,
+        seeds: Sequence[int] | None,
     ) -> None:
         """Take fewer than `most` steps in each environment.
 
         Args:
             most: The limit, which no environment reaches.
-            seed: The sampler's seed, and how many processes had these environments before.
+            rng_of: Makes the generator of an environment's number of steps and actions, given its column.
             masks: For each environment, the mask of legal actions; None if all are legal.
             reset: Resets environments.
             seeds: The seeds of their first resets; None if they were not seeded.
         """
-        n, (entropy, generation) = len(masks), seed
+        n = len(masks)
         spaces, others, begins = [], [], []
         for i in range(n):
-            rng = np.random.default_rng(seed_sequence(entropy, Stream.DECORRELATION, self._first + i, generation))
+            rng = rng_of(i)
             spaces.append(self._space(i, rng))
             begins.append(-int(rng.integers(most)))
             if not self._unit.pauses:

@@ -113,7 +113,8 @@ class DynamicEngine(ServedEngine):
         options, views, shares = self._options, self._views, self._shares
         (agent,) = self._agents
         ours = range(shares[0].environments.start, shares[-1].environments.stop)
-        call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(ours))
+        everyone, first = options.part.all(options.batch.B), options.part.first(options.batch.B)
+        call_agent("collector_initialize()", agent.collector_initialize, everyone, [first + b for b in ours])
         training = self._branch(
             agent, views.slots, [share.environments for share in shares], waits=not options.mid_batch_reset
         )

@@ -254,7 +254,8 @@ class ServedEngine:
                 agent.model.to(self._accelerator.device)
         self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
         bind_parameters(self._agents, self._parameters, copy=self._accelerator is not None)
-        self._random = RandomStreams(options.seed, self._assignment.index)
+        part, server = options.part, self._assignment.index
+        self._random = RandomStreams(options.seed, part.first(len(options.devices)) + server, part.restarts)
         with torch.inference_mode():
             self._make_server()
 
@@ -265,7 +266,8 @@ class ServedEngine:
         for index, (group, shares, agent) in enumerate(members, self._assignment.index * len(self._groups)):
             ours = range(shares[0].environments.start, shares[-1].environments.stop)
             evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
-            call_agent("collector_initialize()", agent.collector_initialize, options.batch.B, list(ours))
+            everyone, first = options.part.all(options.batch.B), options.part.first(options.batch.B)
+            call_agent("collector_initialize()", agent.collector_initialize, everyone, [first + b for b in ours])
             slots = [columns(slot, ours.start, len(ours)) for slot in views.slots]
             clocks = [clock[index] for clock in views.stage_clocks]
             noise = self._make_noise(self._noise, Stream.GROUP_NOISE, index)
@@ -296,5 +298,8 @@ class ServedEngine:
         """The draws of a group, if they must be kept apart from those of the process."""
         if len(self._groups) == 1 and self._accelerator is None:
             return None
-        made.append(GroupStream(stream_seed(self._options.seed, stream, index), self._accelerator))
+        part = self._options.part
+        index += part.first(len(self._options.devices) * len(self._groups))
+        seed = stream_seed(self._options.seed, stream, index, part.restarts)
+        made.append(GroupStream(seed, self._accelerator))
         return made[-1]

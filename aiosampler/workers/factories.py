@@ -32,12 +32,15 @@ def share_registry(payload: Payload) -> None:
         unpack_registry(packed)
 
 
-def build_environment(payload: Payload, context: EnvContext | None, *, coroutines: bool | None = None) -> Any:
+def build_environment(
+    payload: Payload, context: EnvContext | None, b: int | None = None, *, coroutines: bool | None = None
+) -> Any:
     """Build an environment; evaluation environments take ``eval_env_kwargs`` in place of ``env_kwargs``.
 
     Args:
         payload: The user's objects.
         context: Which environment it is; None for the example, which gets the arguments of environment 0.
+        b: Its index in this sampler; None for the example.
         coroutines: Whether the example needed an event loop; None if this is the example.
 
     Returns:
@@ -46,10 +49,10 @@ def build_environment(payload: Payload, context: EnvContext | None, *, coroutine
     Raises:
         EnvironmentFault: `env_fn` raised, or its result is not an environment.
     """
-    index, evaluation = (None, False) if context is None else (context.index, context.evaluation)
-    with fault_of("calling env_fn", index, evaluation):
+    evaluation = context is not None and context.evaluation
+    with fault_of("calling env_fn", b, evaluation):
         env_fn, given = payload.load("env_fn"), payload.load("eval_env_kwargs") if evaluation else None
-        kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, index or 0)
+        kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, b or 0)
         if takes(env_fn, CONTEXT):
             kwargs.setdefault(CONTEXT, context)
         made = make_environment(env_fn, kwargs)
@@ -64,13 +67,14 @@ def build_environment(payload: Payload, context: EnvContext | None, *, coroutine
         return made
 
 
-def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext]) -> Any:
+def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext], first: int | None = None) -> Any:
     """Build a vector environment.
 
     Args:
         payload: The user's objects.
         n: Number of its environments.
         contexts: The contexts of its environments; empty for the example.
+        first: The index in this sampler of the first of them; None for the example.
 
     Raises:
         EnvironmentFault: `env_fn` raised, or its result is not a vector environment of this size.
@@ -79,7 +83,7 @@ def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext]) -> An
     if contexts:
         context = dataclasses.replace(contexts[0], seeds=tuple(context.seed for context in contexts))
     evaluation = context is not None and context.evaluation
-    with fault_of("calling env_fn", None if context is None else context.index, evaluation, n - 1):
+    with fault_of("calling env_fn", first, evaluation, n - 1):
         env_fn, given = payload.load("env_fn"), payload.load("eval_env_kwargs") if evaluation else None
         kwargs = kwargs_of(payload.load("env_kwargs") if given is None else given, 0)
         if takes(env_fn, CONTEXT):

@@ -70,15 +70,15 @@ class LocalActing:
 
     def __init__(self, options: Options, probed: Probed, start: Start, views: ArenaViews, share: Share) -> None:
         self._control = views.control
-        self._B, self._environments, self._action_space = (
-            options.batch.B,
-            list(share.environments),
-            probed.spaces.action,
-        )
+        part, B = options.part, options.batch.B
+        self._B, self._action_space = part.all(B), probed.spaces.action
+        self._environments = [part.first(B) + b for b in share.environments]
         self._agent = agent = build_agent(options.payload, probed.spaces, options.seed)
         self._parameters = AdoptedParameters(views.parameters, start.parameters)
         bind_parameters([agent], self._parameters)
-        self._random = RandomStreams(options.seed, share.rank, share.generation)
+        self._random = RandomStreams(
+            options.seed, part.first(options.worker_count) + share.rank, part.restarts + share.generation
+        )
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make an action source for some columns of some slots."""

@@ -6,6 +6,8 @@ import contextlib
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aiosampler.collectors.collector import Collector
 from aiosampler.collectors.coroutine_environment import Care
 from aiosampler.collectors.coroutine_environments import CoroutineEnvironments
@@ -21,7 +23,7 @@ from aiosampler.memory.slot import columns
 from aiosampler.runtime.loop_thread import LoopThread
 from aiosampler.runtime.restarts import RestartBudget
 from aiosampler.specs.context import EnvContext
-from aiosampler.specs.seeding import environment_seed
+from aiosampler.specs.seeding import Stream, environment_seed, seed_sequence
 from aiosampler.workers.episodes import pack_episodes
 from aiosampler.workers.factories import build_environment, build_vector, share_registry, traj_info_factory
 from aiosampler.workers.failures import describe
@@ -127,7 +129,7 @@ class Runner:
             for _, result in self._calls(call, call.environments):
                 if isinstance(result, Exception):
                     raise result
-        self._collector.start(self._phase, options.max_decorrelation_steps, options.seed, share.generation)
+        self._collector.start(self._phase, options.max_decorrelation_steps, self._decorrelation_rng)
 
     def collect(self, request: Collect) -> bytes:
         """Fill this share of a slot; return the episodes that ended, pickled."""
@@ -236,7 +238,7 @@ class Runner:
     ) -> Collector:
         first, n = environments.start, len(environments)
         ours = [columns(slot, first, n) for slot in slots]
-        contexts = [self._context(b, evaluation, self._share.generation + before) for b in environments]
+        contexts = [self._context(b, evaluation, self._generation + before) for b in environments]
         self._units[evaluation] = unit = self._make_unit(contexts, first, evaluation)
         views, rank = self._views, self._share.rank
         return Collector(
@@ -256,15 +258,28 @@ class Runner:
         )
 
     def _context(self, b: int, evaluation: bool, restarts: int) -> EnvContext:
-        options = self._options
+        options, part = self._options, self._options.part
+        each = options.eval_n_envs if evaluation else options.batch.B
+        index = part.first(each) + b
         return EnvContext(
-            index=b,
-            n=options.eval_n_envs if evaluation else options.batch.B,
+            index=index,
+            n=part.all(each),
             evaluation=evaluation,
             restarts=restarts,
-            seed=environment_seed(options.seed, b, evaluation=evaluation, restarts=restarts),
-            worker=None if options.n_workers is None else self._share.rank,
+            seed=environment_seed(options.seed, index, evaluation=evaluation, restarts=restarts),
+            worker=None if options.n_workers is None else part.first(options.worker_count) + self._share.rank,
         )
+
+    @property
+    def _generation(self) -> int:
+        """How many times the environments of this share were lost before."""
+        return self._options.part.restarts + self._share.generation
+
+    def _decorrelation_rng(self, i: int) -> np.random.Generator:
+        """Return the generator of the random steps of an environment, given its column."""
+        options = self._options
+        index = options.part.first(options.batch.B) + self._share.environments[i]
+        return np.random.default_rng(seed_sequence(options.seed, Stream.DECORRELATION, index, self._generation))
 
     def _reset_seed(self, contexts: Sequence[EnvContext]) -> Callable[[int, int], int]:
         """Return a function from the column and the number of resets before to the seed of the next reset."""
@@ -288,12 +303,12 @@ class Runner:
             return self._make_coroutines(contexts, first, evaluation)
         unit = SingleEnvironments(first, cells, evaluation=evaluation)
         self._closing.callback(unit.close)
-        for context in contexts:
-            name = f"{'evaluation ' if evaluation else ''}environment {context.index}"
+        for b, context in enumerate(contexts, first):
+            name = environment_name(b, evaluation)
             self._phase(f"building {name}")
             cells[TICK] += 1
-            cells[AT] = context.index
-            env = build_environment(self._options.payload, context, coroutines=False)
+            cells[AT] = b
+            env = build_environment(self._options.payload, context, b, coroutines=False)
             self._instances.add(env, name)
             unit.add(env)
         return unit
@@ -307,7 +322,7 @@ class Runner:
 
         def build(i: int, before: int) -> tuple[Any, int]:
             context = self._context(first + i, evaluation, contexts[i].restarts + before)
-            return build_environment(options.payload, context, coroutines=True), context.seed
+            return build_environment(options.payload, context, first + i, coroutines=True), context.seed
 
         instances = self._instances
         lives = Lives(
@@ -340,7 +355,7 @@ class Runner:
         self._phase(f"building {name}")
         cells[TICK] += 1
         cells[AT], cells[MORE] = first, n - 1
-        vector = build_vector(self._options.payload, n, contexts)
+        vector = build_vector(self._options.payload, n, contexts, first)
         self._instances.add(vector, name)
         unit = VectorEnvironments(vector, n, first, cells, traits, evaluation=evaluation)
         self._closing.callback(unit.close)

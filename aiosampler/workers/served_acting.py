@@ -69,7 +69,9 @@ class ServedActing:
     def __init__(self, work: Work, views: ArenaViews, rendezvous: WorkerSide) -> None:
         self._rendezvous, self._action_space = rendezvous, work.probed.spaces.action
         self._progress = views.progress[work.share.rank]
-        self._random = RandomStreams(work.options.seed, work.share.rank, work.share.generation, acts=False)
+        part, share = work.options.part, work.share
+        rank = part.first(work.options.worker_count) + share.rank
+        self._random = RandomStreams(work.options.seed, rank, part.restarts + share.generation, acts=False)
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make the source of actions for some columns of some slots."""

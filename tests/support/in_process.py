@@ -1,5 +1,6 @@
 """The runner of the serial sampler and of CPU workers, driven without any process."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,17 +12,18 @@ from aiosampler.samplers.evaluation import Evaluation
 from aiosampler.samplers.samples import SlotSamples
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
+from aiosampler.specs.part import WHOLE
 from aiosampler.workers.episodes import unpack_episodes
 from aiosampler.workers.local_acting import local_runner
 from aiosampler.workers.messages import Collect, Evaluate, Share, Start
 
 
 class InProcess:
-    """Collects batches in the test's own process; takes a sampler's arguments."""
+    """Collects batches in the test's own process; takes a sampler's arguments, and which of several it is."""
 
-    def __init__(self, env_fn, **arguments):
+    def __init__(self, env_fn, part=WHOLE, **arguments):
         sampler = AsyncSerialSampler(env_fn, **arguments)
-        self.options = options = sampler.options
+        self.options = options = dataclasses.replace(sampler.options, part=part)
         self.seed = sampler.seed
         self.probed = probe(options, lambda phase: None)
         agent = options.payload.load("agent")
