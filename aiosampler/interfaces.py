@@ -199,6 +199,19 @@ class Inference(Protocol):
         """Called when these environments of the group were lost, and begin anew with the next batch."""
 
 
+class DeviceGenerator(Protocol):
+    """The random generator of a device, for `GroupStream`: `Accelerator`, and a fake in the tests."""
+
+    def manual_seed(self, seed: int) -> object:
+        """Seed the generator."""
+
+    def get_state(self) -> Any:
+        """The state of the generator."""
+
+    def set_state(self, state: Any) -> object:
+        """Set the state of the generator."""
+
+
 class Acting(Protocol):
     """How a process's environments get actions, from an agent there (`LocalActing`) or a server (`ServedActing`)."""
 

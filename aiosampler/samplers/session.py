@@ -153,7 +153,7 @@ class Session:
             self.require_running()
             assert self.memory is not None
             if self._unclaimed is None and messages.Batch not in self._pending:
-                itr, slot = self._settle(itr, db_idx)
+                itr, slot = self._number_and_slot(itr, db_idx)
                 self.memory.take_back()
                 await self._request(messages.Collect(itr, slot), messages.Batch)
                 self._next = (itr + 1, 1 - slot)
@@ -224,7 +224,7 @@ class Session:
             called: messages.Called = await self._receive_pending()
             return called
 
-    def _settle(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
+    def _number_and_slot(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         """Number and slot for a new request of a batch."""
         default = self._next or (self.first_itr, 0)
         if self._overlap and self._next is not None:

@@ -7,11 +7,12 @@ process, their order is not fixed, so each group has states of its own (`GroupSt
 Torch's generators are included if torch is loaded, which it is not in workers without an agent.
 """
 
+from __future__ import annotations
+
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.random.mtrand import get_bit_generator, set_bit_generator
@@ -19,20 +20,12 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 from aiosampler.runtime.forking import forking
 from aiosampler.specs.seeding import Stream, stream_seed
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiosampler.interfaces import DeviceGenerator
+
 _ACCELERATORS = ("cuda", "xpu", "mtia")  # modules of torch that have generators of their own
-
-
-class DeviceGenerator(Protocol):
-    """The random generator of a device."""
-
-    def manual_seed(self, seed: int) -> object:
-        """Seed the generator."""
-
-    def get_state(self) -> Any:
-        """The state of the generator."""
-
-    def set_state(self, state: Any) -> object:
-        """Set the state of the generator."""
 
 
 class RandomStreams:
