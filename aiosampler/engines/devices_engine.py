@@ -50,9 +50,9 @@ class DevicesEngine:
             on_phase=parts.phase,
             close_grace=SERVER_CLOSE_S,
         )
-        parts.arena.close()
         work = [Serve(options, parts.probed, parts.start, assignment) for assignment in assignments(options)]
         await self._servers.start(work, options.start_timeout and options.start_timeout + START_MARGIN_S)
+        parts.arena.close()
 
     async def collect(self, request: Collect) -> Collected:
         """Have each server fill its columns of a slot."""

@@ -87,8 +87,6 @@ class EngineWorkers:
             readings=readings,
             on_phase=phase,
         )
-        if not options.max_worker_restarts:
-            self._parts.arena.close()
         restarts = Restarts(
             options.max_worker_restarts,
             self._parts.views.control.restarts,
@@ -98,6 +96,8 @@ class EngineWorkers:
         )
         work = [dataclasses.replace(each, asker=self._index, asked=self._ranks) for each in work]
         await self._group.start(work, options.start_timeout, restarts)
+        if not options.max_worker_restarts:
+            self._parts.arena.close()
 
     async def replace_lost(self) -> None:
         """Wait until every worker that is lost has been replaced.

@@ -11,7 +11,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
+from aiosampler.errors import ResourceError, SamplerClosed, SamplerError, WorkerDied, WorkerTimeout, exit_reason
 from aiosampler.runtime.channel import Channel, ChannelClosed
 from aiosampler.runtime.crash_report import UNCAUGHT, CrashReport
 from aiosampler.runtime.deadlines import EXIT_S, ORPHAN_S
@@ -20,7 +20,7 @@ from aiosampler.runtime.isolation import enter, forget, isolate, keep_from_forks
 from aiosampler.runtime.log_records import LogInlet, own_outlet
 from aiosampler.runtime.process import Process
 from aiosampler.runtime.report import Failure, Phase
-from aiosampler.runtime.resources import denied
+from aiosampler.runtime.resources import denial_of, denied
 from aiosampler.runtime.source_lines import complete_notes
 from aiosampler.runtime.threads import in_thread
 from aiosampler.runtime.watch import Watch
@@ -75,7 +75,8 @@ class ChildHandle:
         self._on_phase, self._n_phases = on_phase, 0
         self._stopping = self._given_up = False
         self._mark, self._orphan_grace = new_mark(), 0.0 if preload is None else ORPHAN_S + 0.5
-        with denied(f"the {name} process cannot be started"), contextlib.ExitStack() as opened:
+        self._cannot_start = f"the {name} process cannot be started"
+        with denied(self._cannot_start), contextlib.ExitStack() as opened:
             self._socket, child_end = map(opened.enter_context, socket.socketpair())
             self._crash_report = CrashReport()
             opened.callback(self._crash_report.close)
@@ -123,6 +124,10 @@ class ChildHandle:
         """Process id."""
         return self._process.pid  # type: ignore[no-any-return] # aiomultiprocess has no type hints
 
+    async def launched(self, timeout: float | None) -> None:
+        """Suspend until there is a process, or none will be, which `receive` tells; for `timeout` seconds at most."""
+        await self._process.launched(timeout)
+
     async def send(self, message: Any) -> None:
         """Send a message. If the child has ended, `receive` raises that, not this call."""
         with contextlib.suppress(ChannelClosed):
@@ -138,6 +143,7 @@ class ChildHandle:
         Raises:
             WorkerDied: It ended.
             WorkerTimeout: It is too late.
+            ResourceError: The system gave no process.
             SamplerError: What the child reports.
         """
         watch = None if timeout is None else Watch(timeout, {0: read or self._read_phase})
@@ -279,12 +285,14 @@ class ChildHandle:
             )
         return error
 
-    async def gone(self, reading: Reading | None) -> WorkerDied | SamplerClosed:
+    async def gone(self, reading: Reading | None) -> WorkerDied | ResourceError | SamplerClosed:
         """Make the error for a child whose socket has closed."""
         if self._stopping:
             return SamplerClosed(f"the {self.name} process was stopped")
         # The socket closes a moment before the process has ended.
         ended = await self._process.wait(EXIT_S)
+        if self._process.failure is not None:
+            return denial_of(self._process.failure, self._cannot_start)
         self._given_up = self._given_up or not ended
         exitcode = self._process.exitcode if ended else None
         doing = f"while it was {self.phase}" if reading is None else f"with {reading} in hand"
@@ -304,6 +312,7 @@ class ChildHandle:
 
 async def _watch(process: Process, channel: Channel, descriptor: int, logs: LogInlet | None) -> None:
     """Close the channel when the process ends: another process may still hold the child's end of the socket open."""
+    await process.launch()
     await process.wait()
     channel.read()
     _close_channel(channel, descriptor)

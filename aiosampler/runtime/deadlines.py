@@ -15,6 +15,7 @@ COROUTINE_CLOSE_S = 1.5  # all coroutines together that close what a worker has 
 LOOP_CLOSE_S = 0.5  # the tasks that these have left in their event loop
 ORPHAN_S = 2.0  # any process whose parent has ended
 KILL_S = 2.0  # a process that was killed, to end: one that hangs in the kernel, in a driver say, is left behind
+FORK_S = 30.0  # a fork server that was asked for a process, to answer
 EXIT_S = 5.0  # a process whose socket has closed, to have an exit code
 
 #: What a parent waits beyond `start_timeout`, so that the process below it has time to report which of its own is late.

@@ -1,9 +1,11 @@
 """Asking a fork server for processes.
 
 Whoever starts processes has one end of a socket pair, and its server the other; nobody else can ask. Each process is
-asked for by a frame: eight bytes of length, with the descriptors that it is to have, and that many of pickle, which the
-server leaves to the process. The server answers through a pipe for each: the process id, or the negative number of an
-error, and in the end the exit code. It writes a frame of its own once, when it is ready to be asked.
+asked for by eight bytes, with the descriptors that it is to have: so asking never waits for the server, which may still
+be importing. The first of them are a pipe for the answers, one that the process sees the end of its parent by, and an
+anonymous file with that many bytes of pickle, which is left to the process. The server answers the process id, or the
+negative number of an error, and in the end the exit code. It writes a frame of its own once, when it is ready to be
+asked.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing import process, spawn
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from aiosampler.runtime.isolation import THREAD_VARIABLES
 from aiosampler.runtime.job_signals import held_back
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 
 NUMBER = struct.Struct("<q")
 END_S, PAUSE_S = 0.5, 0.001
-ANSWER_S = 30.0  # for a server to answer: it is stopped, or the machine is, if that does not suffice
 
 log = logging.getLogger("aiosampler")
 
@@ -87,7 +89,6 @@ class ForkServer:
     def __init__(self, connection: socket.socket, pid: int, fixed: tuple[object, ...] = ()) -> None:
         self.pid, self.fixed = pid, fixed
         self._connection, self._told = connection, False
-        self._asking = threading.Lock()
 
     @functools.cached_property
     def settled(self) -> Settled:
@@ -116,43 +117,41 @@ class ForkServer:
             return not poll.poll(0) and all(os.stat(name).st_mtime_ns == at for name, at in self.settled.files.items())
         return False  # a file is gone
 
-    def fork(self, body: bytes, descriptors: Sequence[int]) -> tuple[int, int, int]:
-        """Have a process forked.
+    def ask(self, body: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
+        """Ask for a process, without waiting for it.
 
         Args:
             body: An `Order`, and what multiprocessing tells a process.
             descriptors: That it is to have.
 
         Returns:
-            Its process id, the pipe that its exit code comes from, and one that it can see the end of this process by.
+            The pipe that its process id and its exit code come from, see `process_id`, and one that it can see the end
+            of this process by.
 
         Raises:
             ServerGone: Nobody was asked.
-            OSError: The system gives no process or descriptor.
+            OSError: The system gives no descriptor, or no more processes can be asked for at once.
         """
-        with contextlib.ExitStack() as opened, self._asking:
-            status, child_status = pipe(opened)
-            child_input, parent_end = pipe(opened)
+        with contextlib.ExitStack() as sent, contextlib.ExitStack() as kept:
+            status, child_status = _pipe(kept, sent)
+            parent_end, child_input = reversed(_pipe(sent, kept))
+            file = sent.enter_context(_anonymous_file())
+            file.write(body)
+            file.flush()
             try:
-                header = NUMBER.pack(len(body))
-                socket.send_fds(self._connection, [header], [child_status, child_input, *descriptors])
-                self._connection.sendall(body)
+                header, descriptors = NUMBER.pack(len(body)), [child_status, child_input, file.fileno(), *descriptors]
+                socket.send_fds(self._connection, [header], descriptors, socket.MSG_DONTWAIT)
             except (BrokenPipeError, ConnectionResetError) as exc:
                 raise ServerGone from exc
-            os.close(child_status)
-            os.close(child_input)
-            opened.pop_all()
-            opened.callback(os.close, status)
-            opened.callback(os.close, parent_end)
-            pid = read_number(status, ANSWER_S)
-            if pid is None or pid < 0:
-                raise OSError(errno.EAGAIN if pid is None else -pid, "the fork server could not fork")
-            opened.pop_all()
+            kept.pop_all()
+        return status, parent_end
+
+    def tell_hindrances(self) -> None:
+        """Log, once, what it does without; called when it has answered, so that it is settled."""
         if not self._told:
             self._told = True
             for module, why in self.settled.hindrances:
                 log.info("each process imports %s for itself: in the fork server it %s", module, why)
-        return pid, status, parent_end
 
     def close(self) -> None:
         """Have it end as soon as all have ended that it has forked."""
@@ -190,19 +189,40 @@ def pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
-def read_number(descriptor: int, timeout: float | None = None) -> int | None:
-    """What a server says about a process; None if it is gone, or does not say it in time."""
-    data = b""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    poll = select.poll()
+def _anonymous_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("aiosampler-start", os.MFD_CLOEXEC), "wb")
+    return tempfile.TemporaryFile()
+
+
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
+    """Both ends of a pipe, which are closed with different others."""
+    ends = os.pipe()
+    for end, opened in zip(ends, (reading, writing), strict=True):
+        opened.callback(os.close, end)
+    return ends
+
+
+def process_id(status: int) -> int:
+    """The process id that a server tells first; waits for it.
+
+    Raises:
+        OSError: There is no process.
+    """
+    pid = read_number(status)
+    if pid is None or pid < 0:
+        raise OSError(errno.EAGAIN if pid is None else -pid, "the fork server could not fork")
+    return pid
+
+
+def read_number(descriptor: int) -> int | None:
+    """What a server says about a process; waits for it; None if the server is gone."""
+    poll = select.poll()  # an event loop that watched it has taken care that reading does not wait
     poll.register(descriptor, select.POLLIN)
-    while len(data) < NUMBER.size:
-        if deadline is not None and not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
-            return None
-        chunk = os.read(descriptor, NUMBER.size - len(data))
-        if not chunk:
-            return None
-        data += chunk
+    poll.poll()
+    data = os.read(descriptor, NUMBER.size)  # eight bytes come at once, or none
+    if not data:
+        return None
     number: int = NUMBER.unpack(data)[0]
     return number
 

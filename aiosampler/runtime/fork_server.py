@@ -204,28 +204,23 @@ def _serve(connection: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
-    """A request, empty if some descriptors were not received, and its descriptors; None when the owner has closed."""
+def _receive(connection: socket.socket) -> tuple[int, list[int]] | None:
+    """Size and descriptors of a request, 0 if some were not received; None when the owner has closed."""
     with contextlib.suppress(ConnectionResetError):
         header, descriptors, flags, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
         if len(header) == NUMBER.size:
             (size,) = NUMBER.unpack(header)
-            body = bytearray()
-            while len(body) < size and (chunk := connection.recv(size - len(body))):
-                body += chunk
-            if len(body) == size and not flags & socket.MSG_CTRUNC:
-                return bytes(body), descriptors
-            if len(body) == size:  # this process has no room for all descriptors that were sent
-                return b"", descriptors
+            # 0: this process has no room for all descriptors that were sent
+            return 0 if flags & socket.MSG_CTRUNC else size, descriptors
     return None
 
 
-def _fork(body: bytes, descriptors: list[int], children: dict[int, int], unwanted: Collection[int]) -> None:
+def _fork(size: int, descriptors: list[int], children: dict[int, int], unwanted: Collection[int]) -> None:
     if not descriptors:  # even the pipe for the answer could not be received
         return
     status, *own = descriptors
     try:
-        pid = os.fork() if body else -errno.EMFILE
+        pid = os.fork() if size else -errno.EMFILE
     except OSError as exc:
         pid = -(exc.errno or errno.EAGAIN)
     if pid == 0:
@@ -233,7 +228,7 @@ def _fork(body: bytes, descriptors: list[int], children: dict[int, int], unwante
             signal.set_wakeup_fd(-1)
             for descriptor in (*unwanted, *children.values(), status):
                 os.close(descriptor)
-            _run(body, own)
+            _run(size, own)
         finally:
             os._exit(1)
     if pid > 0:
@@ -261,12 +256,13 @@ def _tell(status: int, number: int) -> None:
         os.write(status, NUMBER.pack(number))
 
 
-def _run(body: bytes, descriptors: list[int]) -> None:
+def _run(size: int, descriptors: list[int]) -> None:
     """Run as the requested process, in the steps of multiprocessing's `spawn_main`."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        parent_sentinel, *inherited = descriptors
-        stream = io.BytesIO(body)
+        parent_sentinel, told, *inherited = descriptors
+        stream = io.BytesIO(os.pread(told, size, 0))
+        os.close(told)
         order: Order = pickle.load(stream)
         order.surroundings.enter()
         for number, index in enumerate(order.output, start=1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from multiprocessing import process
@@ -52,6 +53,9 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         prepare: Function that is called first in the child, before the event loop is made.
         prepare_args: Its arguments.
         preload: Modules that the child's own fork server imports; None for a child that starts no processes.
+
+    Attributes:
+        failure: Why the process could not be started, if that was found after `start`.
     """
 
     def __init__(
@@ -71,20 +75,59 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         self.aio_process = PROCESSES[start_method](target=_run, args=(self.unit, prepare, prepare_args), name=name)
         self.aio_process.mark, self.aio_process.preload = mark, preload
         self.aio_process.daemon = False  # or it could not be started by a daemonic process, nor have children
+        self.failure: OSError | None = None
         self._ended: asyncio.Event | None = None
+        self._there = asyncio.Event()
+        self._unwanted = False
         self._exit_descriptor = -1
 
     def start(self) -> None:
-        """Start the process and watch it from the running event loop.
+        """Start the process and watch it from the running event loop; one that a server forks is there some time later.
 
         Raises:
             OSError: The system gives no process or descriptor.
         """
-        with held_back():
-            self.aio_process.start()
-        own_processes.add(self.pid)
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        with held_back():
+            self.aio_process.start()
+        if self.pid is not None:
+            self._attach()
+
+    async def launch(self) -> None:
+        """Suspend until the process is there, or it is known that there will be none, which `failure` tells then.
+
+        Called once, by who owns the process. Cancelled, the process that may come later is not known here; it ends by
+        itself, since what it would read from is closed.
+        """
+        assert self._ended is not None, "start() comes first"
+        try:
+            if self.pid is None:
+                await self._answer()
+                self._attach()
+        except OSError as exc:
+            self.failure = exc
+            self.aio_process.gave_up()
+            self._ended.set()
+        self._there.set()
+
+    async def _answer(self) -> None:
+        clock, sentinel = RunningTime(), self.aio_process.sentinel
+        readable = asyncio.Event()
+        self._loop.add_reader(sentinel, readable.set)
+        try:
+            while not readable.is_set():
+                if clock.seconds() > deadlines.FORK_S:
+                    raise TimeoutError(errno.ETIMEDOUT, f"the fork server does not answer in {deadlines.FORK_S:g} s")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(clock.interval):
+                        await readable.wait()
+        finally:
+            self._loop.remove_reader(sentinel)
+        self.aio_process.answered()
+
+    def _attach(self) -> None:
+        own_processes.add(self.pid)
         self._exit_descriptor = _exit_descriptor(self.aio_process)
         try:
             self._loop.add_reader(self._exit_descriptor, self._on_exit)
@@ -92,6 +135,14 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             self.kill()
             self.forsake()
             raise
+        if self._unwanted:
+            self.kill()
+
+    async def launched(self, timeout: float | None) -> None:
+        """Suspend until the process is there, there will be none, or `timeout` seconds have passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._there.wait()
 
     @property
     def ended(self) -> bool:
@@ -118,8 +169,8 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         return self.ended
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; does nothing if the process has ended, even if that was not noticed yet."""
-        if self.ended:
+        """Send a signal; does nothing before the process is there, or if it has ended, also if that was not noticed."""
+        if self.ended or self._exit_descriptor < 0:
             return
         with contextlib.suppress(ProcessLookupError):  # the fork server takes its children's exit codes at any time
             if self._exit_descriptor == self.aio_process.sentinel:
@@ -139,7 +190,8 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             await self.wait(deadlines.KILL_S)
 
     def kill(self) -> None:
-        """Kill the process; does nothing if it has ended."""
+        """Kill the process, once it is there; does nothing if it has ended."""
+        self._unwanted = True
         self.send_signal(signal.SIGKILL)
 
     def release(self) -> None:
@@ -148,7 +200,8 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             self.aio_process.join()
             self.aio_process.close()
         else:
-            self._loop.remove_reader(self._exit_descriptor)
+            if self._exit_descriptor >= 0:
+                self._loop.remove_reader(self._exit_descriptor)
             self._leave_alone()
 
     def forsake(self) -> None:

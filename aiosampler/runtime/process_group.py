@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from aiosampler.runtime.restarts import Restarts
 
 
+#: How many processes are on their way to be there, with copies of all descriptors that they get: those are limited.
+ASKED_AT_ONCE = 8
+
+
 class ProcessGroup:
     """Starts a number of processes of one kind and talks to them.
 
@@ -63,8 +67,7 @@ class ProcessGroup:
         self._replacing: asyncio.Task[Any] | None = None
         self._ending: dict[int, asyncio.Task[SamplerError | None]] = {}  # by index, those that failed
         self._workers: dict[int, ChildHandle] = {}  # by index, those that run
-        for index in range(len(ranks)):
-            self._create(index)
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
 
     def _create(self, index: int) -> None:
         rank = self._ranks[index]
@@ -79,7 +82,7 @@ class ProcessGroup:
         )
 
     async def start(self, work: Sequence[Any], timeout: float | None, restarts: Restarts | None = None) -> None:
-        """Send each worker its work, and wait until all have answered that they are ready.
+        """Start each worker, send it its work, and wait until all have answered that they are ready.
 
         Args:
             work: What each is to do.
@@ -101,7 +104,10 @@ class ProcessGroup:
         await all_or_first_error(map(start, range(len(work))))
 
     async def _start_one(self, index: int) -> None:
-        worker = self._workers[index]
+        async with self._asking:
+            self._create(index)
+            worker = self._workers[index]
+            await worker.launched(self._start_timeout)
         await worker.send(self._work[index])
         await worker.receive(self._start_timeout)
         worker.phase = "waiting for work"
@@ -255,7 +261,6 @@ class ProcessGroup:
             await asyncio.shield(self._ending[index])  # what it had open may be opened again
             del self._ending[index]
             await asyncio.sleep(self._restarts.delay(index))
-            self._create(index)
             self._work[index] = self._restarts.next_work(self._work[index])
             try:
                 return await self._start_one(index)

@@ -18,7 +18,14 @@ def denied(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise ResourceError(f"{what}: {exc.strerror or exc}{_advice(exc)}") from exc
+        raise denial_of(exc, what) from exc
+
+
+def denial_of(exc: OSError, what: str) -> ResourceError:
+    """The error for what cannot be done because of an error of the system, which is its cause."""
+    error = ResourceError(f"{what}: {exc.strerror or exc}{_advice(exc)}")
+    error.__cause__ = exc
+    return error
 
 
 def denial(exc: BaseException) -> str | None:

@@ -38,6 +38,7 @@ from aiosampler.runtime.fork_requests import (
     ending_own_server,
     own_server,
     pipe,
+    process_id,
     read_number,
 )
 from aiosampler.runtime.forking import forking
@@ -159,13 +160,15 @@ class _ForkPopen(_OwnChild, popen_fork.Popen):
 
 
 class _ForkServerPopen(popen_fork.Popen):
-    """Has the fork server of this process fork."""
+    """Has the fork server of this process fork, which takes its time: there is no process id before `answered`."""
 
     method = "forkserver"
     DupFd = ReceivedDescriptor
+    pid: int | None  # type: ignore[assignment] # as said
 
     def __init__(self, process_obj: process.BaseProcess) -> None:
         self._fds: list[int] = []
+        self.pid = None
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -174,7 +177,7 @@ class _ForkServerPopen(popen_fork.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: Any) -> None:
-        server = own_server()
+        self._server = server = own_server()
         tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined] # noqa: SLF001 - as above
         order = Order(
             Surroundings.here(),
@@ -183,9 +186,18 @@ class _ForkServerPopen(popen_fork.Popen):
             process_obj.preload,
         )
         body = pickle.dumps(order) + _body(self, process_obj)
-        self.pid, self.sentinel, parent_end = server.fork(body, self._fds)
+        self.sentinel, parent_end = server.ask(body, self._fds)
         own_processes.add(server.pid)
         self.finalizer = util.Finalize(self, _close_all, (self.sentinel, parent_end))
+
+    def answered(self) -> None:
+        """Take the answer of the server, once the sentinel is readable.
+
+        Raises:
+            OSError: There is no process.
+        """
+        self.pid = process_id(self.sentinel)
+        self._server.tell_hindrances()
 
     def _passed(self, output: int) -> int | None:
         with contextlib.suppress(OSError):  # it is closed
@@ -194,12 +206,19 @@ class _ForkServerPopen(popen_fork.Popen):
         return None
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        if self.returncode is None:
+        if self.returncode is None and self.pid is not None:
             if flag == os.WNOHANG and not connection.wait([self.sentinel], 0):
                 return None
             code = read_number(self.sentinel)
             self.returncode = UNKNOWN if code is None else code
         return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self.pid is None and timeout is not None and connection.wait([self.sentinel], timeout):
+            with contextlib.suppress(OSError):
+                self.answered()
+        code: int | None = super().wait(timeout)
+        return code
 
 
 class _OwnProcess(process.BaseProcess):
@@ -212,6 +231,7 @@ class _OwnProcess(process.BaseProcess):
     """
 
     _config: dict[str, Any]
+    _popen: Any
     mark = ""
     preload: tuple[str, ...] | None = None
 
@@ -223,6 +243,14 @@ class _OwnProcess(process.BaseProcess):
         finally:
             if daemonic is not None:
                 config["daemon"] = daemonic
+
+    def answered(self) -> None:
+        """See `_ForkServerPopen`."""
+        self._popen.answered()
+
+    def gave_up(self) -> None:
+        """There is no process: nobody is to wait for it."""
+        self._popen.returncode = UNKNOWN
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         code: int = super()._bootstrap(parent_sentinel)  # type: ignore[misc] # what runs in the child

@@ -1,6 +1,7 @@
 """Asking a fork server: one that answers as it should is in every other test, here are those that do not."""
 
 import errno
+import itertools
 import os
 import pickle
 import socket
@@ -9,7 +10,7 @@ import threading
 import pytest
 
 from aiosampler.runtime import fork_requests
-from aiosampler.runtime.fork_requests import NUMBER, ForkServer, ServerGone
+from aiosampler.runtime.fork_requests import NUMBER, ForkServer, ServerGone, process_id
 from tests.support.processes import descriptors
 
 
@@ -25,12 +26,12 @@ def answer(theirs, number):
     """Read a request, and say a number; what has been said last is the end of it."""
 
     def serve():
-        header, (status, *others), _, _ = socket.recv_fds(theirs, NUMBER.size, 16)
-        assert theirs.recv(100) == b"body"
+        header, (status, sentinel, file, *others), _, _ = socket.recv_fds(theirs, NUMBER.size, 16)
+        assert os.pread(file, 100, 0) == b"body"
         assert NUMBER.unpack(header) == (4,)
         if number is not None:
             os.write(status, NUMBER.pack(number))
-        for descriptor in (status, *others):
+        for descriptor in (status, sentinel, file, *others):
             os.close(descriptor)
 
     thread = threading.Thread(target=serve)
@@ -43,17 +44,22 @@ def test_a_server_that_cannot_fork_or_ends_is_an_error_of_the_system(connection,
     ours, theirs = connection
     before = descriptors().keys()
     thread = answer(theirs, number)
+    status, parent_end = ForkServer(ours, 1).ask(b"body", [])
     with pytest.raises(OSError, match="the fork server could not fork") as caught:
-        ForkServer(ours, 1).fork(b"body", [])
+        process_id(status)
     thread.join()
+    os.close(status)
+    os.close(parent_end)
     assert caught.value.errno == error
     assert descriptors().keys() == before
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(connection, monkeypatch):
-    monkeypatch.setattr(fork_requests, "ANSWER_S", 0.05)
-    with pytest.raises(OSError, match="could not fork"):
-        ForkServer(connection[0], 1).fork(b"body", [])
+def test_a_server_that_is_busy_is_not_waited_for_by_who_asks(connection):
+    server, before = ForkServer(connection[0], 1), descriptors().keys()
+    asked = [server.ask(bytes(1 << 20), []) for _ in range(8)]
+    for end in itertools.chain(*asked):
+        os.close(end)
+    assert descriptors().keys() == before
 
 
 def test_a_server_that_is_gone_was_not_asked(connection):
@@ -61,7 +67,7 @@ def test_a_server_that_is_gone_was_not_asked(connection):
     theirs.close()
     before = descriptors().keys()
     with pytest.raises(ServerGone):
-        ForkServer(ours, 1).fork(b"body", [])
+        ForkServer(ours, 1).ask(b"body", [])
     assert descriptors().keys() == before
     assert not ForkServer(ours, 1).settled.usable
 

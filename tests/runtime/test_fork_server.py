@@ -1,5 +1,6 @@
 """Processes that a server forks find what a spawned one would find, whatever became of the user's process since."""
 
+import asyncio
 import importlib
 import logging
 import os
@@ -14,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from aiosampler import RandomAgent
-from aiosampler.runtime import fork_requests
+from aiosampler import RandomAgent, ResourceError, SamplerClosed
+from aiosampler.runtime import deadlines, fork_requests
 from tests.support.processes import FORK_SERVER, until, workers
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv
@@ -135,6 +136,35 @@ async def test_a_server_that_was_killed_is_replaced():
     killed = server()
     killed.kill()
     killed.wait()
+    async with forked("serial") as sampler:
+        await sampler.obtain_samples()
+
+
+@pytest.mark.parametrize(
+    ("way", "error"),
+    [("close", SamplerClosed), ("cancel", asyncio.CancelledError), ("wait", ResourceError)],
+)
+async def test_a_server_that_is_stopped_holds_up_nobody(way, error, monkeypatch):
+    async with forked("serial"):
+        pass
+    stopped = server()
+    monkeypatch.setattr(deadlines, "KILL_S", 0.05)
+    monkeypatch.setattr(deadlines, "FORK_S", 0.05 if way == "wait" else 30.0)
+    sampler = forked("serial")
+    stopped.suspend()
+    try:
+        starting = asyncio.create_task(sampler.async_initialize())
+        await until(lambda: sampler._process is not None)  # while the loop goes on
+        if way == "close":
+            await sampler.aclose()
+        elif way == "cancel":
+            starting.cancel()
+        with pytest.raises(error):
+            await starting
+        await sampler.aclose()
+    finally:
+        stopped.resume()
+    await until(lambda: not stopped.children())  # what it has forked since ends by itself
     async with forked("serial") as sampler:
         await sampler.obtain_samples()
 

@@ -175,8 +175,8 @@ async def test_memory_that_is_not_there_is_refused_before_it_is_missed(kind):
 
 
 async def test_a_fork_server_that_cannot_fork_is_told(kind, monkeypatch):
-    def denied(descriptor, timeout):
-        os.kill(read_number(descriptor, timeout), signal.SIGKILL)  # as if there had never been one
+    def denied(descriptor):
+        os.kill(read_number(descriptor), signal.SIGKILL)  # as if there had never been one
         return -errno.EAGAIN
 
     monkeypatch.setattr("aiosampler.runtime.fork_requests.read_number", denied)
