@@ -22,7 +22,7 @@ and in a worker, or in the sampler process of the serial sampler::
         source.ended([i])
       source.finish(T, idle=False)
 
-Nothing is imported here but for type checkers.
+All imports here are for type checkers only.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Engine(Protocol):
         """Evaluate; return the episodes that ended, and what was lost."""
 
     async def call(self, request: Call) -> Called:
-        """Have environments do something between two batches; return what they answered, and what was lost."""
+        """Call environments between two batches; return their results, and what was lost."""
 
     async def aclose(self) -> None:
         """Close the environments and end the workers; idempotent."""
@@ -200,7 +200,7 @@ class Inference(Protocol):
 
 
 class DeviceGenerator(Protocol):
-    """The random generator of a device, for `GroupStream`: `Accelerator`, and a fake in the tests."""
+    """The random generator of a device, as `GroupStream` uses it: `Accelerator`."""
 
     def manual_seed(self, seed: int) -> object:
         """Seed the generator."""

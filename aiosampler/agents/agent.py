@@ -108,8 +108,8 @@ class Agent:
         """Refuse outputs of the model whose shapes `step` cannot use; called when the agent is tried out.
 
         Args:
-            inputs: Of n environments, as for `step`; n is not always B.
-            state: Of n environments.
+            inputs: Inputs of n environments, as for `step`; n is not always B.
+            state: Recurrent state of n environments.
 
         Raises:
             AgentError: It says which output, what it got and what to do.

@@ -88,7 +88,7 @@ class FrameStackAgent(Agent):
         }
 
     def step(self, inputs: AgentInputs, state: Tree) -> AgentStep:
-        """Have the other agent step on stacks."""
+        """Step the other agent on the stacks."""
         stack = self._stack(inputs, state)
         action, agent_info, after = self.agent.step(inputs._replace(observation=stack), state["agent"])
         frames = tree_map(lambda leaf: indexable(leaf)[:, 1:], stack)
@@ -97,7 +97,7 @@ class FrameStackAgent(Agent):
         )
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
-        """The other agent's values of stacks."""
+        """The other agent's values of the stacks."""
         return self.agent.value(inputs._replace(observation=self._stack(inputs, state)), state["agent"])
 
     def check_outputs(self, inputs: AgentInputs, state: Tree) -> None:

@@ -27,8 +27,9 @@ class ModelAgent(Agent):
     Args:
         model_fn: Builds the module. It is called as ``module(observation)``, or, with `recurrent`, as
             ``module(observation, prev_action, prev_reward, state)``, and gives what the agent's class says, with the
-            new state behind it if it is recurrent. A recurrent module also has ``initial_state(batch_size)``. Tensors
-            that it is given have a leading axis of n environments, in the dtypes of the spaces; n is not always B.
+            new state as the last item if it is recurrent. A recurrent module also has ``initial_state(batch_size)``.
+            The tensors that it gets have a leading axis of n environments, and the dtypes of the spaces; n is not
+            always B.
         recurrent: Whether the module has a state; its leaves are ``[B, ...]``, batch first.
         trace: Whether the module is traced (`torch.jit.trace`) where it acts on the CPU, which takes a fifth off the
             step of an agent with a small one. It must do the same operations at each call, whatever it is given, and

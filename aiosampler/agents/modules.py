@@ -59,7 +59,7 @@ class ModuleTensors:
         module: Wrapped or not.
 
     Attributes:
-        tensors: By each of their names.
+        tensors: Tensors by name; a tied one under each of its names.
         buffers: Names of those that are buffers.
         scratch: Names of the buffers that belong to no state_dict (``persistent=False``).
 

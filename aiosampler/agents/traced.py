@@ -25,7 +25,7 @@ class TracedModule:
     bit. A module that cannot be traced is called itself, after one line in the log at INFO.
 
     Args:
-        module: In eval mode, on the CPU.
+        module: A module in eval mode, on the CPU.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -56,7 +56,7 @@ def trace(module: nn.Module, args: tuple[Any, ...]) -> Any:
     """Trace a module, and check that the trace returns what the module returns.
 
     Args:
-        module: In eval mode.
+        module: A module in eval mode.
         args: Arguments to trace it with.
 
     Raises:

@@ -67,7 +67,7 @@ class EnvInfoWriter:
             which: Indices of the environments to write; None for all.
 
         Raises:
-            Mismatch: As of `write`.
+            Mismatch: As for `write`.
         """
         for entry in row:
             key, target, present = entry

@@ -101,7 +101,7 @@ def call_vector(
     Args:
         vector: The vector environment.
         ask: What to do.
-        name: Of the method or attribute.
+        name: Name of the method or attribute.
         packed: Pairs of an environment, counted from 0, and its pickled arguments.
         first: Global index of environment 0.
         n: How many environments it has.

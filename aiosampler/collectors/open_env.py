@@ -26,7 +26,7 @@ class OpenEnvAdapter:
                 to_observation=lambda seen: np.array([seen.message_length], np.float32),
             )
 
-    A reward of None is 0. An episode that is `done` is terminated, unless result or observation have an attribute
+    A reward of None is 0. `done` means that the episode terminated, unless result or observation have an attribute
     `truncated` that is true. The `metadata` of an observation is the info.
 
     Args:

@@ -107,7 +107,7 @@ class _Sampler:
         self._parameters.adopt()  # for the models that are built next
         await engine.start()
         if not options.debug:
-            self._tell = _ignore  # later phases, as of the replacement of a worker, are not reported
+            self._tell = _ignore  # later phases, such as those of a replaced worker, are not reported
         parent.send(messages.Started())
         return engine
 

@@ -53,7 +53,7 @@ def isolate(crash_report: socket.socket, mark: str, name: str, logs: LogOutlet) 
     Args:
         crash_report: See `aiosampler.runtime.crash_report`.
         mark: See `aiosampler.runtime.descendants`.
-        name: Of this process.
+        name: Name of this process.
         logs: See `aiosampler.runtime.log_records`.
     """
     for variable in THREAD_VARIABLES:
@@ -94,7 +94,7 @@ def end_with_parent(sock: socket.socket, warn: Callable[[], None]) -> None:
     """End this process soon after the other end of `sock` has closed, even if the main thread hangs.
 
     Args:
-        sock: Of the control channel; the kernel closes its other end when the parent ends, however that happens.
+        sock: Socket of the control channel; the kernel closes its other end when the parent ends, however it ends.
         warn: Called first, from another thread; then the main thread has `ORPHAN_S` seconds to end in good order.
     """
 

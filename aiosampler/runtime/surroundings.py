@@ -26,9 +26,9 @@ class Surroundings(NamedTuple):
 
     Attributes:
         environ: Its environment variables.
-        umask: None where that cannot be asked for.
-        cpus: That it may run on; None where that cannot be asked for.
-        soft_limits: By resource.
+        umask: Its umask; None if the system does not tell.
+        cpus: CPUs that it may run on; None if the system does not tell.
+        soft_limits: For each resource, its soft limit.
         ignored: Numbers of the signals that it ignores.
     """
 

@@ -275,7 +275,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         Publishes the parameters of the agent's model as version 0, or that of `load_state_dict`.
 
         Args:
-            affinity: In place of the constructor's.
+            affinity: Used in place of the constructor's.
 
         Raises:
             SamplerError: Something failed; the sampler is closed.

@@ -25,13 +25,13 @@ OURS = ("step", "reset", "close")
 class EnvironmentCalls:
     """The part of a sampler that calls its environments, with the names of Gymnasium's vector environments.
 
-    Environments are asked between two batches: when the batch that is being collected is complete, and before the next
-    one is begun. With `overlap`, while you have batch k, batch k + 1 is being collected, so what you set is in force
-    from batch k + 2 on; without, from the next one. It is the same in every kind of sampler. What an environment shows
-    when a batch begins is what it returned last: a level that is set shows after the next step, or reset.
+    Environments are called between two batches: after the batch that is being collected, and before the next one. With
+    `overlap`, while you have batch k, batch k + 1 is being collected, so what you set takes effect from batch k + 2 on;
+    without, from the next one. This is the same in every kind of sampler. The observation with which a batch begins is
+    the one that an environment returned last, so an attribute that is set shows after the next step or reset.
 
-    Where a worker is replaced (`max_worker_restarts`), its new environments are reset, told what the ones before were
-    told by `call`, `set_attr` and `set_reset_options`, in this order and of each name the last, and reset again.
+    If a worker is replaced (`max_worker_restarts`), its new environments are reset, get the calls of `call`,
+    `set_attr` and `set_reset_options` that the ones before had got (of each name the last), and are reset again.
 
     Arguments and results are pickled, and each environment gets a copy of its own. Cancelling a call that has begun
     does not take it back.
@@ -58,7 +58,7 @@ class EnvironmentCalls:
         The environments are called whatever one of them raises; that is raised here, and the sampler goes on.
 
         Args:
-            name: Of the method; an attribute that cannot be called is returned.
+            name: Name of the method; an attribute that is not callable is returned.
             args: Its arguments.
             env_indices: Which environments; all by default.
             evaluation: Whether those of evaluation.
@@ -84,12 +84,12 @@ class EnvironmentCalls:
         """Copies of an attribute of environments, that of the outermost wrapper that has it.
 
         Args:
-            name: Of the attribute.
+            name: Name of the attribute.
             env_indices: Which environments; all by default.
             evaluation: Whether those of evaluation.
 
         Raises:
-            SamplerError: As of `call`.
+            SamplerError: As for `call`.
         """
         return await self._ask(Ask.GET, name, [NOTHING], env_indices, evaluation)
 
@@ -100,13 +100,13 @@ class EnvironmentCalls:
         """Set an attribute of environments, that of the outermost wrapper that has it; one has to.
 
         Args:
-            name: Of the attribute.
+            name: Name of the attribute.
             values: A list or tuple has one value for each of the environments; anything else is for all of them.
             env_indices: Which environments; all by default.
             evaluation: Whether those of evaluation.
 
         Raises:
-            SamplerError: As of `call`.
+            SamplerError: As for `call`.
         """
         each = isinstance(values, list | tuple)
         packed = [_pack(f"the value of {name}", value) for value in (values if each else [values])]
@@ -119,7 +119,7 @@ class EnvironmentCalls:
         env_indices: int | Iterable[int] | None = None,
         evaluation: bool = False,
     ) -> None:
-        """Have later resets of environments get ``reset(options=...)``: a start state, or a level of a curriculum.
+        """Pass ``options`` to later resets of environments: a start state, or a level of a curriculum.
 
         The first reset of each environment, when the sampler starts, gets none: what is to be in force from the first
         step on belongs into `env_kwargs`.
@@ -131,7 +131,7 @@ class EnvironmentCalls:
 
         Raises:
             TypeError: `options` are no mappings.
-            SamplerError: As of `call`.
+            SamplerError: As for `call`.
         """
         each, packed = isinstance(options, list | tuple), []
         for one in options if isinstance(options, list | tuple) else [options]:

@@ -57,7 +57,7 @@ class Publishing:
         The parameters must not change until it returns, which is when they are published; also where it is cancelled.
 
         Args:
-            module: As of `publish`.
+            module: As for `publish`.
 
         Returns:
             The policy version.

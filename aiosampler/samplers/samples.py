@@ -281,16 +281,16 @@ class SlotSamples:
         self._has_values = slot["bootstrap_value"] is not None
 
     def empty(self) -> Samples:
-        """The samples without the facts of any batch."""
+        """Samples that are views of the slot, without number, version, infos and stats of a batch."""
         return self._with({}, [], -1, -1, SampleStats(0, 0.0, empty_timeline()))
 
     def full(self, facts: Any, traj_infos: list[TrajInfo], timeline: Timeline) -> Samples:
         """The samples of a batch.
 
         Args:
-            facts: The message that says that it is complete.
-            traj_infos: Unpacked.
-            timeline: Of the batch.
+            facts: The message that the batch is complete.
+            traj_infos: The unpickled trajectory infos.
+            timeline: The timeline of the batch.
         """
         stats = SampleStats(int(np.count_nonzero(self._valid)), facts.seconds, timeline, *_lost(facts.losses))
         return self._with(self._ends, traj_infos, facts.itr, facts.policy_version, stats)
@@ -310,7 +310,7 @@ class SlotSamples:
         )
 
 
-#: What a slot has of each end of an episode.
+#: The fields of a slot for ends of episodes.
 _ENDS = (FinalObservations.field, FinalValues.field)
 
 

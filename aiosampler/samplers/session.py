@@ -174,8 +174,8 @@ class Session:
 
         Args:
             itr: What the agent's `eval_mode` gets, the number of the last batch that was asked for by default.
-            max_trajectories: In place of the sampler's.
-            max_steps: In place of the sampler's.
+            max_trajectories: Replaces the option `eval_max_trajectories`.
+            max_steps: Replaces the option `eval_max_steps`.
 
         Raises:
             SamplerClosed: The session does not run, or was closed meanwhile.

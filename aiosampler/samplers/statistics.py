@@ -60,7 +60,7 @@ class SamplerStatistics:
         sampler_pid: Process id of the sampler process, which the others descend from; None while there is none.
         worker_pids: Those of the workers by rank, None for one that is being replaced; empty where there are none.
         server_pids: Those of the server processes, where several devices are used.
-        state: Of the sampler: ``"new"``, ``"probing"``, ``"probed"``, ``"starting"``, ``"running"`` or ``"closed"``.
+        state: The state: ``"new"``, ``"probing"``, ``"probed"``, ``"starting"``, ``"running"`` or ``"closed"``.
     """
 
     batches: int

@@ -83,8 +83,8 @@ def write_trace(path: str | Path, timelines: Iterable[Timeline]) -> None:
     """Write timelines as a Chrome trace, for ``chrome://tracing``, Perfetto or Speedscope.
 
     Args:
-        path: Of the JSON file.
-        timelines: Of batches of one sampler.
+        path: Path of the JSON file.
+        timelines: Timelines of batches of one sampler.
     """
     events = [event for timeline in timelines for event in timeline.events()]
     with open(path, "w", encoding="utf-8") as file:
@@ -103,7 +103,7 @@ class Tracing:
         without blocking the event loop.
 
         Args:
-            path: Of the file, JSON in the Chrome trace format: open it in Perfetto or ``chrome://tracing``.
+            path: Path of the JSON file in the Chrome trace format, for Perfetto or ``chrome://tracing``.
 
         Raises:
             SamplerError: No batch was obtained yet.
@@ -114,7 +114,7 @@ class Tracing:
         """`trace`, with the writing in a thread.
 
         Args:
-            path: Of the file.
+            path: Path of the file.
 
         Raises:
             SamplerError: No batch was obtained yet.

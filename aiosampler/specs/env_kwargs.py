@@ -13,7 +13,7 @@ def settle_env_kwargs(name: str, given: Any, n: int, counted_by: str) -> Argumen
     """Check the arguments of `n` environments; if a function was given, call it for each index.
 
     Args:
-        name: Of the sampler's argument.
+        name: Name of the sampler's argument.
         given: A mapping, a sequence of n mappings, a function that makes one from an index, or None.
         n: How many environments there are.
         counted_by: The sampler's argument that gives n, for messages.

@@ -61,7 +61,7 @@ def environment_seed(
     from this seed replays the trajectory. With ``seed_every_reset=True`` each has a seed of its own.
 
     Args:
-        seed: Of the sampler.
+        seed: The sampler's seed.
         b: Index of the environment.
         evaluation: Whether `b` counts the evaluation environments.
         restarts: How many times the worker that has the environment was replaced before; each replacement draws from
