@@ -154,7 +154,7 @@ async def test_a_server_that_is_stopped_holds_up_nobody(way, error, monkeypatch)
     stopped.suspend()
     try:
         starting = asyncio.create_task(sampler.async_initialize())
-        await until(lambda: sampler._process is not None)  # while the loop goes on
+        await until(lambda: sampler._session.process is not None)  # while the loop goes on
         if way == "close":
             await sampler.aclose()
         elif way == "cancel":
