@@ -49,9 +49,9 @@ class ChildHandle:
         target: Coroutine function, at the top level of a module, that runs in it; called with its end of the control
             channel, and `args`.
         args: Further arguments.
-        name: Of the process.
+        name: Name of the process.
         start_method: See `Process`.
-        rank: Of the worker.
+        rank: Rank of a worker; None for other processes.
         preload: Modules that the child's own fork server imports, if it has one. None for a child that starts no
             processes of ours; those of other children get a moment to end by themselves after it was killed.
         on_phase: Called with the name of each phase of its start.
@@ -125,7 +125,7 @@ class ChildHandle:
         return self._process.pid  # type: ignore[no-any-return] # aiomultiprocess has no type hints
 
     async def launched(self, timeout: float | None) -> None:
-        """Suspend until there is a process, or none will be, which `receive` tells; for `timeout` seconds at most."""
+        """Suspend until the process has started, or failed to (`receive` raises that); `timeout` seconds at most."""
         await self._process.launched(timeout)
 
     async def send(self, message: Any) -> None:

@@ -1,11 +1,10 @@
-"""Asking a fork server for processes.
+"""The owner's side of a fork server: requesting processes.
 
-Whoever starts processes has one end of a socket pair, and its server the other; nobody else can ask. Each process is
-asked for by eight bytes, with the descriptors that it is to have: so asking never waits for the server, which may still
-be importing. The first of them are a pipe for the answers, one that the process sees the end of its parent by, and an
-anonymous file with that many bytes of pickle, which is left to the process. The server answers the process id, or the
-negative number of an error, and in the end the exit code. It writes a frame of its own once, when it is ready to be
-asked.
+The owner and its server have the two ends of a socket pair, so no other process can send requests. A request is eight
+bytes with the descriptors for the new process, so sending it never waits for the server, which may still be importing.
+The first descriptors are a pipe for the answers, a pipe by which the process notices the end of its parent, and an
+anonymous file with a pickle for the process, whose size the eight bytes are. The server answers with the process id, or
+the negative number of an error, and later with the exit code. Once, when it is ready, it sends a `Settled`.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ log = logging.getLogger("aiosampler")
 
 
 class Order(NamedTuple):
-    """What a process that is asked for is told first; in the pickle, what multiprocessing tells follows.
+    """The first object in the pickle for a process; the data of multiprocessing follow.
 
     Attributes:
-        surroundings: Of who asks.
-        output: Which of its descriptors are to be its standard output and its standard error.
-        tracker: Which is the resource tracker's.
-        modules: To be imported by a fork server of its own; None where it needs none.
+        surroundings: The surroundings of the process that requests it.
+        output: Indices of the descriptors for its standard output and standard error.
+        tracker: Index of the descriptor of the resource tracker; None if there is none.
+        modules: Modules that its own fork server imports; None if it needs no server.
     """
 
     surroundings: Surroundings
@@ -60,12 +59,12 @@ class Order(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What a server tells when it is ready.
+    """The message of a server that is ready.
 
     Attributes:
-        usable: Whether it forks.
-        hindrances: Modules that it has not imported, or for which it does not fork.
-        files: Of the modules that it has imported beside those of installed packages, and when they were changed.
+        usable: Whether it can fork.
+        hindrances: Modules that it has not imported, or that keep it from forking, and why.
+        files: Files of imported modules that are not installed packages, with their modification times.
     """
 
     usable: bool
@@ -74,16 +73,16 @@ class Settled(NamedTuple):
 
 
 class ServerGone(Exception):
-    """There is no fork server that can be asked."""
+    """There is no fork server that can be used."""
 
 
 class ForkServer:
-    """A fork server as its owner holds it; any thread may ask.
+    """The owner's handle on a fork server; thread-safe.
 
     Args:
-        connection: To it.
-        pid: Of the process.
-        fixed: The surroundings of its start that cannot be made up for.
+        connection: The socket to the server.
+        pid: Process id of the server.
+        fixed: The `fixed_surroundings` in which it was started.
     """
 
     def __init__(self, connection: socket.socket, pid: int, fixed: tuple[object, ...] = ()) -> None:
@@ -92,7 +91,7 @@ class ForkServer:
 
     @functools.cached_property
     def settled(self) -> Settled:
-        """What it told when it was ready, which is waited for."""
+        """The message of the server that it is ready; blocks until it has arrived."""
         try:
             length = NUMBER.unpack(self._receive(NUMBER.size))[0]
             settled: Settled = pickle.loads(self._receive(length))
@@ -110,27 +109,27 @@ class ForkServer:
         return bytes(data)
 
     def answers(self) -> bool:
-        """Whether it is there, and has imported nothing that has changed since."""
+        """Whether it still runs, and no file that it has imported was changed since."""
         poll = select.poll()
-        poll.register(self._connection, select.POLLIN)  # it sends no more
+        poll.register(self._connection, select.POLLIN)  # only the end of data can arrive
         with contextlib.suppress(OSError):
             return not poll.poll(0) and all(os.stat(name).st_mtime_ns == at for name, at in self.settled.files.items())
-        return False  # a file is gone
+        return False  # a file was removed
 
     def ask(self, body: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
-        """Ask for a process, without waiting for it.
+        """Request a process, without waiting for it.
 
         Args:
-            body: An `Order`, and what multiprocessing tells a process.
-            descriptors: That it is to have.
+            body: The pickles of an `Order`, and of the data of multiprocessing.
+            descriptors: Descriptors for the process.
 
         Returns:
-            The pipe that its process id and its exit code come from, see `process_id`, and one that it can see the end
-            of this process by.
+            The pipe for its process id and exit code, see `process_id`, and the pipe whose end shows it that this
+            process has ended.
 
         Raises:
-            ServerGone: Nobody was asked.
-            OSError: The system gives no descriptor, or no more processes can be asked for at once.
+            ServerGone: The server does not run any more; nothing was requested.
+            OSError: The system has no descriptors left, or too many requests are pending.
         """
         with contextlib.ExitStack() as sent, contextlib.ExitStack() as kept:
             status, child_status = _pipe(kept, sent)
@@ -147,42 +146,42 @@ class ForkServer:
         return status, parent_end
 
     def tell_hindrances(self) -> None:
-        """Log, once, what it does without; called when it has answered, so that it is settled."""
+        """Log, once, which modules it has not imported; called after it has answered a request, so that it is ready."""
         if not self._told:
             self._told = True
             for module, why in self.settled.hindrances:
                 log.info("each process imports %s for itself: in the fork server it %s", module, why)
 
     def close(self) -> None:
-        """Have it end as soon as all have ended that it has forked."""
+        """Close the connection; the server ends when all its children have ended."""
         self._connection.close()
 
 
-_received: list[int] = []  # by this process when it was forked
+_received: list[int] = []  # descriptors that this process got when it was forked
 
 
 def receive_descriptors(descriptors: Sequence[int]) -> None:
-    """Keep descriptors for the objects of this process that refer to them."""
+    """Keep descriptors for the `ReceivedDescriptor`s that refer to them."""
     _received[:] = descriptors
 
 
 class ReceivedDescriptor:
-    """In place of a descriptor, in what is pickled for a process.
+    """Stands for a descriptor in a pickle for a process.
 
     Args:
-        index: Among those that the process receives.
+        index: Index among the descriptors that the process receives.
     """
 
     def __init__(self, index: int) -> None:
         self._index = index
 
     def detach(self) -> int:
-        """The descriptor, which belongs to the caller now."""
+        """Return the descriptor, which belongs to the caller from now on."""
         return _received[self._index]
 
 
 def pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
-    """Both ends of a pipe, which are closed with others if something fails."""
+    """Both ends of a new pipe, which `opened` closes."""
     ends = os.pipe()
     for end in ends:
         opened.callback(os.close, end)
@@ -196,7 +195,7 @@ def _anonymous_file() -> IO[bytes]:
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
-    """Both ends of a pipe, which are closed with different others."""
+    """Both ends of a new pipe, each of which another stack closes."""
     ends = os.pipe()
     for end, opened in zip(ends, (reading, writing), strict=True):
         opened.callback(os.close, end)
@@ -204,10 +203,10 @@ def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple
 
 
 def process_id(status: int) -> int:
-    """The process id that a server tells first; waits for it.
+    """Read the first answer of a server, the process id; blocks until it is there.
 
     Raises:
-        OSError: There is no process.
+        OSError: The server could not fork, or has ended.
     """
     pid = read_number(status)
     if pid is None or pid < 0:
@@ -216,30 +215,30 @@ def process_id(status: int) -> int:
 
 
 def read_number(descriptor: int) -> int | None:
-    """What a server says about a process; waits for it; None if the server is gone."""
-    poll = select.poll()  # an event loop that watched it has taken care that reading does not wait
+    """Read an answer of a server about a process; blocks until it is there; None if the server has ended."""
+    poll = select.poll()  # an event loop has made the descriptor non-blocking
     poll.register(descriptor, select.POLLIN)
     poll.poll()
-    data = os.read(descriptor, NUMBER.size)  # eight bytes come at once, or none
+    data = os.read(descriptor, NUMBER.size)  # eight bytes are written to a pipe all at once
     if not data:
         return None
     number: int = NUMBER.unpack(data)[0]
     return number
 
 
-_server: ForkServer | None = None  # of this process
-_refused: tuple[object, ...] | None = None  # the surroundings in which there can be none
+_server: ForkServer | None = None  # the server of this process
+_refused: tuple[object, ...] | None = None  # the surroundings in which a server was not usable
 _changing = threading.Lock()
-_left: list[int] = []  # process ids of servers that are to end by themselves
+_left: list[int] = []  # process ids of servers that were closed, and end by themselves
 
 
 async def ready_fork_server(modules: Sequence[str]) -> bool:
-    """Suspend until this process has a fork server; whether it has one then.
+    """Suspend until this process has a fork server; return False if there can be none.
 
-    Where there is none, because what it is to import starts threads say, a warning says so, once.
+    That is so if a module that it must import starts threads, for example; a warning is logged once.
 
     Args:
-        modules: That it is to import, those which all processes need.
+        modules: Names of the modules that it imports, which all processes need.
     """
     return await in_thread(functools.partial(_ready, modules))
 
@@ -267,12 +266,12 @@ def _ready(modules: Sequence[str]) -> bool:
 
 
 def _start(modules: Sequence[str], fixed: tuple[object, ...]) -> ForkServer:
-    """Start the server of the user's process, which is an interpreter of its own."""
-    path = [place or process.ORIGINAL_DIR for place in sys.path]  # type: ignore[attr-defined] # as it is spawned with
+    """Start the server of the user's process, which is a new interpreter."""
+    path = [place or process.ORIGINAL_DIR for place in sys.path]  # type: ignore[attr-defined] # as if spawned
     command = spawn.get_command_line()
     ours, theirs = socket.socketpair()
     with theirs:
-        # The path comes first: what follows may be found on it alone
+        # The path is set first, since modules may be found only on it
         code = (
             f"import sys; sys.path[:] = {path!r}; from aiosampler.runtime.fork_server import main; "
             f"main({theirs.fileno()}, {tuple(modules)!r})"
@@ -288,7 +287,7 @@ def _start(modules: Sequence[str], fixed: tuple[object, ...]) -> ForkServer:
         except BaseException:
             ours.close()
             raise
-    server.returncode = 0  # it ends by itself: nobody is to ask, or to warn that it still runs
+    server.returncode = 0  # it ends by itself; keeps subprocess from waiting for it, or warning that it still runs
     return ForkServer(ours, server.pid, fixed)
 
 
@@ -299,7 +298,7 @@ def _leave() -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a server has not ended; one that has leaves nothing behind then."""
+    """Whether a closed server still runs; if it has ended, collect its exit code."""
     with contextlib.suppress(ChildProcessError):
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     return False
@@ -317,7 +316,7 @@ def own_server() -> ForkServer:
 
 
 def adopt(server: ForkServer) -> None:
-    """Make a server that of this process. What this process forks has no part in it."""
+    """Set the server of this process. Children that this process forks do not inherit it."""
     global _server
     _server = server
     _forget_in_forked()
@@ -342,7 +341,7 @@ def _forget() -> None:
 
 
 def leave_own_server() -> ForkServer | None:
-    """Ask the server of this process no more: it ends as soon as all have ended that it has forked."""
+    """Close the server of this process; it ends when all its children have ended."""
     global _server
     server, _server = _server, None
     if server is not None:
@@ -352,10 +351,10 @@ def leave_own_server() -> ForkServer | None:
 
 @contextlib.contextmanager
 def ending_own_server() -> Iterator[list[int]]:
-    """Around the end of this process: the server that it has, if any, ends meanwhile, and has ended as a rule then.
+    """A context around the end of this process, during which its server, if it has one, ends.
 
     Yields:
-        Its process id.
+        A list with the process id of the server; empty if there is none.
     """
     server = leave_own_server()
     yield [] if server is None else [server.pid]

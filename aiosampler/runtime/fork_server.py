@@ -48,8 +48,8 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     """Run the fork server of the user's process.
 
     Args:
-        descriptor: Of the connection to it.
-        modules: To import.
+        descriptor: Descriptor of the connection to its owner.
+        modules: Names of the modules to import.
     """
     _become_server(os.getppid())
     connection = socket.socket(fileno=descriptor)

@@ -82,7 +82,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         self._exit_descriptor = -1
 
     def start(self) -> None:
-        """Start the process and watch it from the running event loop; one that a server forks is there some time later.
+        """Start the process and watch it from the running event loop; one that a server forks starts some time later.
 
         Raises:
             OSError: The system gives no process or descriptor.
@@ -95,7 +95,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             self._attach()
 
     async def launch(self) -> None:
-        """Suspend until the process is there, or it is known that there will be none, which `failure` tells then.
+        """Suspend until the process has started, or it is known that it will not (see `failure`).
 
         Called once, by who owns the process. Cancelled, the process that may come later is not known here; it ends by
         itself, since what it would read from is closed.
@@ -139,7 +139,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             self.kill()
 
     async def launched(self, timeout: float | None) -> None:
-        """Suspend until the process is there, there will be none, or `timeout` seconds have passed."""
+        """Suspend until the process has started or failed to start, or `timeout` seconds have passed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._there.wait()
@@ -169,7 +169,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
         return self.ended
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; does nothing before the process is there, or if it has ended, also if that was not noticed."""
+        """Send a signal; does nothing before the process has started, or after it has ended."""
         if self.ended or self._exit_descriptor < 0:
             return
         with contextlib.suppress(ProcessLookupError):  # the fork server takes its children's exit codes at any time
@@ -190,7 +190,7 @@ class Process(aiomultiprocess.Process):  # type: ignore[misc] # it has no type h
             await self.wait(deadlines.KILL_S)
 
     def kill(self) -> None:
-        """Kill the process, once it is there; does nothing if it has ended."""
+        """Kill the process, as soon as it has started; does nothing if it has ended."""
         self._unwanted = True
         self.send_signal(signal.SIGKILL)
 

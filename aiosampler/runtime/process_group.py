@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiosampler.runtime.restarts import Restarts
 
 
-#: How many processes are on their way to be there, with copies of all descriptors that they get: those are limited.
+#: How many processes start at the same time: until then, this one holds copies of their descriptors, which are limited.
 ASKED_AT_ONCE = 8
 
 
@@ -128,7 +128,7 @@ class ProcessGroup:
 
         Args:
             timeout: Seconds that a worker may go without progress.
-            indices: As of `send`.
+            indices: As for `send`.
             by_memory: Returns the answer of a worker that has answered by memory, where none comes as a message; None
                 if it has not. Whenever one may have, call `look`.
 
@@ -153,14 +153,14 @@ class ProcessGroup:
                     if index in self._awaited:  # it failed while an earlier call was being cancelled
                         self._stop_waiting_for(index)
                     await self._end_lost(index, await self._failure(index, exc))
-                    self.look()  # if it was to answer last, nobody tells that all others have
+                    self.look()  # the others may have answered; it would have posted the signal
             return [self._answers[index] for index in indices if index in self._answers]
         finally:
             self._awaited.clear()  # an answer that arrives later is for the next caller
             self._answers, self._watch, self._by_memory = {}, None, None
 
     def look(self) -> None:
-        """Take the answers that are there."""
+        """Take the answers that have arrived."""
         for index in tuple(self._awaited):
             self._take_answer(index)
 
@@ -168,7 +168,7 @@ class ProcessGroup:
         """Receive the answer of a worker, if it is awaited and has arrived; called when a message has arrived."""
         if index in self._awaited:
             try:
-                # By memory first: a message may belong to what was asked after that
+                # Shared memory first: a message may be of a later request
                 answer = None if self._by_memory is None else self._by_memory(index)
                 if answer is None:
                     answer = self._workers[index].receive_nowait()
@@ -200,7 +200,7 @@ class ProcessGroup:
             async with asyncio.timeout(watch.interval):
                 await self._changed.wait()
         except TimeoutError:
-            self.look()  # those that have answered by memory are not stuck, though nobody has told of it yet
+            self.look()  # those that have answered in shared memory are not stuck
             stuck = list(watch.stuck())
             for index, _ in stuck:
                 self._stop_waiting_for(index)  # what it sends from now on is ignored

@@ -22,7 +22,7 @@ def denied(what: str) -> Iterator[None]:
 
 
 def denial_of(exc: OSError, what: str) -> ResourceError:
-    """The error for what cannot be done because of an error of the system, which is its cause."""
+    """The error for something that failed because of an `OSError`, which is its cause."""
     error = ResourceError(f"{what}: {exc.strerror or exc}{_advice(exc)}")
     error.__cause__ = exc
     return error

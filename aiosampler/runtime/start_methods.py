@@ -1,11 +1,11 @@
-"""How processes are started: those of multiprocessing, without what they do to a user's process.
+"""The start methods, built on those of multiprocessing. They differ in four points.
 
-- multiprocessing imports the user's ``__main__`` into spawned children, which runs scripts without a guard again. Ours
-  does not: what is defined there travels by value.
-- A child of ours has as much to do with the resource tracker as its parent has: it uses that of the parent, if there
-  is one, and starts none.
-- A host may ignore SIGCHLD, or take the exit codes of all its children; they are not known then, which is no error.
-- The daemonic processes of a pool may have children of ours, which end with their parents by themselves.
+- multiprocessing imports the user's ``__main__`` in spawned children, which runs scripts without a guard again. Our
+  children do not: what is defined there is sent by value.
+- A child uses the resource tracker of its parent, if there is one, and never starts one.
+- If the user's process ignores SIGCHLD, or collects the exit codes of all its children, exit codes are unknown, which
+  is no error.
+- Daemonic processes, such as those of a pool, may start our processes, which end by themselves with their parents.
 """
 
 import atexit
@@ -46,12 +46,12 @@ from aiosampler.runtime.surroundings import Surroundings
 
 log = logging.getLogger("aiosampler")
 
-UNKNOWN = 256  # in place of the exit code of a process that was not left for us to ask about
+UNKNOWN = 256  # in place of the exit code of a process that something else has waited for
 
 
 @contextlib.contextmanager
 def _start_method_left_alone() -> Iterator[None]:
-    """Around what asks for the start method of the user's process, which decides for the default if none was chosen."""
+    """A context around code that reads multiprocessing's start method, which would fix the default if none is set."""
     undecided = multiprocessing.get_start_method(allow_none=True) is None
     try:
         yield
@@ -61,7 +61,7 @@ def _start_method_left_alone() -> Iterator[None]:
 
 
 def _preparation(name: str) -> dict[str, Any]:
-    """What multiprocessing tells a child about its parent, less the user's main module and start method."""
+    """The preparation data of multiprocessing for a child, without the user's main module and start method."""
     with _start_method_left_alone():
         preparation = spawn.get_preparation_data(name)
     ours = ("init_main_from", "start_method")
@@ -85,7 +85,7 @@ def _close_all(*descriptors: int) -> None:
 
 
 class _OwnChild:
-    """Asks for the exit code of a child, which somebody else may have taken."""
+    """Polls the exit code of a child, which other code of the user's process may have collected."""
 
     pid: int
     returncode: int | None
@@ -103,12 +103,12 @@ class _OwnChild:
 
 
 class _SpawnPopen(_OwnChild, popen_spawn_posix.Popen):
-    """Spawns an interpreter, which has the resource tracker of this process, if there is one by now."""
+    """Spawns an interpreter, which gets the resource tracker of this process, if there is one."""
 
     _fds: list[int]
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        self._interpreter.returncode = super().poll(flag)  # so that it does not ask, too
+        self._interpreter.returncode = super().poll(flag)  # keeps subprocess from polling as well
         return self.returncode
 
     def _launch(self, process_obj: Any) -> None:
@@ -132,12 +132,12 @@ class _SpawnPopen(_OwnChild, popen_spawn_posix.Popen):
             opened.pop_all()
         os.close(child_input)
         os.close(child_sentinel)
-        # The child takes the end of its input for the end of this process, so it stays open until then.
+        # Kept open: when it closes, the child takes that for the end of this process.
         self.finalizer = util.Finalize(self, _close_all, (sentinel, body_end))
 
 
 class _ForkPopen(_OwnChild, popen_fork.Popen):
-    """Forks; multiprocessing's own leaves pipes behind when the system denies the second one, or the process."""
+    """Forks. Multiprocessing's own class leaks pipes if the system denies the second pipe or the process."""
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with contextlib.ExitStack() as opened:
@@ -160,11 +160,11 @@ class _ForkPopen(_OwnChild, popen_fork.Popen):
 
 
 class _ForkServerPopen(popen_fork.Popen):
-    """Has the fork server of this process fork, which takes its time: there is no process id before `answered`."""
+    """Lets the fork server of this process fork, without waiting for it: there is no process id before `answered`."""
 
     method = "forkserver"
     DupFd = ReceivedDescriptor
-    pid: int | None  # type: ignore[assignment] # as said
+    pid: int | None  # type: ignore[assignment] # None until then
 
     def __init__(self, process_obj: process.BaseProcess) -> None:
         self._fds: list[int] = []
@@ -172,7 +172,7 @@ class _ForkServerPopen(popen_fork.Popen):
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Have the child receive a descriptor; its index among them."""
+        """Send a descriptor to the child; return its index among those that the child receives."""
         self._fds.append(fd)
         return len(self._fds) - 1
 
@@ -191,10 +191,10 @@ class _ForkServerPopen(popen_fork.Popen):
         self.finalizer = util.Finalize(self, _close_all, (self.sentinel, parent_end))
 
     def answered(self) -> None:
-        """Take the answer of the server, once the sentinel is readable.
+        """Read the answer of the server, when the sentinel is readable.
 
         Raises:
-            OSError: There is no process.
+            OSError: The server could not fork, or has ended.
         """
         self.pid = process_id(self.sentinel)
         self._server.tell_hindrances()
@@ -225,9 +225,9 @@ class _OwnProcess(process.BaseProcess):
     """A process object of multiprocessing.
 
     Attributes:
-        mark: That its process is started with, see `aiosampler.runtime.descendants`.
-        preload: Modules that a fork server of its own is to import, None where it starts no processes; used where it is
-            forked by a server itself.
+        mark: The mark that the process gets, see `aiosampler.runtime.descendants`.
+        preload: Modules that its own fork server imports, None if it starts no processes; used only if it is forked by
+            a server itself.
     """
 
     _config: dict[str, Any]
@@ -249,28 +249,28 @@ class _OwnProcess(process.BaseProcess):
         self._popen.answered()
 
     def gave_up(self) -> None:
-        """There is no process: nobody is to wait for it."""
+        """Called if there will be no process, so that multiprocessing does not wait for it."""
         self._popen.returncode = UNKNOWN
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
-        code: int = super()._bootstrap(parent_sentinel)  # type: ignore[misc] # what runs in the child
+        code: int = super()._bootstrap(parent_sentinel)  # type: ignore[misc] # runs in the child
         kill_leftovers()
         return code
 
 
 class _CleanProcess(_OwnProcess):
-    """A process that has nothing of who started it, and thus all to end by itself."""
+    """A process that was not forked from its parent, so it must run all steps of its own exit."""
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
-        """Run, and end the process without taking the interpreter to pieces, which takes torch half a second."""
+        """Run the process and end it, without finalising the interpreter, which takes half a second with torch."""
         code: int = super(_OwnProcess, self)._bootstrap(parent_sentinel)  # type: ignore[misc] # as above
         try:
-            atexit._run_exitfuncs()  # noqa: SLF001 - what the end of the interpreter calls
-        except BaseException:  # was printed
+            atexit._run_exitfuncs()  # noqa: SLF001 - called when an interpreter exits
+        except BaseException:  # it was printed
             code = code or 1
         util._flush_std_streams()  # type: ignore[attr-defined] # noqa: SLF001 - what its own `_bootstrap` does
         with ending_own_server() as server:
-            kill_leftovers(spare=server)  # last: the functions above may end programs in a better way
+            kill_leftovers(spare=server)  # last, since the functions above may end programs in good order
         os._exit(code)
 
 
