@@ -227,7 +227,6 @@ class Collector:
         """Take T steps, or fewer if all environments wait before that."""
         cells, abort, clock, act = self._cells, self._abort, slot.clock, self._actions.act
         step, row = self._unit.step, self._row
-        records_infos = slot.env_info is not None
         for t in range(T):
             if abort[0]:
                 raise Aborted
@@ -238,19 +237,24 @@ class Collector:
             if clock is not None:
                 clock[t, 0] = perf_counter_ns()
             step(actions, self._active, row)
-            if row.lost:
-                self._lose(t, row.lost)
-            if self._starting:
-                self._go_on_starting(slot, t)
-            slot.write_rewards(t, row.rewards_array)
-            if records_infos:
-                slot.write_infos(t)
-            if row.ended:
-                self._follow(slot, t, row.ended)
+            self._follow_up(slot, t)
             if clock is not None:
                 clock[t, 1] = perf_counter_ns()
             if self.idle:
                 break  # the remaining rows are blank
+
+    def _follow_up(self, slot: SlotRows, t: int) -> None:
+        """Record what follows from step t, when all environments have taken it."""
+        row = self._row
+        if row.lost:
+            self._lose(t, row.lost)
+        if self._starting:
+            self._go_on_starting(slot, t)
+        slot.write_rewards(t, row.rewards_array)
+        if slot.env_info is not None:
+            slot.write_infos(t)
+        if row.ended:
+            self._follow(slot, t, row.ended)
 
     def _follow(self, slot: SlotRows, t: int, ended: list[int]) -> None:
         """Reset the environments whose episodes ended at step t, or let them wait, as the rule says."""

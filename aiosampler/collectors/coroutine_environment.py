@@ -164,10 +164,10 @@ def waits_in(task: asyncio.Task[Any]) -> str:
     return "".join(traceback.StackSummary.extract(frames).format())
 
 
-def environment_of(frame: FrameType | None, tasks: Container[CodeType]) -> int | None:
-    """The local variable `i` of the first caller of a frame whose code is in `tasks`; None if there is none."""
+def environment_of(frame: FrameType | None, tasks: Container[CodeType]) -> tuple[Any, int] | None:
+    """Local variables `self` and `i` of the first caller of a frame whose code is in `tasks`; None without one."""
     while frame is not None:
         if frame.f_code in tasks:
-            return int(frame.f_locals["i"])
+            return frame.f_locals["self"], int(frame.f_locals["i"])
         frame = frame.f_back
     return None

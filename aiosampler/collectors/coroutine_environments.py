@@ -48,6 +48,14 @@ class CoroutineEnvironments:
         """Build n environments, all at the same time; the unit closes each that is built, even if others fail."""
         self._lives.add(n, phase)
 
+    def build(self, n: int, phase: Callable[[str], None]) -> None:
+        """The first half of `add`: begin to build, in the thread that calls this; `settle` waits for it."""
+        self._lives.build(n, phase)
+
+    def settle(self, phase: Callable[[str], None]) -> None:
+        """The second half of `add`."""
+        self._lives.settle(phase)
+
     def action_space(self, i: int) -> gym.Space[Any]:
         """The action space of environment i."""
         return self.environment(i).action_space  # type: ignore[no-any-return]
@@ -122,10 +130,12 @@ class CoroutineEnvironments:
         self._lives.actions, self._lives.record = actions, row.record
         self._lives.wait(begin, f"taking step {row.t} of the batch", self._limit)
         row.ended.sort()  # they have answered in arbitrary order
-        if lives.losses or self._absent or self._replaced:
-            self._tell_who_left_and_came(environments, row)
+        self.tell(environments, row)
 
-    def _tell_who_left_and_came(self, environments: Sequence[int], row: StepRow) -> None:
+    def tell(self, environments: Sequence[int], row: StepRow) -> None:
+        """Tell `row` which environments were given up, and which began in place of others, at a step of these."""
+        if not (self._lives.losses or self._absent or self._replaced):
+            return
         row.lost, self._replaced = self._replaced, []
         while self._lives.losses:
             row.lost.append(self._lives.losses.popleft())

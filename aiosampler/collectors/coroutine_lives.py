@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HELD_UP_S = 0.3  # a loop that runs no callback for so long is reported in the log
 CLOSE = object()  # in place of a call: the task must close its environment
 SOMEBODY = -1  # index that stands for any environment that is being built
+AGENT_OF_ONE = -2  # the agent, which an environment that goes at its own pace waits for between two steps
 
 log = logging.getLogger("aiosampler")
 
@@ -49,6 +50,8 @@ class Lives:
         cells: Progress cells of this process.
         evaluation: Whether these are evaluation environments.
         care: How those that fail are handled.
+        together: Global indices of all environments that are in hand whenever one of these is, where others go at their
+            own pace in the same process.
 
     Attributes:
         each: For each environment its state; it stays there after a failure until it is replaced.
@@ -72,9 +75,11 @@ class Lives:
         *,
         evaluation: bool,
         care: Care,
+        together: range | None = None,
     ) -> None:
         self._loop, self._build, self._register = loop, build, register
         self._first, self.evaluation, self._cells, self._care = first, evaluation, memoryview(cells), care
+        self._together = together
         self.each: list[Life] = []
         self.options: Sequence[Mapping[str, Any] | None] = ()
         self.told: list[dict[tuple[Ask, str], bytes]] = []
@@ -88,15 +93,19 @@ class Lives:
         self._begins: OnReset | None = None  # called with the reset of a replacement that is waited for
         self._error: BaseException | None = None  # what ended a wait; every later wait raises it
         self._halted = False  # whether answers are no longer recorded
-        self._reported: set[tuple[str, int]] = set()  # places that blocked the loop, each reported once
 
     # These are called in the collector's thread.
 
     def add(self, n: int, phase: Callable[[str], None]) -> None:
         """Build n environments; each that is built will be closed with the unit, even if others fail."""
+        self.build(n, phase)
+        self.settle(phase)
+
+    def build(self, n: int, phase: Callable[[str], None]) -> None:
+        """The first half of `add`: call the factories, and have what they return awaited in the loop."""
         for i in range(n):
             phase(f"building {self.name(i)}")
-            self._in_hand(i)
+            self.in_hand(i)
             made, _ = self._build(i, 0)
             self.each.append(Life(i))
             self._restarts.append(0)
@@ -104,6 +113,8 @@ class Lives:
             self.options = (*self.options, None)
             self._loop.loop.call_soon_threadsafe(self._begin, i, made, None)
 
+    def settle(self, phase: Callable[[str], None]) -> None:
+        """The second half of `add`: wait for what is awaited in the loop."""
         unsettled = (life.i for life in self.each if life.env is None)  # evaluated in the loop
         self.wait(lambda: self.pending.update(unsettled), "calling env_fn", None, phase, lambda i, *_: None)
 
@@ -114,6 +125,7 @@ class Lives:
         limit: float | None,
         phase: Callable[[str], None] | None = None,
         begins: OnReset | None = None,
+        step: Callable[[], int | None] | None = None,
     ) -> None:
         """Start calls in the loop, and wait until all environments that are pending have answered.
 
@@ -123,8 +135,11 @@ class Lives:
             limit: Seconds that an environment may take.
             phase: Called with the name of an environment that is waited for.
             begins: Called with the resets of environments that are replaced meanwhile; None not to wait for these.
+            step: Where several steps are taken one after the other, returns which is under way, None between two; then
+                `limit` is that of each step.
         """
         waited_for = [-1]
+        under_way: tuple[int | None, float] = (None, 0.0)  # step, and since when
 
         def begun(finished: Callable[[], None]) -> None:
             self._finished = finished
@@ -137,7 +152,8 @@ class Lives:
             self._answered(None)
 
         def look(waited: float, held: float) -> None:
-            if self._care.abort[0]:
+            nonlocal under_way
+            if self._care.abort[0] or (step is not None and self._halted):
                 raise Aborted
             if held:
                 self._tell_who_holds_up(held)
@@ -147,11 +163,18 @@ class Lives:
             if phase is not None and late not in (SOMEBODY, waited_for[0]):
                 waited_for[0] = late
                 phase(f"{'building' if doing == 'calling env_fn' else doing} {self.name(late)}")
+            if step is not None:
+                if (now := step()) is None or now != under_way[0]:
+                    under_way = now, waited
+                waited -= under_way[1]
             if limit is not None and waited >= limit:
                 self._loop.loop.call_soon_threadsafe(self._give_up_late)
 
         self._doing, self._begins = doing, begins
-        self._in_hand(0, len(self.each) - 1)
+        if self._together is None:
+            self.in_hand(0, len(self.each) - 1)
+        else:
+            self._cells[AT], self._cells[MORE] = self._together.start, len(self._together) - 1
         try:
             self._loop.wait(begun, look)
         except BaseException:
@@ -203,13 +226,14 @@ class Lives:
         frame = self._loop.frame()
         if held < HELD_UP_S or frame is None:
             return
-        who, i = "a task of an environment's", environment_of(frame, _OURS)
-        if i is not None:
-            self._in_hand(i)
-            who = self.name(i)
+        who, found = "a task of an environment's", environment_of(frame, _OURS)
+        if found is not None:
+            lives, i = found  # others than these, where each environment has its own
+            lives.in_hand(i)
+            who = lives.name(i)
         key = frame.f_code.co_filename, frame.f_lineno
-        if key not in self._reported:
-            self._reported.add(key)
+        if key not in self._loop.told:
+            self._loop.told.add(key)
             log.warning(
                 "%s holds up the event loop of the %s process, for %.1f s so far, while %s: in %s (%s:%d). All other "
                 "environments there wait for it; await what takes time, or call it by asyncio.to_thread()",
@@ -310,6 +334,11 @@ class Lives:
         self.pending.add(i)
         self.each[i].waiter.set_result(what)  # type: ignore[union-attr] # it waits
 
+    def end_wait(self) -> None:
+        """End the wait for an environment that goes at its own pace, and takes no step now."""
+        self.pending.clear()
+        self._answered(None)
+
     def _answered(self, i: int | None) -> None:
         self.pending.discard(i)
         if not self.pending and self._finished is not None:
@@ -318,7 +347,7 @@ class Lives:
 
     def _give_up_late(self) -> None:
         """Count those that have not answered in time as failed."""
-        for i in sorted(self.pending - {SOMEBODY}):
+        for i in sorted(i for i in self.pending if i >= 0):
             life = self.each[i]
             if not life.over:
                 self._lost(life, i, self._care.late(life, self._doing, self.index(i), evaluation=self.evaluation))
@@ -338,6 +367,8 @@ class Lives:
             self._fail(exc)
             return
         self.losses.append((i, failure))
+        if i in self.pending:
+            self.pending.discard(AGENT_OF_ONE)
         task = asyncio.ensure_future(self._replace(life, i))  # owned: cancelled in close()
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
@@ -354,7 +385,7 @@ class Lives:
         """Build a replacement for an environment that failed, once that is closed."""
         if (task := getattr(life, "task", None)) is not None:
             await asyncio.wait([task], timeout=COROUTINE_CLOSE_S + 0.2)
-        await asyncio.sleep(self._care.budget.delay(i))
+        await asyncio.sleep(self._care.budget.delay(self.index(i)))
         self._restarts[i] += 1
         try:
             with NoRunningLoop():
@@ -383,7 +414,8 @@ class Lives:
             return "the example environment"
         return environment_name(self.index(i), self.evaluation, more)
 
-    def _in_hand(self, i: int, more: int = 0) -> None:
+    def in_hand(self, i: int, more: int = 0) -> None:
+        """Tell in the progress cells that environment i, and so many that follow, are in hand."""
         if self._first is not None:
             self._cells[AT], self._cells[MORE] = self._first + i, max(0, more)
 

@@ -100,6 +100,11 @@ class DynamicEngine(ServedEngine):
         return episodes
 
     def _add_group(self, index: int, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool) -> None:
+        each = len(cells) // len(self._shares)
+        if self._parts.probed.coroutines:  # each environment arrives by itself
+            self._each, act_ready = each, [signal for signal in act_ready for _ in range(each)]
+        else:
+            self._each, cells = 1, cells[::each]
         self._arrivals = ServerArrivals(cells, obs_ready, act_ready)
         self._groups.append(self._arrivals)  # type: ignore[arg-type] # only its `abort` and `close` are called
 
@@ -135,17 +140,25 @@ class DynamicEngine(ServedEngine):
 
     def _branch(self, agent: Agent, slots: Columns, shares: list[range], *, waits: bool = False) -> Branch:
         """The branch for training or evaluation environments of these workers."""
+        if self._parts.probed.coroutines:
+            shares = [part for share in shares for part in _singly(share, self._each)]
         if self._accelerator is None:
             return Branch(GatheredStepper(agent, slots, shares, waits=waits), shares)
         return Branch(GatheredDeviceStepper(agent, slots, shares, self._accelerator, waits=waits), shares)
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """Called when a worker has ended; its environments begin anew with the next batch."""
-        self._arrivals.lose([index])
+        members = range(index * self._each, (index + 1) * self._each)
+        self._arrivals.lose(members)
         if self._serving is not None:  # there is no server while the workers start
-            self._dynamic.lost([index])
+            self._dynamic.lost(members)
 
 
 async def _end_of(task: asyncio.Task[None]) -> None:
     """Wait for a task and raise its error; if this is cancelled, the task goes on."""
     await asyncio.shield(task)
+
+
+def _singly(share: range, n: int) -> list[range]:
+    """The environments of a share one by one, and none for the rest of n."""
+    return [share[i : i + 1] for i in range(n)]

@@ -89,7 +89,7 @@ class ServedEngine:
 
     async def start(self) -> None:
         """Start the workers, and build the agent while they build their environments."""
-        options, views = self._options, self._views
+        options = self._options
         with denied("there are no signals for the workers"):
             obs_ready = [Signal() for _ in self._assignment.groups]
             act_ready = [[Signal() for _ in group] for group in self._assignment.groups]
@@ -101,8 +101,7 @@ class ServedEngine:
             )
         spin = self._server_cpus is None and servers_have_cpus(affinity, n_servers, options.worker_count, n_groups)
         for index, group in enumerate(self._assignment.groups):
-            cells = views.rendezvous[group[0].rank : group[-1].rank + 1]
-            self._add_group(index, cells, obs_ready[index], act_ready[index], spin=spin)
+            self._add_group(index, self._cells_of(group), obs_ready[index], act_ready[index], spin=spin)
         starting = self._workers.start(
             served_worker_main,
             [
@@ -214,8 +213,14 @@ class ServedEngine:
         placement.place(self._views.progress[: len(self._shares), PID].tolist())
 
     def _reading(self, share: Share) -> Callable[[], Reading]:
-        progress, cells = self._views.progress[share.rank], self._views.rendezvous[share.rank]
+        progress, cells = self._views.progress[share.rank], self._cells_of((share,))
         return lambda: read_progress(progress)._replace(waiting=waits(cells))
+
+    def _cells_of(self, workers: Sequence[Share]) -> Any:
+        """Where some workers, whose ranks follow one another, meet this server: the same number of rows for each."""
+        cells = self._views.rendezvous
+        members = len(cells) // self._options.worker_count
+        return cells[workers[0].rank * members : (workers[-1].rank + 1) * members]
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """A worker has ended: its group goes on without, and its environments begin anew with the next batch."""

@@ -30,6 +30,7 @@ class ProcessCounts(NamedTuple):
     servers: int = 0
     groups: int = 0
     alone: bool = False  # whether the sampler process steps the environments itself
+    members: int = 1  # of each worker, that meet its server by themselves
 
 
 def plan_arena(
@@ -57,7 +58,7 @@ def plan_arena(
         "progress": progress_specs(
             counts.workers + (0 if counts.alone else max(1, counts.servers) + (counts.servers > 1))
         ),
-        "rendezvous": rendezvous_specs(counts.workers if counts.servers else 0),
+        "rendezvous": rendezvous_specs(counts.workers * counts.members if counts.servers else 0),
         "requests": record_specs(0 if counts.alone else max(1, counts.servers)),
         "answers": answer_specs(asked),
         "parameters": parameters,
@@ -85,7 +86,7 @@ class ArenaViews:
     Attributes:
         control: Flags that end a batch or an evaluation, and counts of restarts.
         progress: ``[P, 8]`` int64: progress cells of the workers, then the servers, then the sampler process.
-        rendezvous: ``[W, ...]``: for each worker, the cells that it shares with its action server.
+        rendezvous: ``[W * members, ...]``: for each worker, the cells that it shares with its action server.
         requests: ``[P, 2, ...]``: what each process that has workers asks these for.
         answers: ``[W, ...]``: what each worker has answered.
         episodes: ``[2, W, ...]`` uint8: the packed episodes that belong to the answers.

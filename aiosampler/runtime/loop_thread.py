@@ -33,12 +33,14 @@ class LoopThread:
 
     Attributes:
         loop: The event loop: uvloop's, where there is one.
+        told: Places that held it up, and were told of; for who uses it.
     """
 
     def __init__(self, limit: float | None = None) -> None:
         self.loop = new_event_loop()
         self._interval = LOOK_S if limit is None else min(LOOK_S, limit / 4)
-        self._turned = True  # whether the loop has run a callback since the last check
+        self.told: set[tuple[str, int]] = set()
+        self._turns = 0  # that the loop has made for who looks
         self._thread = threading.Thread(target=self._run, name="aiosampler-loop", daemon=True)
         self._thread.start()
 
@@ -57,11 +59,11 @@ class LoopThread:
         if done.acquire(timeout=interval):
             return
         clock = RunningTime(4 * interval)
-        turned_at = 0.0
+        turns, turned_at = -1, 0.0
         while True:
             waited = clock.seconds() + interval
-            if self._turned:
-                self._turned, turned_at = False, waited
+            if turns != self._turns:  # since the last look of this thread
+                turns, turned_at = self._turns, waited
                 self.loop.call_soon_threadsafe(self._turn)
                 look(waited, 0.0)
             else:
@@ -81,7 +83,7 @@ class LoopThread:
         self._thread.join(LOOP_CLOSE_S + 1)
 
     def _turn(self) -> None:
-        self._turned = True
+        self._turns += 1
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

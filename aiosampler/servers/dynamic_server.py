@@ -122,7 +122,8 @@ class AsyncDynamicActionServer:
         """A worker has ended; its environments begin anew with the next batch."""
         self._owed[members] = 0
         self._evaluating[members] = False
-        self._under_way = np.setdiff1d(self._under_way, members)
+        kept = [other for other in self._under_way.tolist() if other not in members]
+        self._under_way = np.array(kept, np.int64)
         with torch.inference_mode():
             for branch in {self._training, self._evaluation}:
                 branch.stepper.void(members)
@@ -154,8 +155,7 @@ class AsyncDynamicActionServer:
     async def _answer(self, ready: Members) -> None:
         """Do what these members ask for, and release them; suspends only while a device acts."""
         with torch.inference_mode(), self._outside:
-            acting = self._launch(ready)
-        finished = np.setdiff1d(ready, self._under_way) if len(self._under_way) < len(ready) else ready[:0]
+            acting, finished = self._launch(ready)
         for branch in acting:
             if len(finished) and not branch.stepper.done():
                 self._arrivals.release(finished)
@@ -168,8 +168,12 @@ class AsyncDynamicActionServer:
         self._cells[AT] = NOWHERE
         self._arrivals.release(np.concatenate((finished, self._under_way)) if len(finished) else self._under_way)
 
-    def _launch(self, ready: Members) -> list[Branch]:
-        """Have the agent begin to act for those who want actions, and do what the others ask for; say where it acts."""
+    def _launch(self, ready: Members) -> tuple[list[Branch], Members]:
+        """Have the agent begin to act for those who want actions, and do what the others ask for.
+
+        Returns:
+            Where it acts; and who are the others.
+        """
         self._cells[TICK] += 1
         self._cells[AT] = AGENT
         slots, rows, kinds = self._arrivals.places(ready)
@@ -177,7 +181,7 @@ class AsyncDynamicActionServer:
             self._under_way = ready
             self._training.stepper.stepped(ready)
             self._act(self._training, ready, slots, rows)
-            return [self._training]
+            return [self._training], ready[:0]
         acting, under_way = [], []
         for branch, which, slots_there in self._by_branch(slots):
             members, there = ready[which], slots_there[which]
@@ -187,7 +191,7 @@ class AsyncDynamicActionServer:
                 under_way.append(members[acts])
                 self._act(branch, members[acts], there[acts], rows[which][acts])
         self._under_way = np.concatenate(under_way) if under_way else ready[:0]
-        return acting
+        return acting, ready[kinds != Kind.ACT]
 
     def _by_branch(self, slots: Members) -> Iterator[tuple[Branch, Any, Members]]:
         """Each branch in which somebody stands: who does, and the numbers of their slots there."""

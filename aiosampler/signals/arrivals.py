@@ -21,7 +21,7 @@ batch: a member may be in the next one while another is still in the last.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from time import perf_counter_ns
 from typing import Any
@@ -76,6 +76,61 @@ class WorkerArrivals(WorkerSide):
 
     def _is_last(self, wanted: int) -> bool:
         return bool(self._mine[_SERVER_ASLEEP])  # so that it is woken
+
+
+class LoopArrivals:
+    """A worker's end for several members, on an event loop of its own: they wait as callbacks, and block no thread.
+
+    Args:
+        cells: Of these members.
+        obs_ready: Of the group.
+        act_ready: Of this worker.
+        loop: Where all but `abort` is called.
+    """
+
+    def __init__(self, cells: Any, obs_ready: Signal, act_ready: Signal, loop: asyncio.AbstractEventLoop) -> None:
+        self._cells, self._rows = cells, [memoryview(row) for row in cells]
+        self._arrived, self._released = cells[:, ARRIVED], cells[:, RELEASED]
+        self._obs_ready, self._act_ready = obs_ready, act_ready
+        self._waiting: dict[int, Callable[[bool], object]] = {}
+        cells[:, ASLEEP] = 1  # one post wakes all
+        loop.call_soon_threadsafe(loop.add_reader, act_ready.fileno(), self._on_act_ready)
+
+    def arrive(self, member: int, slot: int, row: int, kind: Kind, released: Callable[[bool], object]) -> None:
+        """Say where a member stands.
+
+        Args:
+            member: Which.
+            slot: Of its row.
+            row: That is written.
+            kind: What it asks for.
+            released: Called when that is there; False has it leave.
+        """
+        mine = self._rows[member]
+        mine[_PLACE] = row << 8 | slot << 4 | kind
+        mine[_TIME] = perf_counter_ns()
+        self._waiting[member] = released
+        fence()  # before it says that they are there
+        mine[ARRIVED] += 1
+        fence()
+        if mine[_SERVER_ASLEEP]:
+            self._cells[:, _SERVER_ASLEEP] = 0  # before the post, after which the server says anew that it sleeps
+            self._obs_ready.post()
+        if mine[LEAVE]:
+            self._on_act_ready()
+
+    def abort(self) -> None:
+        """Have all members leave, now or when they arrive next; from any thread."""
+        self._cells[:, LEAVE] = 1
+        self._released[:] = FOR_GOOD
+        self._act_ready.post()
+
+    def _on_act_ready(self) -> None:
+        self._act_ready.take()
+        for member in np.flatnonzero(self._released >= self._arrived).tolist():
+            released = self._waiting.pop(member, None)
+            if released is not None:
+                released(not self._rows[member][LEAVE])
 
 
 class ServerArrivals:

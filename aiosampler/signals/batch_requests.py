@@ -130,9 +130,14 @@ class Answerer:
         self._answered = answered
         self._number = self._mine[_ANSWERED]  # a replacement goes on from the count of the lost worker
 
-    def next(self) -> Request | None:
-        """The next request; None if there is none yet, in which case a message will follow it."""
-        record, number, mine = self._records[(self._number + 1) % 2], self._number + 1, self._mine
+    def next(self, begun: int = 0) -> Request | None:
+        """The next request; None if there is none yet, in which case a message will follow it.
+
+        Args:
+            begun: Number of requests that were returned before and are not answered yet.
+        """
+        number, mine = self._number + begun + 1, self._mine
+        record = self._records[number % 2]
         mine[_ASLEEP] = 0
         if record[_NUMBER] != number:
             mine[_ASLEEP] = 1

@@ -39,9 +39,9 @@ ARRIVED, RELEASED, ASLEEP, LEAVE = range(4)
 CELLS = 8  # int64: one cache line for each worker
 
 
-def rendezvous_specs(n_workers: int) -> ArraySpec:
-    """The cells of all workers."""
-    return ArraySpec((n_workers, CELLS), np.dtype(np.int64))
+def rendezvous_specs(n_members: int) -> ArraySpec:
+    """The cells of all workers, or of all their members."""
+    return ArraySpec((n_members, CELLS), np.dtype(np.int64))
 
 
 class WorkerSide:
@@ -193,8 +193,8 @@ class ServerSide:
 
 
 def waits(cells: Any) -> bool:
-    """Whether a worker, whose row of cells this is, has arrived and not been released yet."""
-    return bool(cells[ARRIVED] > cells[RELEASED])
+    """Whether a worker, whose rows of cells these are, has arrived and not been released yet."""
+    return bool((cells[:, ARRIVED] > cells[:, RELEASED]).any())
 
 
 def _dismiss(cells: Any, act_ready: Signal) -> None:

@@ -32,6 +32,8 @@ from aiosampler.workers.messages import Ask, Call, Called, Loss
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
 
+    from aiosampler.collectors.columns import Columns as ColumnCollectors
+    from aiosampler.collectors.columns import ColumnUnits
     from aiosampler.collectors.open_episodes import FinishedEpisode
     from aiosampler.collectors.vector_environments import VectorTraits
     from aiosampler.errors import SamplerError
@@ -80,6 +82,8 @@ class Runner:
         coroutines: Whether environments need an event loop.
     """
 
+    runs_ahead = False  # whether it may be asked for a batch while the one before is being collected
+
     def __init__(  # noqa: PLR0913 - all of it is fixed for the runner's life
         self,
         *,
@@ -100,7 +104,7 @@ class Runner:
         self._eval_slot, self._aborts, self._acting, self._phase = eval_slot, aborts, acting, phase
         self._closing = contextlib.ExitStack()
         self._instances = OwnInstances()
-        self._units: dict[bool, EnvironmentUnit] = {}  # by whether they are of evaluation
+        self._units: dict[bool, EnvironmentUnit | ColumnUnits] = {}  # by whether they are of evaluation
         self._quota = Quota(None)
         self._losses: list[Loss] = []  # to be reported by `take_losses`
         self._kind = options.payload.load("traj_info_cls")
@@ -151,7 +155,7 @@ class Runner:
         return losses
 
     @contextlib.contextmanager
-    def _evaluation_collector(self, request: Evaluate) -> Iterator[Collector]:
+    def _evaluation_collector(self, request: Evaluate) -> Iterator[Collector | ColumnCollectors]:
         """A context around an evaluation; without `eval_keep_envs` it builds and closes the environments."""
         if self._options.eval_keep_envs:
             yield self._evaluator
@@ -164,7 +168,7 @@ class Runner:
         finally:
             self._instances, self._closing, self._units = kept
 
-    def _run_quotas(self, request: Evaluate, collector: Collector) -> list[FinishedEpisode]:
+    def _run_quotas(self, request: Evaluate, collector: Collector | ColumnCollectors) -> list[FinishedEpisode]:
         finished: list[FinishedEpisode] = []
         quotas, ours = eval_quotas(self._options, request), self._share.evaluation
         self._quota.renew(quotas and quotas[ours.start : ours.stop])
@@ -228,14 +232,14 @@ class Runner:
             if self._loop is not None:
                 self._loop.close()
 
-    def _make_evaluator(self, before: int = 0) -> Collector:
+    def _make_evaluator(self, before: int = 0) -> Collector | ColumnCollectors:
         """Build the evaluation environments; `before` evaluations have had others."""
         slots = [self._eval_slot]
         return self._make_collector(self._share.evaluation, slots, self._quota, evaluation=True, before=before)
 
     def _make_collector(
         self, environments: range, slots: Columns, rule: Any, *, evaluation: bool, before: int = 0
-    ) -> Collector:
+    ) -> Collector | ColumnCollectors:
         first, n = environments.start, len(environments)
         ours = [columns(slot, first, n) for slot in slots]
         contexts = [self._context(b, evaluation, self._generation + before) for b in environments]
@@ -314,38 +318,57 @@ class Runner:
         return unit
 
     def _make_coroutines(self, contexts: Sequence[EnvContext], first: int, evaluation: bool) -> EnvironmentUnit:
+        lives = self._make_lives(contexts, first, evaluation, self._make_care())
+        unit = CoroutineEnvironments(lives, self._options.step_timeout)
+        self._closing.callback(unit.close)
+        unit.add(len(contexts), self._phase)
+        return unit
+
+    def _make_care(self) -> Care:
         options, rank = self._options, self._share.rank
-        if self._loop is None:
-            self._loop = LoopThread(options.step_timeout)
         process, worker = ("sampler", None) if options.n_workers is None else (f"worker-{rank}", rank)
         restarts = self._views.control.restarts
+        return Care(
+            process=process,
+            rank=worker,
+            step_timeout=options.step_timeout,
+            start_timeout=options.start_timeout,
+            budget=RestartBudget(options.max_worker_restarts, restarts, len(restarts) - 1 - rank),
+            describe=lambda exc: describe(exc, process, worker),
+            abort=self._views.control.abort_batch,
+        )
+
+    def _make_lives(
+        self,
+        contexts: Sequence[EnvContext],
+        first: int,
+        evaluation: bool,
+        care: Care,
+        together: range | None = None,
+    ) -> Lives:
+        options = self._options
 
         def build(i: int, before: int) -> tuple[Any, int]:
             context = self._context(first + i, evaluation, contexts[i].restarts + before)
             return build_environment(options.payload, context, first + i, coroutines=True), context.seed
 
         instances = self._instances
-        lives = Lives(
-            self._loop,
+        return Lives(
+            self._event_loop(),
             build,
             lambda env, i: instances.add(env, environment_name(first + i, evaluation)),
             first,
-            self._views.progress[rank],
+            self._views.progress[self._share.rank],
             evaluation=evaluation,
-            care=Care(
-                process=process,
-                rank=worker,
-                step_timeout=options.step_timeout,
-                start_timeout=options.start_timeout,
-                budget=RestartBudget(options.max_worker_restarts, restarts, len(restarts) - 1 - rank),
-                describe=lambda exc: describe(exc, process, worker),
-                abort=self._views.control.abort_batch,
-            ),
+            care=care,
+            together=together,
         )
-        unit = CoroutineEnvironments(lives, options.step_timeout)
-        self._closing.callback(unit.close)
-        unit.add(len(contexts), self._phase)
-        return unit
+
+    def _event_loop(self) -> LoopThread:
+        """The event loop of all environments of this process; started when it is needed first."""
+        if self._loop is None:
+            self._loop = LoopThread(self._options.step_timeout)
+        return self._loop
 
     def _make_vector(
         self, traits: VectorTraits, contexts: Sequence[EnvContext], first: int, evaluation: bool

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.served_actions import DynamicActions, ServedActions
 from aiosampler.memory.arena_map import N_SLOTS
 from aiosampler.signals.arrivals import WorkerArrivals
 from aiosampler.signals.rendezvous import WorkerSide
+from aiosampler.workers.own_pace import OwnPaceRunner
 from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
 
@@ -35,29 +36,59 @@ def served_runner(
         phase: Called with the phases of the start.
     """
     rank, group, control = work.share.rank, work.group, views.control
-    place = views.rendezvous[group.start : group.stop], rank - group.start, obs_ready, act_ready
-    acting: ServedActing
+    members = len(views.rendezvous) // work.options.worker_count
+    cells = views.rendezvous[group.start * members : group.stop * members : 1 if work.probed.coroutines else members]
+    common: dict[str, Any] = {
+        "options": work.options,
+        "specs": work.start.specs,
+        "views": views,
+        "share": work.share,
+        "eval_slot": views.evaluation_slot or {},
+        "phase": phase,
+        "vector": work.probed.vector,
+        "coroutines": work.probed.coroutines,
+    }
     if work.options.lockstep:
-        rendezvous = WorkerSide(*place, spin=work.spin)
-        acting, aborts = ServedActing(work, views, rendezvous), (rendezvous.leave, rendezvous.leave)
-    else:
-        acting = DynamicActing(work, views, WorkerArrivals(*place, spin=work.spin))
-        aborts = control.abort_batch, control.abort_evaluation
-    return Runner(
-        options=work.options,
-        specs=work.start.specs,
-        views=views,
-        share=work.share,
-        eval_slot=views.evaluation_slot or {},
-        aborts=aborts,
-        acting=acting,
-        phase=phase,
-        vector=work.probed.vector,
-        coroutines=work.probed.coroutines,
-    )
+        rendezvous = WorkerSide(cells, rank - group.start, obs_ready, act_ready, spin=work.spin)
+        served = ServedActing(work, views, rendezvous)
+        return Runner(acting=served, aborts=(rendezvous.leave, rendezvous.leave), **common)
+    aborts = control.abort_batch, control.abort_evaluation
+    if work.probed.coroutines:
+        ours = cells[(rank - group.start) * members :][:members]
+        acting, space = OwnPaceActing(work, views), work.probed.spaces.action
+        return OwnPaceRunner(ours, obs_ready, act_ready, space, acting=acting, aborts=aborts, **common)
+    arrivals = WorkerArrivals(cells, rank - group.start, obs_ready, act_ready, spin=work.spin)
+    return Runner(acting=DynamicActing(work, views, arrivals), aborts=aborts, **common)
 
 
-class ServedActing:
+class OwnPaceActing:
+    """The contexts of a worker whose environments arrive at the server one by one.
+
+    Args:
+        work: The work of this worker.
+        views: Views of the arena.
+    """
+
+    def __init__(self, work: Work, views: ArenaViews) -> None:
+        self._action_space, self._progress = work.probed.spaces.action, views.progress[work.share.rank]
+        part, share = work.options.part, work.share
+        rank = part.first(work.options.worker_count) + share.rank
+        self._random = RandomStreams(work.options.seed, rank, part.restarts + share.generation, acts=False)
+
+    def starting(self) -> contextlib.nullcontext[None]:
+        """A context around building and resetting the environments, which needs no server."""
+        return contextlib.nullcontext()
+
+    def evaluating(self, request: Evaluate) -> contextlib.AbstractContextManager[None]:
+        """A context around an evaluation, which draws from random streams of its own."""
+        return self._random.evaluation()
+
+    def calling(self, *, evaluation: bool) -> contextlib.AbstractContextManager[None]:
+        """A context around calls of environments; those of evaluation draw from its random streams."""
+        return self._random.evaluation() if evaluation else contextlib.nullcontext()
+
+
+class ServedActing(OwnPaceActing):
     """Begins each batch and each evaluation at the rendezvous with the server.
 
     Args:
@@ -67,19 +98,12 @@ class ServedActing:
     """
 
     def __init__(self, work: Work, views: ArenaViews, rendezvous: WorkerSide) -> None:
-        self._rendezvous, self._action_space = rendezvous, work.probed.spaces.action
-        self._progress = views.progress[work.share.rank]
-        part, share = work.options.part, work.share
-        rank = part.first(work.options.worker_count) + share.rank
-        self._random = RandomStreams(work.options.seed, rank, part.restarts + share.generation, acts=False)
+        super().__init__(work, views)
+        self._rendezvous = rendezvous
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make the source of actions for some columns of some slots."""
         return ServedActions(self._action_space, slots, self._progress, self._rendezvous, batches=batches)
-
-    def starting(self) -> contextlib.nullcontext[None]:
-        """A context around building and resetting the environments, which needs no server."""
-        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def collecting(self, request: Collect) -> Iterator[None]:
@@ -87,16 +111,10 @@ class ServedActing:
         self._rendezvous.begin()
         yield
 
-    @contextlib.contextmanager
-    def evaluating(self, request: Evaluate) -> Iterator[None]:
+    def evaluating(self, request: Evaluate) -> contextlib.AbstractContextManager[None]:
         """A context around an evaluation, which draws from random streams of its own."""
         self._rendezvous.begin()
-        with self._random.evaluation():
-            yield
-
-    def calling(self, *, evaluation: bool) -> contextlib.AbstractContextManager[None]:
-        """A context around calls of environments; those of evaluation draw from its random streams."""
-        return self._random.evaluation() if evaluation else contextlib.nullcontext()
+        return super().evaluating(request)
 
     def abort(self) -> None:
         """End collecting at the next step, also while waiting for the server; callable from any thread."""

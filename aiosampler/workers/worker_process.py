@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, assert_never
+from collections import deque
+from typing import TYPE_CHECKING, assert_never, cast
 
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.service import ServiceChannel, run_service
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.signals.batch_requests import Answerer
     from aiosampler.signals.counter import Signal
+    from aiosampler.workers.own_pace import Outcome, OwnPaceRunner
     from aiosampler.workers.runner import Runner
 
     MakeRunner = Callable[[messages.Work, ArenaViews, Callable[[str], None]], Runner]
@@ -93,11 +96,9 @@ class _Worker:
         return describe(error, f"worker-{self._rank}", self._rank)
 
     async def run(self, parent: ServiceChannel) -> None:
-        from aiosampler.collectors.collector import Aborted
         from aiosampler.memory.arena_map import arena_views
         from aiosampler.memory.progress import PID
         from aiosampler.signals.batch_requests import Answerer
-        from aiosampler.workers.episodes import NO_EPISODES
 
         parent.phase(messages.UNPACKING)
         work: messages.Work = await parent.receive()
@@ -110,22 +111,53 @@ class _Worker:
         requests = Answerer(cells, self._rank - work.asked.start, self._answered)
         requests.next()  # there is none yet, so this asks for a message
         parent.send(messages.Started())
+        if runner.runs_ahead:
+            await self._serve_ahead(parent, cast("OwnPaceRunner", runner), requests)
         while True:
             request: messages.AskedOfWorker = await parent.receive()
-            answer: messages.Finished | messages.Called = messages.Finished(NO_EPISODES)
-            with contextlib.suppress(Aborted):
-                match request:
-                    case messages.Look():
-                        await outside_loop(_collect, requests, runner, parent)
-                        continue
-                    case messages.Evaluate():
-                        episodes = await outside_loop(runner.evaluate, request)
-                        answer = messages.Finished(episodes, runner.take_losses())
-                    case messages.Call():
-                        answer = await outside_loop(runner.call, request, self.describe)
-                    case _:
-                        assert_never(request)
-            parent.send(answer)
+            if isinstance(request, messages.Look):
+                await outside_loop(_collect, requests, runner, parent)
+            else:
+                await self._answer(parent, runner, request)
+
+    async def _serve_ahead(self, parent: ServiceChannel, runner: OwnPaceRunner, requests: Answerer) -> None:
+        """Serve requests; begin batches as soon as they are asked for, while those before are under way."""
+        begun: deque[asyncio.Future[tuple[bytes, tuple[messages.Loss, ...]]]] = deque()
+        receiving = asyncio.ensure_future(parent.receive())
+        try:
+            while True:
+                while (batch := requests.next(len(begun))) is not None:
+                    begun.append(_begin(runner, messages.Collect(*batch)))
+                await asyncio.wait({receiving, *list(begun)[:1]}, return_when=asyncio.FIRST_COMPLETED)
+                while begun and begun[0].done():
+                    _answer_batch(requests, parent, *begun.popleft().result())
+                if receiving.done():
+                    request: messages.AskedOfWorker = receiving.result()
+                    if not isinstance(request, messages.Look):
+                        while begun:
+                            _answer_batch(requests, parent, *await begun.popleft())
+                        await self._answer(parent, runner, request)
+                    receiving = asyncio.ensure_future(parent.receive())
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _answer(self, parent: ServiceChannel, runner: Runner, request: messages.Evaluate | messages.Call) -> None:
+        """Evaluate, or call environments."""
+        from aiosampler.collectors.collector import Aborted
+        from aiosampler.workers.episodes import NO_EPISODES
+
+        answer: messages.Finished | messages.Called = messages.Finished(NO_EPISODES)
+        with contextlib.suppress(Aborted):
+            match request:
+                case messages.Evaluate():
+                    episodes = await outside_loop(runner.evaluate, request)
+                    answer = messages.Finished(episodes, runner.take_losses())
+                case messages.Call():
+                    answer = await outside_loop(runner.call, request, self.describe)
+                case _:
+                    assert_never(request)
+        parent.send(answer)
 
     async def aclose(self) -> None:
         runner, self._runner = self._runner, None  # C++ environments must be freed before the interpreter exits
@@ -136,15 +168,48 @@ class _Worker:
 def _collect(requests: Answerer, runner: Runner, parent: ServiceChannel) -> None:
     """Fill one slot after the other, as long as that is asked for."""
     from aiosampler.collectors.collector import Aborted
-    from aiosampler.signals.batch_requests import ROOM
     from aiosampler.workers.episodes import NO_EPISODES
 
     while (request := requests.next()) is not None:
         episodes, losses = NO_EPISODES, tuple[messages.Loss, ...]()
         with contextlib.suppress(Aborted):
             episodes, losses = runner.collect(messages.Collect(*request)), runner.take_losses()
-        if losses or len(episodes) > ROOM:
-            parent.send(messages.Finished(episodes, losses))
-            requests.answer(None)
+        _answer_batch(requests, parent, episodes, losses)
+
+
+def _answer_batch(
+    requests: Answerer, parent: ServiceChannel, episodes: bytes, losses: tuple[messages.Loss, ...]
+) -> None:
+    from aiosampler.signals.batch_requests import ROOM
+
+    if losses or len(episodes) > ROOM:
+        parent.send(messages.Finished(episodes, losses))
+        requests.answer(None)
+    else:
+        requests.answer(episodes)
+
+
+def _begin(runner: OwnPaceRunner, request: messages.Collect) -> asyncio.Future[tuple[bytes, tuple[messages.Loss, ...]]]:
+    """Begin a batch; the future has its episodes and losses, or what it failed with."""
+    from aiosampler.collectors.collector import Aborted
+    from aiosampler.workers.episodes import NO_EPISODES
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[tuple[bytes, tuple[messages.Loss, ...]]] = loop.create_future()
+
+    def settle(outcome: Outcome) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, Aborted):
+            future.set_result((NO_EPISODES, ()))
+        elif isinstance(outcome, BaseException):
+            future.set_exception(outcome)
         else:
-            requests.answer(episodes)
+            future.set_result(outcome)
+
+    def done(outcome: Outcome) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+            loop.call_soon_threadsafe(settle, outcome)
+
+    runner.begin(request, done)
+    return future

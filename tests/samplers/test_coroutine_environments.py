@@ -119,7 +119,15 @@ FAILING = {"step_timeout": 0.3, "batch_T": 6, "env_info_keys": {"begun": int}, "
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault"), [("cpu", "raise"), ("gpu", "late"), ("alternating", "stubborn"), ("cpu", "cancelled")]
+    ("kind", "fault"),
+    [
+        ("cpu", "raise"),
+        ("gpu", "late"),
+        ("alternating", "stubborn"),
+        ("cpu", "cancelled"),
+        ("dynamic", "stubborn"),
+        ("dynamic", "raise"),
+    ],
 )
 async def test_one_that_fails_is_replaced_and_the_others_lose_nothing(kind, fault, tmp_path):
     record = tmp_path / "record"
@@ -161,7 +169,8 @@ async def test_one_that_fails_is_replaced_and_the_others_lose_nothing(kind, faul
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault"), [("cpu", "raise"), ("gpu", "late"), ("serial", "late"), ("in-process", "late")]
+    ("kind", "fault"),
+    [("cpu", "raise"), ("gpu", "late"), ("serial", "late"), ("in-process", "late"), ("dynamic", "late")],
 )
 async def test_without_restarts_left_the_error_names_the_environment(kind, fault, tmp_path):
     record = tmp_path / "record"
@@ -176,18 +185,20 @@ async def test_without_restarts_left_the_error_names_the_environment(kind, fault
     assert ("sleep(3600)" if fault == "late" else "the line is dead") in notes
 
 
-async def test_a_call_that_holds_up_the_loop_is_named(caplog):
+@pytest.mark.parametrize("kind", ["cpu", "dynamic"])
+async def test_a_call_that_holds_up_the_loop_is_named(kind, caplog):
     with caplog.at_level(logging.WARNING, "aiosampler"):
-        async with small("cpu", fated("block"), batch_T=10) as sampler:
+        async with small(kind, fated("block"), batch_T=10) as sampler:
             await sampler.obtain_samples()
         (record,) = [record for record in caplog.records if "holds up" in record.getMessage()]
     assert "environment 1 holds up the event loop of the worker-0 process" in record.getMessage()
     assert "in step (" in record.getMessage()
 
 
-async def test_closing_while_an_answer_is_awaited_closes_all_environments(tmp_path):
+@pytest.mark.parametrize("kind", ["cpu", "dynamic"])
+async def test_closing_while_an_answer_is_awaited_closes_all_environments(kind, tmp_path):
     record = tmp_path / "record"
-    async with small("cpu", fated("late", record=record), batch_T=20):
+    async with small(kind, fated("late", record=record), batch_T=20):
         pass  # the first batch is under way, and would never be complete
     assert record.read_text() == "closed\n"
 
@@ -293,7 +304,7 @@ class SlowLevels(Awaited):
         return self.env.set_level(level)
 
 
-@pytest.mark.parametrize("kind", ["in-process", "alternating"])
+@pytest.mark.parametrize("kind", ["in-process", "alternating", "dynamic"])
 async def test_methods_are_awaited_where_they_are_coroutines(kind):
     async with small(kind, lambda: SlowLevels(TellingEnv()), batch_T=3) as sampler:
         await sampler.obtain_samples()
@@ -349,14 +360,15 @@ async def test_two_columns_that_share_an_environment_are_refused():
         await small("in-process", shared).__aenter__()
 
 
-async def test_an_evaluation_meets_its_quotas_although_an_environment_is_replaced():
+@pytest.mark.parametrize("kind", ["cpu", "dynamic"])
+async def test_an_evaluation_meets_its_quotas_although_an_environment_is_replaced(kind):
     def make(*, context):
         world = FatedWorld("raise", 1, 2, context)
         world.fated = context is not None and context.evaluation and context.index == 1 and not context.restarts
         return world
 
     settings = {"eval_n_envs": 2, "eval_max_steps": 4000, "eval_max_trajectories": 4, "max_worker_restarts": 1}
-    async with small("cpu", make, **settings) as sampler:
+    async with small(kind, make, **settings) as sampler:
         infos = await sampler.evaluate_agent()
         assert len(infos.complete) == 4
         assert sampler.statistics().restarts == 1

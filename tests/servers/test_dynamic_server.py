@@ -1,6 +1,7 @@
 """Acting for whoever is ready: nobody waits for the slowest, and what is recorded is as exact as in lockstep."""
 
 import asyncio
+import collections
 import os
 import threading
 import time
@@ -35,6 +36,7 @@ from aiosampler.specs.arrays import ArraySpec, Spaces
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.trees import tree_map
 from tests.support.agents import AgeAgent
+from tests.support.coroutines import Awaited
 from tests.support.models import OBSERVATION, Head
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv
@@ -88,6 +90,36 @@ async def test_fast_environments_go_on_into_the_next_batch_while_a_slow_one_is_i
             assert (samples.agent.agent_info["which"] == torch.arange(4)).all()
             assert (samples.agent.policy_version == 0).all()
         assert (first.agent.agent_info["n"] < 4).any()
+
+
+STEPS = collections.Counter()  # of each `PatientWorld` of this process
+
+
+class PatientWorld(Awaited):
+    """Environment 0 does not take its second step before all others of its process have taken their ninth."""
+
+    def __init__(self, context):
+        super().__init__(CountingEnv())
+        self._index = None if context is None else context.index
+
+    async def step(self, action):
+        STEPS[self._index] += 1
+        while self._index == 0 and STEPS[0] == 2 and min(STEPS[b] for b in (1, 2, 3)) < 9:  # noqa: ASYNC110 - as users do
+            await asyncio.sleep(0.001)
+        return await super().step(action)
+
+
+def make_patient(*, context):
+    return PatientWorld(context)
+
+
+async def test_a_slow_coroutine_holds_up_its_own_column_alone(no_leaks):
+    arguments = {"agent": CompanyAgent(), "n_workers": 1, "batch_T": 5, "step_timeout": 20, "lockstep": False}
+    async with small(AsyncGpuSampler, make_patient, **arguments) as sampler:
+        for _ in range(4):
+            samples = await sampler.obtain_samples()
+            assert samples.valid.all()
+            assert (samples.agent.agent_info["which"] == torch.arange(4)).all()
 
 
 async def test_the_straggler_of_a_batch_is_told(no_leaks):

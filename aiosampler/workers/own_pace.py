@@ -1,0 +1,125 @@
+"""A worker whose environments are coroutines that go at their own pace, served by a dynamic server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiosampler.collectors.columns import Column, ColumnRule, Columns, ColumnUnits, SharedClock
+from aiosampler.collectors.coroutine_environments import CoroutineEnvironments
+from aiosampler.collectors.served_actions import ColumnActions
+from aiosampler.memory.arena_map import N_SLOTS
+from aiosampler.memory.slot import columns
+from aiosampler.signals.arrivals import LoopArrivals
+from aiosampler.workers.episodes import pack_episodes
+from aiosampler.workers.messages import Loss
+from aiosampler.workers.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import gymnasium as gym
+
+    from aiosampler.collectors.open_episodes import FinishedEpisode
+    from aiosampler.memory.slot import Slot
+    from aiosampler.signals.counter import Signal
+    from aiosampler.workers.messages import Collect
+
+    #: Packed episodes and losses of a batch, or why there are none.
+    Outcome = tuple[bytes, tuple[Loss, ...]] | BaseException
+
+
+class OwnPaceRunner(Runner):
+    """Collects with each environment by itself; evaluates as others, but with each step of each environment by itself.
+
+    Args:
+        cells: Where each of the environments meets the server.
+        obs_ready: Of the server.
+        act_ready: Of this worker.
+        action_space: Of a single environment.
+        others: Of a `Runner`.
+    """
+
+    runs_ahead = True
+
+    def __init__(
+        self, cells: Any, obs_ready: Signal, act_ready: Signal, action_space: gym.Space[Any], **others: Any
+    ) -> None:
+        super().__init__(**others)
+        self._action_space, self._cells = action_space, cells
+        self._arrivals = LoopArrivals(cells, obs_ready, act_ready, self._event_loop().loop)
+        self._clocks = [
+            SharedClock(clock[self._share.rank], len(self._share.environments)) for clock in self._views.step_clocks
+        ]
+
+    def begin(self, request: Collect, done: Callable[[Outcome], object]) -> None:
+        """Have each environment fill its column of a slot, once it has filled those that it was asked for before.
+
+        Args:
+            request: Which slot.
+            done: Called in another thread when all have.
+        """
+
+        def gathered(found: list[FinishedEpisode] | BaseException) -> None:
+            outcome: Outcome
+            try:
+                if isinstance(found, BaseException):
+                    outcome = found
+                else:
+                    lost = self._collector.take_losses()
+                    losses = tuple(Loss(loss.error, loss.steps, loss.episodes) for loss in lost)
+                    outcome = pack_episodes(found, self._kind), losses
+            except BaseException as exc:
+                outcome = exc
+            done(outcome)
+
+        assert isinstance(self._collector, Columns)
+        self._collector.begin(request.slot, self._options.batch.T, gathered)
+
+    def abort(self) -> None:
+        """End what is being collected at its next step; called from any thread."""
+        self._arrivals.abort()
+
+    def _make_collector(
+        self, environments: range, slots: Sequence[Slot], rule: Any, *, evaluation: bool, before: int = 0
+    ) -> Columns:
+        care, timeout = self._make_care(), self._options.step_timeout
+        contexts = [self._context(b, evaluation, self._generation + before) for b in environments]
+        lives = [
+            self._make_lives([context], b, evaluation, care, together=environments)
+            for b, context in zip(environments, contexts, strict=True)
+        ]
+        units = [CoroutineEnvironments(each, timeout) for each in lives]
+        self._units[evaluation] = every = ColumnUnits(units)
+        self._closing.callback(every.close)
+        for unit in units:
+            unit.build(1, self._phase)
+        for unit in units:
+            unit.settle(self._phase)
+
+        def column(i: int) -> Column:
+            ours = [columns(slot, environments[i], 1) for slot in slots]
+            return Column(
+                unit=units[i],
+                lives=lives[i],
+                actions=self._actions(i, ours, first_slot=N_SLOTS if evaluation else 0),
+                step_timeout=timeout,
+                shared_clocks=[] if evaluation else self._clocks,
+                seeds=[contexts[i].seed],
+                reset_seed=self._reset_seed(contexts[i : i + 1]) if self._options.seed_every_reset else None,
+                first=environments[i],
+                slots=ours,
+                specs=self._specs,
+                rule=ColumnRule(rule, i),
+                traj_info=self._traj_info,
+                cells=self._views.progress[self._share.rank],
+                abort=self._aborts[evaluation],
+                evaluation=evaluation,
+            )
+
+        made = Columns([column(i) for i in range(len(environments))], environments.start)
+        self._closing.callback(made.close)
+        return made
+
+    def _actions(self, member: int, slots: Sequence[Slot], first_slot: int) -> ColumnActions:
+        progress, loop = self._views.progress[self._share.rank], self._event_loop().loop
+        return ColumnActions(self._action_space, slots, progress, self._arrivals, member, loop, first_slot=first_slot)
