@@ -1,4 +1,4 @@
-"""The workers of an engine: who they are, what is asked of them, and what is lost with one of them."""
+"""The workers of an engine: starting them, sending requests, gathering answers, and counting losses."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class EngineWorkers:
-    """Processes that have a share of the environments each.
+    """The worker processes of one engine, each with a share of the environments.
 
-    Each request goes the same way: `replace_lost`, `send`, `gather`, `complete`. Batches are asked for by memory, and
-    all else by messages.
+    Each request takes the same calls: `replace_lost`, `send`, `gather`, `complete`. Batches are requested through
+    shared memory, everything else by messages.
 
     Args:
-        parts: Of the engine.
-        shares: Of each worker.
-        index: Of the process that has these workers, among those that have some.
-        on_loss: Called with the index of a worker that is lost, and why, as soon as it writes no more.
+        parts: What every engine gets.
+        shares: The share of each worker.
+        index: Index of this process among those that have workers.
+        on_loss: Called with the index of a lost worker and its error, once it writes to the arena no more.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class EngineWorkers:
         self._ranks = range(shares[0].rank, shares[-1].rank + 1)
         self._asker = Asker(parts.views.request_cells(index, self._ranks))
         self._answered: Signal | None = None
-        self._asked: deque[int] = deque()  # numbers of the batches that are to be gathered
+        self._asked: deque[int] = deque()  # numbers of the requests for batches that were not gathered yet
 
     async def start(
         self,
@@ -63,13 +63,13 @@ class EngineWorkers:
         work: Sequence[Work],
         readings: Sequence[Callable[[], Reading]],
     ) -> None:
-        """Start all of them at once, and wait until they are ready.
+        """Start all workers at the same time, and wait until they are ready.
 
         Args:
             main: Coroutine function that runs in each.
-            args: Its arguments, after the channel, and but for the signal that it has answered, and the rank.
-            work: What each is to do.
-            readings: Read the progress of each.
+            args: For each worker, its arguments between the channel, and the signal for its answers and its rank.
+            work: The work of each worker.
+            readings: For each worker, a function that reads its progress.
 
         Raises:
             SamplerError: One failed, died, or is late.
@@ -100,20 +100,20 @@ class EngineWorkers:
             self._parts.arena.close()
 
     async def replace_lost(self) -> None:
-        """Wait until every worker that is lost has been replaced.
+        """Wait until every lost worker has been replaced.
 
         Raises:
-            SamplerError: One is not replaced any more.
+            SamplerError: No restarts are left for one.
         """
         assert self._group is not None
         await self._group.replace_lost()
 
     def begin(self, slot: int) -> None:
-        """A batch is about to begin in `slot`, with all workers there."""
+        """Note that a batch begins in `slot`, with all workers running."""
         self._losses.begin(slot)
 
     async def send(self, request: Collect | Evaluate, indices: Sequence[int] | None = None) -> None:
-        """Ask all workers for a batch, or some for an evaluation; each answers once."""
+        """Request a batch of all workers, or an evaluation of some; each answers once."""
         assert self._group is not None
         if isinstance(request, Collect):
             number, asleep = self._asker.ask(Request(*request))
@@ -123,10 +123,10 @@ class EngineWorkers:
             await self._group.send(request, indices)
 
     async def gather(self, indices: Sequence[int] | None = None) -> list[bytes]:
-        """Suspend until those that were asked have answered; return their packed episodes.
+        """Suspend until the workers have answered a request; return their pickled episodes.
 
         Args:
-            indices: Who was asked for an evaluation; None for the first batch that was asked for and not gathered yet.
+            indices: The workers that evaluate; None for the earliest batch that was not gathered yet.
 
         Raises:
             SamplerError: The first failure, of a worker that is not replaced.
@@ -138,7 +138,7 @@ class EngineWorkers:
         return [answer.episodes for answer in answers]
 
     def complete(self, episodes: list[bytes], slot: int | None = None) -> Collected:
-        """A batch in `slot`, or an evaluation, is over: return it with losses, and begin to replace lost workers."""
+        """End a batch in `slot`, or an evaluation: return it with the losses, and begin to replace lost workers."""
         assert self._group is not None
         if slot is None:
             self._losses.settle()
@@ -148,7 +148,7 @@ class EngineWorkers:
         return Collected(episodes, self._losses.take())
 
     async def call(self, request: Call) -> Called:
-        """Have those that have the environments of a call make it, all of them replaced that were lost."""
+        """Pass a call to the workers that have its environments, after lost ones were replaced."""
         assert self._group is not None
         await self._group.replace_lost()
         concerned = [
@@ -165,7 +165,7 @@ class EngineWorkers:
         return called
 
     async def stop(self) -> list[SamplerError]:
-        """Have all close their environments, and end them; return what they had to report last. Idempotent."""
+        """End all workers, which close their environments first; return the failures that they reported. Idempotent."""
         group, self._group = self._group, None
         reports = [] if group is None else await group.stop()
         if self._answered is not None:

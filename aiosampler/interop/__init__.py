@@ -1,1 +1,1 @@
-"""Batches and agents in the hands of other libraries: a module for each, to be imported by name."""
+"""Using batches and agents with other libraries: a module for each, which is imported by name."""

@@ -1,4 +1,4 @@
-"""Agent classes in the shape of CleanRL's PPO scripts."""
+"""Agents made of the `Agent` classes of CleanRL's PPO scripts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class CleanRlAgent(Agent):
-    """Acts with a class as CleanRL's ``ppo.py``, ``ppo_atari.py`` and ``ppo_continuous_action.py`` have it.
+    """An agent around a class like that of CleanRL's ``ppo.py``, ``ppo_atari.py`` and ``ppo_continuous_action.py``.
 
     That is a module ``Agent(envs)``, which reads ``envs.single_observation_space`` and ``single_action_space``, with
     ``get_value(x)`` ``[B, 1]`` and ``get_action_and_value(x, action=None)``: action, log probability, entropy, value.
-    It is given observations as float32, as there. Evaluation draws its actions as well. Its continuous actions have no
-    bounds: wrap the environment in Gymnasium's `ClipAction`, as those scripts do.
+    It gets observations as float32, as in those scripts. Evaluation also draws its actions. Continuous actions are not
+    bounded: wrap the environment in Gymnasium's `ClipAction`, as those scripts do.
 
     `agent_info` holds ``log_prob [B]``, ``entropy [B]`` and ``value [B]``.
 

@@ -1,4 +1,4 @@
-"""Episodes as Minari stores them. Needs ``minari``."""
+"""Converting episodes to the form that Minari stores. Needs ``minari``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def to_episode_buffer(episode: Episode) -> EpisodeBuffer:
     """An episode of an `EpisodeAssembler` for ``minari.create_dataset_from_buffers(dataset_id, [buffer, ...], env)``.
 
-    It has L actions and rewards, L + 1 observations, and as infos the L + 1 `env_info_keys` of these. Minari knows no
-    episode without an end: one that was cut, because its worker was lost, is truncated there.
+    It has L actions and rewards, L + 1 observations, and as infos the L + 1 `env_info_keys` of these. In Minari each
+    episode has an end: one that was cut, because its worker was lost, is marked as truncated.
 
     Args:
-        episode: Its tensors are shared with the buffer.
+        episode: The episode; the buffer shares its tensors.
 
     Raises:
-        SamplerError: What the last step led to was lost with a worker.
+        SamplerError: The observation after the last step was lost with a worker.
     """
-    observations = episode.next_observation()  # raises, if that is lost
+    observations = episode.next_observation()  # raises if it was lost
     end = torch.zeros(len(episode), dtype=torch.bool)
     end[-1] = True
     return EpisodeBuffer(

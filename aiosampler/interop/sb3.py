@@ -1,4 +1,4 @@
-"""Policies of Stable-Baselines3 as agents, and batches for its own updates."""
+"""Stable-Baselines3 policies as agents, and batches for its algorithms."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Sb3Agent(Agent):
-    """Acts with an actor-critic policy, such as ``PPO("MlpPolicy", env, device="cpu").policy``, which it publishes.
+    """An agent around an actor-critic policy, such as ``PPO("MlpPolicy", env, device="cpu").policy``.
 
     Evaluation takes the most likely action. `agent_info` holds ``log_prob [B]`` of the action, ``value [B]`` and the
     ``sample [B, ...]``: the action as it was drawn, before it was clamped to the bounds of a Box space.
 
     Args:
-        policy: It travels to the sampler's processes with its parameters.
+        policy: The policy, which is copied to the sampler's processes; its parameters are published.
 
     Raises:
         ConfigError: The policy has state-dependent noise (`use_sde`), or was made for other spaces.
@@ -67,10 +67,10 @@ class Sb3Agent(Agent):
 
 
 def fill_rollout_buffer(algorithm: OnPolicyAlgorithm, samples: Samples) -> None:
-    """Put a batch into ``algorithm.rollout_buffer``, with advantages and returns, so that ``algorithm.train()`` can go.
+    """Fill ``algorithm.rollout_buffer`` with a batch, advantages and returns, for ``algorithm.train()``.
 
-    The buffer is made anew where its size is not ``[T, B]``, and T and B are the algorithm's ``n_steps`` and ``n_envs``
-    then. Where an episode was truncated, the value of its final observation is added to the reward, as SB3 does.
+    If the size of the buffer is not ``[T, B]``, a new one is made, and T and B become the algorithm's ``n_steps`` and
+    ``n_envs``. Where an episode was truncated, the value of its final observation is added to the reward, as in SB3.
 
     Args:
         algorithm: `PPO` or `A2C`.
@@ -78,7 +78,7 @@ def fill_rollout_buffer(algorithm: OnPolicyAlgorithm, samples: Samples) -> None:
 
     Raises:
         ConfigError: The batch has no bootstrap values.
-        SamplerError: There are steps that are not `valid`, for which SB3 has no room.
+        SamplerError: Some steps are not `valid`, which SB3 cannot represent.
     """
     agent, env = samples.agent, samples.env
     if agent.bootstrap_value is None or agent.final_value is None:

@@ -1,4 +1,4 @@
-"""Batches as TorchRL has them: for its replay buffers, advantages and losses. Needs ``tensordict``."""
+"""Converting batches for the replay buffers, advantages and losses of TorchRL. Needs ``tensordict``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def to_tensordict(samples: Samples) -> TensorDict:
     """The batch as a TensorDict of batch size ``[B, T]``, with the keys, shapes and dtypes of TorchRL's collectors.
 
-    Environments come first and time last, which is named so, as its advantages expect. Its entries are views of the
-    batch, valid as long as that is, but for what is under ``"next"`` and the values, which are copies. Replay buffers
-    copy what they are given; ``samples.to(device)`` before moves the batch.
+    The axis of environments comes first, then that of time, which has the name that TorchRL's advantages expect. The
+    entries are views of the batch, and valid as long as it is, except for ``"next"`` and the values, which are copies.
+    Replay buffers copy what they get. To move the batch, call ``samples.to(device)`` before.
 
-    - ``"observation"``; those of a Dict space have their own keys at the root, where TorchRL has them.
-    - ``"action"``: discrete ones are numbers, as of ``GymEnv(..., categorical_action_encoding=True)``.
+    - ``"observation"``; those of a Dict space have their own keys at the root, as in TorchRL.
+    - ``"action"``: discrete ones are numbers, as with ``GymEnv(..., categorical_action_encoding=True)``.
     - ``("next", ...)``: the observation that the step led to, which is the true final one where an episode ended, with
       ``"reward"``, ``"done"``, ``"terminated"``, ``"truncated"`` ``[B, T, 1]``. At the root these three are False.
     - ``"is_init"`` ``[B, T, 1]``: `EnvSamples.first`. ``("collector", "mask")`` ``[B, T]``: `Samples.valid`.
@@ -62,7 +62,7 @@ def to_tensordict(samples: Samples) -> TensorDict:
 
 
 def _next_value(samples: Samples) -> torch.Tensor:
-    """Values ``[T, B]`` of what each step led to."""
+    """Values ``[T, B]`` of the observation after each step."""
     agent: Any = samples.agent
     following = torch.cat((agent.agent_info["value"][1:], agent.bootstrap_value[None]))
     return torch.where(samples.env.done, agent.final_value.dense(), following)
