@@ -40,9 +40,7 @@ def start_service(latency: float) -> int:
     listening = socket.create_server(("127.0.0.1", 0))
     server = str(Path(__file__).with_name("simulator_server.py"))
     command = [sys.executable, server, "--env=Guess-v0", "--fd=0", f"--latency={latency}"]
-    atexit.register(
-        subprocess.Popen(command, stdin=listening.fileno(), start_new_session=True).kill
-    )  # away from Ctrl-C
+    atexit.register(subprocess.Popen(command, stdin=listening.fileno(), start_new_session=True).kill)  # not by Ctrl-C
     return int(listening.getsockname()[1])
 
 
