@@ -82,6 +82,14 @@ def test_the_benchmark_of_starting_prints_a_line_for_each_sampler(tmp_path):
     assert all(re.search(r"( +\d+\.\d\d s){3} +\d+ MiB", line) for line in printed[1:])
 
 
+@pytest.mark.slow
+def test_ppo_is_compared_with_that_of_stable_baselines(tmp_path):
+    pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
+    printed = run(str(ROOT / "examples/compare_ppo.py"), "--tasks", "cartpole", "--steps", "512", cwd=tmp_path)
+    assert re.findall(r"^  (\S+)", printed, re.MULTILINE) == ["SB3,", "aiosampler", "times"]
+    assert len(re.findall(r"start +\d+\.\d+, collect +\d+\.\d+, train +\d+\.\d+", printed)) == 2
+
+
 def test_an_agent_with_masks_takes_no_illegal_action(tmp_path):
     printed = run(str(ROOT / "examples/legal_actions.py"), cwd=tmp_path)
     assert printed == "0 of 10240 actions were illegal\n"
