@@ -1,9 +1,9 @@
-"""Environments whose methods are coroutines, each at its own pace: a slow one holds up only its own column.
+"""Collectors for environments with coroutine methods that do not wait for each other: one for each environment.
 
-Each environment has a collector of its own, in a thread of its own that sleeps while steps are taken: these go from
-callback to callback in the event loop that all environments of the process share. An environment that has answered is
-recorded there, arrives at the action server, and is stepped again when its action is there. Its thread wakes for all
-else: the end of an episode, of a batch, and the loss of the environment.
+Each environment has its own collector, with a thread that sleeps during steps. Steps are a chain of callbacks in the
+event loop that all environments of the process share: a step's result is recorded there, the environment arrives at the
+action server, and when its action is written, the next step starts. The thread wakes only at the end of an episode or a
+batch, or if the environment fails.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ Result = TypeVar("Result")
 
 
 class SharedClock:
-    """The clock of a worker for one slot: a step begins with its first environment, and ends with its last.
+    """The times of a worker's steps in one slot: step t begins with the first environment, and ends with the last.
 
     Args:
-        clock: Array ``[T, 2]``, cleared by who asks for a batch.
+        clock: Array ``[T, 2]``, which is cleared before a batch is requested.
         n: Number of environments.
     """
 
     def __init__(self, clock: Any, n: int) -> None:
         self._clock, self._n = memoryview(clock), n
-        self._ended = [itertools.count(1) for _ in range(len(clock))]  # which several threads may advance
+        self._ended = [itertools.count(1) for _ in range(len(clock))]  # thread-safe counters
 
     def begins(self, t: int) -> None:
-        """An environment begins step t."""
+        """Note that an environment begins step t."""
         if not self._clock[t, 0]:
             self._clock[t, 0] = perf_counter_ns()
 
     def ends(self, t: int) -> None:
-        """An environment has taken step t, and recorded it."""
+        """Note that step t of an environment is recorded."""
         if next(self._ended[t]) % self._n == 0:
             self._clock[t, 1] = perf_counter_ns()
 
@@ -64,13 +64,13 @@ class Column(Collector):
     """The collector of one environment.
 
     Args:
-        unit: The environment.
-        lives: Its lives.
-        actions: Where its actions come from.
+        unit: The unit with the environment.
+        lives: The environment in its event loop.
+        actions: The source of its actions.
         step_timeout: Seconds that a step may take; None for no limit.
-        shared_clocks: For each slot; empty to record no times.
-        abort: As of `Collector`.
-        others: Of a `Collector`.
+        shared_clocks: For each slot, the clock of the worker; empty to record no times.
+        abort: As for `Collector`.
+        others: Further arguments of `Collector`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Column(Collector):
         self._lives, self._coroutines, self._column, self._limit = lives, unit, actions, step_timeout
         self._shared_clocks, self._index = shared_clocks, 0
         self._t = self._T = 0
-        self._under_way: int | None = None  # row of the step that the environment takes
+        self._under_way: int | None = None  # row of the step that the environment is taking
         self._leaves = False
 
     def collect(self, index: int, T: int) -> list[FinishedEpisode]:
@@ -106,12 +106,12 @@ class Column(Collector):
                 break
             if clock is not None:
                 clock.ends(t - 1)
-        if self.idle and clock is not None:  # the rest is blank
+        if self.idle and clock is not None:  # the remaining rows are blank
             for blank in range(t - 1, T):
                 clock.ends(blank)
 
     def _one_step(self, t: int, clock: SharedClock | None) -> int:
-        """Take part in step t while another environment is being built in place of this one."""
+        """Do step t through the collector's thread, while the environment is being replaced."""
         if self._abort[0]:
             raise Aborted
         self._cells[TICK] += 1
@@ -123,7 +123,7 @@ class Column(Collector):
         return t
 
     def _steps(self, slot: SlotRows, t: int, T: int, clock: SharedClock | None) -> int:
-        """Take steps from row t on, until the last, or one that something follows from; return its row."""
+        """Take steps from row t on, until the last, or one after which the thread is needed; return its row."""
         row, lives, column, cells = self._row, self._lives, self._column, self._cells
         pending, abort, infos = lives.pending, self._abort, slot.env_info is not None
         self._t, self._under_way, self._leaves = t, None, False
@@ -133,7 +133,7 @@ class Column(Collector):
             column.arrive(self._t, Kind.ACT, released)
 
         def released(goes_on: bool) -> None:
-            if AGENT_OF_ONE not in pending:  # it has failed meanwhile
+            if AGENT_OF_ONE not in pending:  # the environment has failed meanwhile
                 return
             t = self._t
             self._leaves = not goes_on or bool(abort[0])
@@ -171,11 +171,11 @@ class Column(Collector):
 
 
 class Columns:
-    """n collectors of one environment each, as one `Collector` to who uses them.
+    """n collectors of one environment each, with the interface of one `Collector`.
 
     Args:
-        columns: Those of the environments.
-        first: Global index of the first of them.
+        columns: For each environment, its collector.
+        first: Global index of the first environment.
     """
 
     def __init__(self, columns: Sequence[Column], first: int) -> None:
@@ -194,47 +194,47 @@ class Columns:
         self._all(lambda i: self._columns[i].start(told, decorrelation_steps, own[i]))
 
     def set_reset_options(self, b: int, options: Mapping[str, Any] | None) -> None:
-        """Have an environment reset with options from now on; see `Collector`."""
+        """Pass options to later resets of an environment; see `Collector`."""
         self._columns[b - self._first].set_reset_options(b, options)
 
     def restart(self, starts: Callable[[int], bool] | None, phase: Callable[[str], None] | None = None) -> None:
-        """Begin new episodes everywhere, or where `starts` says so; see `Collector`."""
+        """Begin new episodes; see `Collector`."""
         told = None if phase is None else _one_at_a_time(phase)
         own = [None if starts is None else (lambda _, i=i: starts(i)) for i in range(len(self._columns))]
         self._all(lambda i: self._columns[i].restart(own[i], told))
 
     def begin(self, index: int, T: int, done: Callable[[list[FinishedEpisode] | BaseException], object]) -> None:
-        """Have each environment fill its column, as soon as it has filled those that it was asked for before.
+        """Let each environment fill its column, once it has finished earlier requests.
 
         Args:
-            index: Of the slot.
-            T: How many rows.
-            done: Called in another thread when all columns are filled, with the episodes that ended in them, or with
-                the first error of one.
+            index: Index of the slot.
+            T: Number of rows.
+            done: Called in another thread when all columns are complete, with the episodes that ended in them; or with
+                the first error.
         """
         collects = [functools.partial(column.collect, index, T) for column in self._columns]
         _Gathering(self._threads, collects, lambda found: done(_in_order(found) if isinstance(found, list) else found))
 
     def collect(self, index: int, T: int) -> list[FinishedEpisode]:
-        """Have each environment that does not wait fill its column; return the episodes that ended in order."""
+        """Let each environment that does not wait fill its column; return the episodes that ended, in order."""
         busy = [i for i, column in enumerate(self._columns) if not column.idle]
         return _in_order(self._all(lambda i: self._columns[i].collect(index, T), busy))
 
     def cut_episodes(self, index: int, T: int) -> list[FinishedEpisode]:
-        """End the episodes that are under way; see `Collector`."""
+        """End the episodes that are in progress; see `Collector`."""
         return [episode for column in self._columns for episode in column.cut_episodes(index, T)]
 
     @property
     def idle(self) -> bool:
-        """Whether all environments wait."""
+        """Whether all environments wait for their resets."""
         return all(column.idle for column in self._columns)
 
     def take_losses(self) -> list[LostEnvironment]:
-        """The environments that were given up since this was called last; see `Collector`."""
+        """The environments that failed since the last call; see `Collector`."""
         return [loss for column in self._columns for loss in column.take_losses()]
 
     def close(self) -> None:
-        """Let the threads end, when they have done what they were given; idempotent."""
+        """End the threads, after what they have been given; idempotent."""
         for thread in self._threads:
             thread.end()
 
@@ -244,10 +244,10 @@ class Columns:
 
 
 class ColumnUnits:
-    """Units of one environment each, as one unit to who calls environments.
+    """Units of one environment each, with the interface of one unit for calls and closing.
 
     Args:
-        units: In order.
+        units: The units, in the order of their environments.
     """
 
     def __init__(self, units: Sequence[CoroutineEnvironments]) -> None:
@@ -267,7 +267,7 @@ class ColumnUnits:
         self._at_once([unit.close for unit in self._units])
 
     def _at_once(self, functions: Sequence[Callable[[], Result]]) -> list[Result]:
-        """In threads of their own, since those of the columns may be waiting."""
+        """Call functions in new threads, since those of the columns may be waiting."""
         threads = [_Thread(f"aiosampler-environment-call-{i}") for i in range(len(functions))]
         try:
             return _in_threads(threads, functions)
@@ -277,10 +277,10 @@ class ColumnUnits:
 
 
 def _in_threads(threads: Sequence[_Thread], functions: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Call each function in its thread; return the results when all have, or raise the first error.
+    """Call each function in its thread, and return all results.
 
     Raises:
-        BaseException: The first error, as soon as it is there.
+        BaseException: The first error of one, without waiting for the others.
     """
     answer: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
     if not threads:
@@ -296,9 +296,9 @@ class _Gathering:
     """Calls a function in each of some threads, and gathers the results.
 
     Args:
-        threads: Each does what it is given, in order.
-        functions: For each thread.
-        done: Called with the results; or with the first error, at once.
+        threads: The threads.
+        functions: For each thread, its function.
+        done: Called with all results, or at once with the first error.
     """
 
     def __init__(
@@ -316,7 +316,7 @@ class _Gathering:
         except BaseException as exc:
             error = exc
         with self._lock:
-            if self._left <= 0:  # one has failed
+            if self._left <= 0:  # another has failed
                 return
             self._left = 0 if error is not None else self._left - 1
             ends = self._left == 0
@@ -325,7 +325,7 @@ class _Gathering:
 
 
 class _Thread:
-    """A thread that does what it is given. A daemon: what it waits for is the user's, and may never end."""
+    """A thread that calls queued functions in order; a daemon, since the user's code may never return."""
 
     def __init__(self, name: str) -> None:
         self._given: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -343,11 +343,11 @@ class _Thread:
 
 
 class ColumnRule:
-    """The rule of a collector of one environment.
+    """The reset rule of one environment.
 
     Args:
-        rule: Of all environments.
-        i: Which this is.
+        rule: The rule of all environments.
+        i: Index of this environment among them.
     """
 
     def __init__(self, rule: ResetRule | Quota, i: int) -> None:
@@ -360,7 +360,7 @@ class ColumnRule:
 
 
 def _in_order(found: list[list[FinishedEpisode]]) -> list[FinishedEpisode]:
-    """The episodes of all columns, by step and environment."""
+    """The episodes of all columns, ordered by step, then environment."""
     return sorted(itertools.chain.from_iterable(found), key=lambda episode: (episode.t, episode.b))
 
 

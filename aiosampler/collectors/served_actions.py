@@ -17,13 +17,13 @@ from aiosampler.specs.trees import Tree, tree_map, tree_rows
 
 
 class RecordedActions:
-    """Actions that another process writes into the slot.
+    """Reads actions from the slot, where another process has written them.
 
     Args:
-        action_space: Of a single environment.
+        action_space: The action space of a single environment.
         slots: Arrays of the slots, cut to this collector's columns.
         cells: Progress cells of this worker.
-        batches: Whether actions are wanted as they are recorded, in place of one for each environment.
+        batches: Whether `given` returns a tree of arrays ``[n, ...]`` in place of a sequence of n actions.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RecordedActions:
         self._actions = self._rows[slot]
 
     def given(self, t: int) -> Any:
-        """The actions of row t, which are written."""
+        """The actions in row t."""
         actions = self._actions[t]
         return self._split(actions if self._keep is None else tree_map(self._keep, actions))
 
@@ -57,11 +57,11 @@ class ServedActions(RecordedActions):
     end of a batch it arrives once more, and is released when the server has finished writing to the slot.
 
     Args:
-        action_space: As of `RecordedActions`.
-        slots: As of `RecordedActions`.
-        cells: As of `RecordedActions`.
-        rendezvous: Where it meets the server.
-        batches: As of `RecordedActions`.
+        action_space: As for `RecordedActions`.
+        slots: As for `RecordedActions`.
+        cells: As for `RecordedActions`.
+        rendezvous: The worker's side of the rendezvous.
+        batches: As for `RecordedActions`.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class DynamicActions(ServedActions):
     """An `ActionSource` for a server that acts for each worker when it arrives, without waiting for the others.
 
     Args:
-        action_space: Of a single environment.
-        slots: Arrays of the slots, cut to this collector's columns.
-        cells: Progress cells of this worker.
-        arrivals: Where it arrives.
-        batches: As of `ServedActions`.
-        first_slot: Number of the first of the slots, as the server counts them.
+        action_space: As for `RecordedActions`.
+        slots: As for `RecordedActions`.
+        cells: As for `RecordedActions`.
+        arrivals: The worker's side of the arrivals.
+        batches: As for `RecordedActions`.
+        first_slot: The number that the server gives to the first of the slots.
     """
 
     def __init__(
@@ -152,16 +152,16 @@ class DynamicActions(ServedActions):
 
 
 class ColumnActions(RecordedActions):
-    """An `ActionSource` of one environment that arrives by itself, among others of its worker.
+    """An `ActionSource` for a single environment that arrives at the server by itself.
 
     Args:
-        action_space: Of the environment.
+        action_space: The action space of the environment.
         slots: Arrays of the slots, cut to its column.
         cells: Progress cells of this worker.
-        arrivals: Where it arrives.
-        member: Which of those that arrive there it is.
-        loop: Of the arrivals; its thread is not that of the collector.
-        first_slot: As of `DynamicActions`.
+        arrivals: The arrivals of the environments of this worker.
+        member: Index of the environment in `arrivals`.
+        loop: The event loop of the arrivals, which runs in another thread than the collector.
+        first_slot: As for `DynamicActions`.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class ColumnActions(RecordedActions):
         self._slot = self._first_slot + slot
 
     def arrive(self, t: int, kind: Kind, released: Callable[[bool], object]) -> None:
-        """Say, in the loop, that row t is written; `released` is called there when what is asked for is, too."""
+        """Arrive at row t; called in the loop, where `released` is called when the server has answered."""
         self._arrivals.arrive(self._member, self._slot, t, kind, released)
 
     def act(self, t: int) -> Any:

@@ -1,10 +1,10 @@
-"""The stage that acts for a group on a device, while the event loop goes on.
+"""The stage of a pipeline that steps the agent on a device, while the event loop goes on.
 
-A step is queued on a stream of the group's own: copy the inputs from the arena, which is registered as pinned memory,
-step the agent, copy its answer to pinned memory. The coroutine then looks for the end each time that the loop comes
-round, so that another group's pipeline goes on meanwhile.
+A step is queued on a stream of the group: copy the inputs from the arena, which is registered as pinned memory, step
+the agent, copy its outputs to pinned memory. The coroutine then checks in each iteration of the loop whether the step
+is complete, so that the pipeline of another group goes on meanwhile.
 
-What is queued reads and writes memory later. These rules keep that in order:
+Queued work reads and writes memory later. These rules keep it in order:
 
 ===============================  ======================================================================================
 memory                           is not written by the host, nor read by it, before
@@ -16,11 +16,11 @@ the recurrent state              it is on the device alone, and everything that 
                                  host gets a copy, for which it waits
 adopted parameters               the batch begins: `prepare` waits for all that was queued, copies of parameters among
                                  it, and steps that were given up
-the arena as a whole             it is unmapped: who closes waits for the device first
+the arena as a whole             it is unmapped: closing waits for the device first
 ===============================  ======================================================================================
 
-The agent's step can be captured as a graph, once it has run a few times, if the agent says that it may
-(`Agent.cuda_graph`) and the device has such: a step is a single launch then, whatever the number of its kernels.
+If the agent permits it (`Agent.cuda_graph`) and the device supports graphs, its step is captured as a graph after a few
+steps: a step is then a single launch, whatever its number of kernels.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DeviceStepper(AgentStepper):
     """Steps an agent on a device, on a stream of its own.
 
     Args:
-        agent: Initialised, its model on the device.
+        agent: An initialised agent, its model on the device.
         slots: Arrays of the slots, cut to the columns of the group.
         accelerator: The device.
     """
@@ -62,7 +62,7 @@ class DeviceStepper(AgentStepper):
     def __init__(self, agent: Agent, slots: Sequence[dict[str, Tree]], accelerator: Accelerator) -> None:
         super().__init__(agent, slots)
         self._accelerator, device = accelerator, accelerator.device
-        accelerator.synchronize()  # the initial state may have been made on the device, and its parameters copied there
+        accelerator.synchronize()  # initial state and parameters may still be being computed or copied
         self._stream = accelerator.new_stream()
         with accelerator.on(self._stream):
             self._initial = tree_map(lambda leaf: leaf.to(device), self._initial)
@@ -71,13 +71,13 @@ class DeviceStepper(AgentStepper):
         self._input_storages = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(self._there)}
         self._marks = [accelerator.new_event() for _ in range(4)]
         self._answer: Tree = None
-        self._here: Tree = None  # the answer in pinned memory
-        self._here_fits: Tree = None  # the answer that it was last compared with
+        self._here: Tree = None  # the outputs in pinned memory
+        self._here_fits: Tree = None  # the outline of the outputs that it was made for
         self._graph: Any = None
         self._eager_steps_left = WARM_UP_STEPS if agent.cuda_graph and accelerator.has_graphs else -1
 
     def begin(self, slot: int) -> None:
-        """Record the recurrent state that the batch begins with; waits for the device, once a batch."""
+        """Begin a batch: record the recurrent state before row 0; waits for the device."""
         self._slot = slot
         if self._final is not None:
             self._final.begin()
@@ -111,7 +111,7 @@ class DeviceStepper(AgentStepper):
 
     @property
     def answer(self) -> tuple[Tree, Tree]:
-        """Action and agent info of the step that is complete; overwritten by the next."""
+        """Action and agent info of the complete step; the next step overwrites them."""
         action, agent_info = self._here
         return action, agent_info
 
@@ -120,7 +120,7 @@ class DeviceStepper(AgentStepper):
         return [int(a.elapsed_time(b) * 1e6) for a, b in zip(self._marks, self._marks[1:], strict=False)]
 
     def ended(self, environments: Sequence[int]) -> None:
-        """Put the recurrent state of these environments back to the initial one, in place: a graph holds on to it."""
+        """Reset the recurrent state of these environments in place, since a graph refers to its memory."""
         if self._state is None:
             return
         with self._accelerator.on(self._stream):
@@ -131,11 +131,11 @@ class DeviceStepper(AgentStepper):
             tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
 
     def finish(self, T: int, *, idle: bool) -> None:
-        """Record the values of what follows the batch, and of what its episodes ended with, if asked for."""
+        """Record the values of last and final observations, if asked for."""
         self._record_values(T, idle=idle)
 
     def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
-        """Ask the agent for values; waits for the device, so that the inputs may be written to again."""
+        """Compute values; wait for the device, so that the inputs may be written to again."""
         with self._accelerator.on(self._stream):
             tree_map(copy_async, self._there, inputs)
             value = super()._value_of(self._there, state)
@@ -145,7 +145,7 @@ class DeviceStepper(AgentStepper):
         tree_map(copy_async, self._there, self._inputs[self._slot][t])
 
     def _fetched(self, tree: Tree) -> Tree:
-        """Copies in memory of the host, when all that was queued before is done."""
+        """Copies in memory of the host; waits for all work that was queued before."""
         with self._accelerator.on(self._stream):
             tree = tree_map(as_tensor, tree)
             here = tree_map(self._accelerator.host_like, tree)
@@ -154,7 +154,7 @@ class DeviceStepper(AgentStepper):
         return here
 
     def _fit_here(self) -> None:
-        """Have pinned memory that fits the answer exactly, or a copy to it would convert what should be refused."""
+        """Make pinned memory that fits the outputs exactly, since a copy would convert what must be refused."""
         if self._here is None or outline(self._here) != outline(self._answer):
             self._here = tree_map(self._accelerator.host_like, self._answer)
         self._here_fits = self._answer
@@ -213,15 +213,15 @@ class DeviceInference(InPlaceInference):
         return self._on_device
 
     def prepare(self, itr: int) -> None:
-        """Put the agent into its mode, and wait until the device has done all that was queued.
+        """Set the agent's mode, and wait until the device has done all queued work.
 
-        The buffer that new parameters came from can be used again then, and a step that was given up reads no more.
+        After that, the buffer of the last parameters may be overwritten, and an aborted step reads no inputs any more.
         """
         super().prepare(itr)
         self._accelerator.synchronize()
 
     async def act(self, t: int) -> None:
-        """Write action, previous action and agent info for row t."""
+        """Step the agent on row t, and write its actions."""
         stages = [perf_counter_ns()]
         cells, stepper = self._cells, self._on_device
         cells[TICK] += 1

@@ -1,4 +1,4 @@
-"""The action server that waits for nobody: it acts for whoever has arrived, with all environments together or a few."""
+"""The action server of ``lockstep=False``: it acts for the members that have arrived, be they all or only a few."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from aiosampler.servers.gathered import GatheredStepper
     from aiosampler.signals.arrivals import Members, ServerArrivals
 
-EVALUATION = N_SLOTS  # the number of its slot, behind those of batches
+EVALUATION = N_SLOTS  # number of the slot for evaluation, after those of batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Branch:
-    """Training, or evaluation: what acts for its environments.
+    """Training or evaluation: the stepper that acts for its environments.
 
     Attributes:
-        stepper: Acts for them.
-        shares: The environments of each member.
+        stepper: Steps the agent for them.
+        shares: For each member, its environments.
     """
 
     stepper: GatheredStepper
@@ -41,21 +41,20 @@ class Branch:
 
 
 class AsyncDynamicActionServer:
-    """Acts for the workers that have arrived, while the others step: no environment waits for a slower one.
+    """Acts for the members that have arrived, while the others step, so no member waits for a slower one.
 
-    While the agent infers, arrivals collect; then all that are there are acted for in one call. With a `min_batch`, it
-    waits for that many environments, but no longer than `max_wait` after it began to wait. On a device the event loop
-    goes on meanwhile, and those that step are never those that are acted for: as two groups that alternate, made anew
-    each time of who is ready.
+    Members that arrive while the agent infers are acted for together in its next call. With a `min_batch`, the server
+    waits for that many environments, for `max_wait` at most. On a device the event loop goes on during a call, so that
+    some members step while the agent infers for others, as with two alternating groups, but for those that are ready.
 
     Args:
-        arrivals: Where the workers arrive.
-        agent: Initialised.
-        training: What acts for the environments of batches.
-        evaluation: The same for those of evaluation.
-        version: Tells the version of the parameters that the agent has.
-        min_batch: Environments.
-        max_wait: Seconds.
+        arrivals: The server's side of the arrivals.
+        agent: An initialised agent.
+        training: The branch for the environments of batches.
+        evaluation: The branch for those of evaluation.
+        version: Returns the policy version of the agent's parameters.
+        min_batch: Number of environments that a call of the agent waits for.
+        max_wait: How long it waits for them at most, in seconds.
         cells: Progress cells of this process.
     """
 
@@ -76,19 +75,19 @@ class AsyncDynamicActionServer:
         self._min_batch, self._max_wait = min_batch, max_wait
         self._cells = memoryview(cells)
         self._sizes = [np.array([len(share) for share in branch.shares]) for branch in (training, evaluation)]
-        self._owed = 0 * self._sizes[0]  # batches that each member was asked for, and has not finished
-        self._evaluating = self._owed > 0  # members that will come again in this evaluation
+        self._owed = 0 * self._sizes[0]  # for each member, the number of requested batches that it has not finished
+        self._evaluating = self._owed > 0  # for each member, whether it will arrive again in this evaluation
         self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots
-        self._mode: int | None = None  # number of the batch that the agent is in the mode of; None in an evaluation
+        self._mode: int | None = None  # number of the batch for which the agent's mode is set; None in an evaluation
         self._outside = NoRunningLoop()
-        self._under_way: Members = np.zeros(0, np.int64)  # members that are acted for
-        self.calls = self.acted = 0  # of the agent, and environments in them
+        self._under_way: Members = np.zeros(0, np.int64)  # members that the agent is acting for
+        self.calls = self.acted = 0  # number of calls of the agent, and of environments in them
 
     async def serve(self) -> None:
         """Serve until cancelled.
 
         Raises:
-            AgentFault: The agent raised, or answered what does not fit.
+            AgentFault: The agent raised, or returned what does not fit.
         """
         arrivals = self._arrivals
         while True:
@@ -99,15 +98,15 @@ class AsyncDynamicActionServer:
             if self._min_batch > 1:
                 ready = await self._enough(ready)
             await self._answer(ready)
-            await asyncio.sleep(0)  # whoever else has something to do in this loop
+            await asyncio.sleep(0)  # lets other tasks of this loop run
 
     def expect(self, itr: int, slot: int) -> None:
-        """Batch `itr` is about to begin in `slot`; some environments may still be in the one before."""
+        """Expect batch `itr` in `slot`; some members may still be in the batch before."""
         self._itrs[slot] = itr
         self._owed += self._sizes[0] > 0
 
     def evaluating(self, itr: int) -> None:
-        """An evaluation begins, and no batch is under way."""
+        """Expect an evaluation; no batch is being collected."""
         self._mode = None
         with torch.inference_mode(), self._outside:
             call_agent("eval_mode()", self._agent.eval_mode, itr)
@@ -115,11 +114,11 @@ class AsyncDynamicActionServer:
             self._evaluation.stepper.void(range(len(self._evaluation.shares)))
 
     def settle(self) -> None:
-        """Wait for a device to do what was queued, before parameters change and after; blocks this thread."""
+        """Block this thread until a device has done what was queued; called before and after parameters change."""
         self._training.stepper.settle()
 
     def lost(self, members: Sequence[int]) -> None:
-        """A worker has ended; its environments begin anew with the next batch."""
+        """Called when a worker has ended; its environments begin anew with the next batch."""
         self._owed[members] = 0
         self._evaluating[members] = False
         kept = [other for other in self._under_way.tolist() if other not in members]
@@ -129,7 +128,7 @@ class AsyncDynamicActionServer:
                 branch.stepper.void(members)
 
     async def _enough(self, ready: Members) -> Members:
-        """Wait until `min_batch` environments are there, or all that step, or `max_wait` is over; return who is."""
+        """Wait for `min_batch` environments, or all that step, or until `max_wait` is over; return the members."""
         deadline = perf_counter() + self._max_wait
         while self._count(ready) < self._min_batch and self._others_come(ready):
             if (left := deadline - perf_counter()) <= 0:
@@ -141,19 +140,19 @@ class AsyncDynamicActionServer:
         return ready
 
     def _others_come(self, ready: Members) -> bool:
-        """Whether others will come before they wait for somebody else than the agent."""
+        """Whether other members will arrive even if the ready ones are not released."""
         coming = self._evaluating | (self._owed > 0)
         coming[ready] = False
         return bool(coming.any())
 
     def _count(self, members: Members) -> int:
-        """How many environments these members have where they stand."""
+        """The number of environments of these members, in the branches of their slots."""
         evaluate = self._arrivals.places(members)[0] == EVALUATION
         training, evaluation = self._sizes
         return int(np.where(evaluate, evaluation[members], training[members]).sum())
 
     async def _answer(self, ready: Members) -> None:
-        """Do what these members ask for, and release them; suspends only while a device acts."""
+        """Do what these members ask for, and release them; suspends only while a device infers."""
         with torch.inference_mode(), self._outside:
             acting, finished = self._launch(ready)
         for branch in acting:
@@ -169,15 +168,15 @@ class AsyncDynamicActionServer:
         self._arrivals.release(np.concatenate((finished, self._under_way)) if len(finished) else self._under_way)
 
     def _launch(self, ready: Members) -> tuple[list[Branch], Members]:
-        """Have the agent begin to act for those who want actions, and do what the others ask for.
+        """Start a step of the agent for the members that want actions, and do what the others ask for.
 
         Returns:
-            Where it acts; and who are the others.
+            The branches in which the agent infers, and the other members.
         """
         self._cells[TICK] += 1
         self._cells[AT] = AGENT
         slots, rows, kinds = self._arrivals.places(ready)
-        if not kinds.any() and rows.all() and slots.max() < EVALUATION:  # all are in the middle of a batch
+        if not kinds.any() and rows.all() and slots.max() < EVALUATION:  # all are within a batch, as usual
             self._under_way = ready
             self._training.stepper.stepped(ready)
             self._act(self._training, ready, slots, rows)
@@ -194,7 +193,7 @@ class AsyncDynamicActionServer:
         return acting, ready[kinds != Kind.ACT]
 
     def _by_branch(self, slots: Members) -> Iterator[tuple[Branch, Any, Members]]:
-        """Each branch in which somebody stands: who does, and the numbers of their slots there."""
+        """Yield each branch with members in it, which members these are, and their slots in that branch."""
         evaluate = slots == EVALUATION
         if not evaluate.all():
             yield self._training, ~evaluate, slots
@@ -202,7 +201,7 @@ class AsyncDynamicActionServer:
             yield self._evaluation, evaluate, slots - EVALUATION
 
     def _settle_ends(self, branch: Branch, members: Members, slots: Members, rows: Members, kinds: Members) -> Any:
-        """Record what belongs to the begin and the end of batches; return which of these members want actions."""
+        """Record initial states and values for members that begin or end a batch; return which ones want actions."""
         stepper = branch.stepper
         stepper.stepped(members)
         acts = kinds == Kind.ACT
@@ -219,7 +218,7 @@ class AsyncDynamicActionServer:
         return acts
 
     def _begin(self, branch: Branch, member: int, slot: int) -> None:
-        """A member begins a batch, or a part of an evaluation."""
+        """Begin a batch, or a part of an evaluation, for a member."""
         if branch is not self._training:
             self._evaluating[member] = True
         elif self._itrs[slot] != self._mode:

@@ -1,4 +1,4 @@
-"""Acting for any environments at once, wherever each of them stands: rows are gathered, and answers scattered."""
+"""Stepping an agent for any set of environments, which may be in different rows and slots."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NO_SLOT = -1
 
 
 class GatheredStepper:
-    """Steps an agent on some of B environments, each in a row and a slot of its own, and records what it answers.
+    """Steps an agent for some of B environments, which may be in different rows and slots, and records its outputs.
 
-    The inputs are copies, but where all stand in one row, in neighbouring columns: there they are views, as elsewhere.
+    The inputs are gathered copies, or views if the environments are neighbouring columns of one row.
 
     Args:
-        agent: Initialised, on the CPU.
+        agent: An initialised agent on the CPU.
         slots: Arrays of the slots, all B columns.
-        shares: The environments of each member, which are always in one place, in order; the agent counts from the
-            first of them on.
+        shares: For each member, its environments, which are always in the same row; in order. The agent's numbers of
+            environments begin with the first of them.
         waits: Whether an environment whose episode ended waits for the next batch.
     """
 
@@ -44,7 +44,7 @@ class GatheredStepper:
         self._first, self._n = shares[0].start, shares[-1].stop - shares[0].start
         self._flat = [_Flat(slot) for slot in slots]
         self._staged = rows_like(self._flat[0].inputs, B)
-        self._copies: dict[int, AgentInputs] = {}  # views of what is staged, by how many environments there are
+        self._copies: dict[int, AgentInputs] = {}  # for each number of environments, views of the staging memory
         self._answers = {name: tree_map(lambda a: np.empty_like(a[0]), slots[0][name]) for name in _ANSWERS}
         self._action, self._info = (Recorder(name, self._answers[name]) for name in _ANSWERS)
         self._initial = agent.initial_state(B)
@@ -52,12 +52,12 @@ class GatheredStepper:
         first = slots[0]["initial_state"]
         self._initial_state, self._state_rows = Recorder("state", first), tree_map(np.empty_like, first)
         self._acting: Acting
-        self._answer: tuple[Tree, Tree]  # to what was launched last: action and agent info
+        self._answer: tuple[Tree, Tree]  # action and agent info of the last launched step
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._values = slots[0]["bootstrap_value"] is not None
         self._parts = [[columns(slot, share.start, len(share)) for share in shares] for slot in slots]
         self._final = [FinalInputs(len(share)) for share in shares]
-        # Of each member, where it takes a step; no slot if it takes none, or what it was asked for is not wanted
+        # For each member, slot and row of the step that it takes; NO_SLOT if it takes none, or its answer is dropped
         self._slot_of, self._row_of = np.full(len(shares), NO_SLOT), np.zeros(len(shares), np.int64)
         self._starts = np.array([share.start for share in shares])
         self._sizes = np.array([len(share) for share in shares])
@@ -65,24 +65,24 @@ class GatheredStepper:
 
     @property
     def recurrent(self) -> bool:
-        """Whether there is a state to keep."""
+        """Whether the agent has a recurrent state."""
         return self._initial is not None
 
     def begin(self, member: int, slot: int) -> None:
-        """Record the recurrent state that a member's columns of a batch begin with."""
+        """Begin a batch of a member: record the recurrent state before row 0."""
         self._final[member].begin()
         if not self.recurrent:
             return
         share = self._shares[member]
         waiting = np.flatnonzero(self._waiting[share.start : share.stop]) + share.start
-        if len(waiting):  # they have been reset
+        if len(waiting):  # their resets have come with this batch
             self._reset(waiting)
             self._waiting[waiting] = False
         target = self._parts[slot][member]["initial_state"]
         self._initial_state.write(tree_leaves(target), self._fetched(self._state_of(member)))
 
     def stepped(self, members: Members) -> None:
-        """Members have taken their steps: the recurrent state of episodes that ended, or have yet to begin, is void."""
+        """Called when members have taken their steps: reset the recurrent state where no episode goes on."""
         if not self.recurrent:
             return
         stepped = members[self._slot_of[members] != NO_SLOT]
@@ -103,23 +103,23 @@ class GatheredStepper:
         self._slot_of[members] = NO_SLOT
 
     def void(self, members: Sequence[int]) -> None:
-        """Begin anew with these members: with the initial state, and nothing is recorded of what they were asked."""
+        """Reset the recurrent state of these members, and drop what is still to be recorded for them."""
         self._slot_of[members] = NO_SLOT
         if self.recurrent:
             shares = [self._shares[member] for member in members]
             self._reset(np.concatenate([np.arange(share.start, share.stop) for share in shares]))
 
     def launch(self, members: Members, slots: Members, rows: Members, version: int) -> int:
-        """Step the agent for some members' environments, when what was launched before has been recorded.
+        """Start a step of the agent for the environments of some members; the last step must have been recorded.
 
         Args:
-            members: Who.
-            slots: Where each stands.
-            rows: In which row.
-            version: Of the policy.
+            members: The members.
+            slots: The slot of each.
+            rows: The row of each.
+            version: The policy version.
 
         Returns:
-            How many environments there are.
+            The number of environments.
 
         Raises:
             AgentFault: The agent raised.
@@ -130,7 +130,7 @@ class GatheredStepper:
         return len(self._acting.environments)
 
     def _spans(self, members: Members, slots: Members, rows: Members) -> tuple[Members, list[_Span]]:
-        """The environments of some members in a step, and the rows of each slot that they stand in."""
+        """The environments of some members, and their rows in each slot."""
         sizes, environments = self._sizes[members], self._starts[members]
         if (sizes != 1).any():
             first = np.cumsum(sizes) - sizes
@@ -146,17 +146,17 @@ class GatheredStepper:
         return environments, [_Span(slot, numbers[of_step], of_step) for slot, of_step in spans]
 
     def settle(self) -> None:
-        """Wait for all that was queued on a device; blocks this thread."""
+        """Block this thread until all work that was queued on a device is done."""
 
     def done(self) -> bool:
-        """Whether what was launched has come to its end."""
+        """Whether the launched step is complete."""
         return True
 
     def record(self) -> None:
-        """Record actions, infos and the policy version of what was launched.
+        """Record actions, infos and policy version of the launched step.
 
         Raises:
-            AgentFault: The agent answered what does not fit.
+            AgentFault: An output does not fit.
         """
         acting, (action, agent_info) = self._acting, self._answer
         lost = acting.members[self._slot_of[acting.members] == NO_SLOT]
@@ -171,7 +171,7 @@ class GatheredStepper:
             self._flat[slot].record(rows, of_step, actions, infos, acting.version)
 
     def _exact_leaves(self, name: str, answer: Any, n: int) -> list[Any] | None:
-        """The leaves as arrays, if they are exactly as they are recorded: the short way for most agents."""
+        """The leaves as arrays if they have exactly the recorded shapes and dtypes, else None: the fast path."""
         expected = self._answers[name]
         try:
             if isinstance(expected, dict):
@@ -183,21 +183,21 @@ class GatheredStepper:
             for leaf, array in pairs:
                 if leaf.dtype != array.dtype or leaf.shape != (n, *array.shape[1:]):
                     return None
-        except Exception:  # whatever it is: the long way tells, if that does not work either
+        except Exception:  # whatever it is: the general path follows, and raises a clear error if it fails too
             return None
         return [leaf for leaf, _ in pairs]
 
     def _written(self, recorder: Recorder, name: str, answer: Tree, n: int) -> list[Any]:
-        """The leaves as arrays of what is recorded."""
+        """The leaves, checked and converted to arrays of the recorded dtypes."""
         rows = [leaf[:n] for leaf in tree_leaves(self._answers[name])]
         recorder.write(rows, answer)
         return rows
 
     def finish(self, member: int, slot: int, T: int, *, idle: bool) -> None:
-        """Record the values of what follows a member's columns, and of what its episodes ended with, if asked for.
+        """Record the values of last and final observations in a member's columns, if asked for.
 
         Raises:
-            AgentFault: The agent raised, or answered what does not fit.
+            AgentFault: The agent raised, or returned what does not fit.
         """
         self._flat[slot].check_inputs()
         if not self._values:
@@ -214,7 +214,7 @@ class GatheredStepper:
             part["final_value"][ended, k] = values[ended]
 
     def _infer(self, acting: Acting) -> None:
-        """Have the agent act; what it answers is there when it is `done`.
+        """Run the agent; its outputs are valid when `done` returns True.
 
         Raises:
             AgentFault: It raised, or its state does not fit.
@@ -229,11 +229,11 @@ class GatheredStepper:
         self._answer = action, agent_info
         if self.recurrent:
             rows_of_state = tree_map(lambda array: array[:n], self._state_rows)
-            self._initial_state.write(tree_leaves(rows_of_state), state)  # which checks it
+            self._initial_state.write(tree_leaves(rows_of_state), state)  # this checks it
             tree_map(lambda leaf, new: leaf.index_copy_(0, index, torch.from_numpy(new)), self._state, rows_of_state)
 
     def _keep(self, slot: int, members: Members, ended: Members) -> None:
-        """Keep the states in which episodes of these environments ended, if values of them are asked for."""
+        """Keep the states in which episodes of these environments ended, if values are recorded."""
         if not self._values:
             return
         for member in members.tolist():
@@ -244,7 +244,7 @@ class GatheredStepper:
                 self._final[member].keep(part, ours.tolist(), self._state_of(member), self._initial_of(member))
 
     def _reset(self, environments: Members) -> None:
-        """Put the state of environments back to the initial one."""
+        """Reset the recurrent state of environments to the initial one."""
         index = torch.from_numpy(environments)
         tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
 
@@ -252,7 +252,7 @@ class GatheredStepper:
         return call_agent("value()", self._agent.value, inputs, tree_map(torch.clone, state))
 
     def _fetched(self, tree: Tree) -> Tree:
-        """The same in memory of the host."""
+        """A tree in memory of the host, here as it is."""
         return tree
 
     def _state_of(self, member: int) -> Tree:
@@ -274,7 +274,7 @@ class GatheredStepper:
         return self._copies[n]
 
     def _gather(self, spans: Sequence[_Span], staged: AgentInputs) -> None:
-        """Copy the inputs of some rows to where they are staged."""
+        """Copy the inputs of some rows to the staging memory."""
         for slot, rows, of_step in spans:
             index = torch.from_numpy(rows)
             tree_map(
@@ -288,7 +288,7 @@ _ANSWERS = ("action", "agent_info")
 
 
 class _Span(NamedTuple):
-    """Rows of a slot by their number ``t * B + b``, and which of a step's rows they are."""
+    """Rows of a slot, numbered ``t * B + b``, and the corresponding rows of a step."""
 
     slot: int
     rows: Members
@@ -299,10 +299,10 @@ class Acting(NamedTuple):
     """One step of the agent.
 
     Attributes:
-        members: Whose environments have a row in it.
-        environments: Of each row.
-        spans: Where the rows are, for each slot.
-        version: Of the policy.
+        members: The members that it acts for.
+        environments: For each row of the step, its environment.
+        spans: For each slot, the rows in it.
+        version: The policy version.
     """
 
     members: Members
@@ -311,7 +311,7 @@ class Acting(NamedTuple):
     version: int
 
     def without(self, gone: Members) -> Acting:
-        """The same, but nothing is recorded for some environments."""
+        """The same step, without recording for some members."""
         spans = []
         for slot, rows, of_step in self.spans:
             kept = np.flatnonzero(~np.isin(self.environments[of_step], gone))
@@ -320,7 +320,7 @@ class Acting(NamedTuple):
 
 
 def rows_like(tree: Tree, n: int) -> Tree:
-    """Memory for n rows of tensors ``[N, ...]``."""
+    """New tensors with n rows, like a tree of tensors ``[N, ...]``."""
     return tree_map(lambda leaf: torch.zeros((n, *leaf.shape[1:]), dtype=leaf.dtype), tree)
 
 
@@ -334,7 +334,7 @@ class _Flat:
     def __init__(self, slot: Slot) -> None:
         _, self._B = slot["reward"].shape
         names = ("observation", "prev_action", "prev_reward")
-        with torch.inference_mode(False):  # or torch would not count who writes to them
+        with torch.inference_mode(False):  # or torch would not count writes to them
             observation, prev_action, prev_reward = (_flat_tensors(slot[name]) for name in names)
             infos = _flat_tensors(slot["prev_env_info"] or None)
         self.inputs = AgentInputs(observation, prev_action, prev_reward, infos)
@@ -351,23 +351,23 @@ class _Flat:
         """Refuse an agent that has written to its inputs.
 
         Raises:
-            AgentFault: It has.
+            AgentFault: A version counter has changed.
         """
         check_versions(self._watched)
 
     def ends(self, rows: Members) -> tuple[Any, Any]:
-        """Of rows whose steps were taken, where episodes ended, and where there was no step."""
+        """For rows whose steps were taken: whether an episode ended, and whether the step is not valid."""
         return self._terminated[rows] | self._truncated[rows], ~self._valid[rows]
 
     def record(self, rows: Members, of_step: Any, actions: list[Any], infos: list[Any], version: int) -> None:
-        """Write what an agent answered for some rows.
+        """Write the outputs of an agent for some rows.
 
         Args:
-            rows: Their numbers.
-            of_step: Where they are in what it answered.
+            rows: Numbers of the rows.
+            of_step: The corresponding rows of the outputs.
             actions: Leaves of the actions, as arrays.
-            infos: Leaves of the agent infos.
-            version: Of the policy.
+            infos: Leaves of the agent infos, as arrays.
+            version: The policy version.
         """
         after = rows + self._B
         for array, previous, action in zip(self._action, self._prev_action, actions, strict=True):

@@ -1,13 +1,13 @@
-"""Acting on a device for any environments at once, while the event loop goes on.
+"""Stepping an agent on a device for any set of environments, while the event loop goes on.
 
-What a step needs is gathered in pinned memory, with the numbers of its environments, and is copied up at once; the
-recurrent state of all environments is on the device, where the rows of a step are gathered and scattered; what the
-agent answered is packed there, and is copied down at once. All of it is queued on one stream, in this order. So a step
-is queued only when the one before has been recorded: the host writes to what is staged while nothing is queued.
+The inputs of a step, and the numbers of its environments, are gathered in pinned memory and copied to the device in one
+copy. The recurrent state of all environments is on the device, where the rows of a step are gathered and scattered. The
+outputs are packed on the device and copied back in one copy. All of this is queued on one stream in this order. A step
+is queued only after the one before was recorded, so the host never writes to pinned memory while copies are queued.
 
-Where the agent's step is captured as a graph (`Agent.cuda_graph`), there is one for each of a few sizes, the powers of
-two up to B and B: a step has the next larger size. The rows beyond its environments stand for none: what the agent
-answers for them is dropped, and their state is a row behind those of the environments.
+If the agent's step is captured as a graph (`Agent.cuda_graph`), there is a graph for each of a few sizes: B and the
+powers of two below. A step uses the next larger size. Its surplus rows are padding: their outputs are dropped, and
+their state is an extra row after those of the environments.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 class GatheredDeviceStepper(GatheredStepper):
-    """Steps an agent on a device on some of B environments, each in a row and a slot of its own.
+    """A `GatheredStepper` for an agent on a device.
 
     Args:
-        agent: Initialised, its model on the device.
-        slots: As of `GatheredStepper`.
-        shares: As of `GatheredStepper`.
+        agent: An initialised agent, its model on the device.
+        slots: As for `GatheredStepper`.
+        shares: As for `GatheredStepper`.
         accelerator: The device.
-        waits: As of `GatheredStepper`.
+        waits: As for `GatheredStepper`.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class GatheredDeviceStepper(GatheredStepper):
             self._state = tree_map(lambda leaf: torch.cat((leaf, leaf[:1])), self._initial)  # see above
         self._stream.synchronize()
         self._graphs = agent.cuda_graph and accelerator.has_graphs
-        self._by_rows: dict[int, _Size] = {}  # what there is for steps of so many rows
+        self._by_rows: dict[int, _Size] = {}  # buffers and graph for each number of rows
 
     def settle(self) -> None:
-        """Wait for all that was queued on the device; blocks this thread."""
+        """Block this thread until all work that was queued on the device is done."""
         self._accelerator.synchronize()
 
     def done(self) -> bool:
-        """Whether what was launched has come to its end.
+        """Whether the launched step is complete.
 
         Raises:
             AgentFault: It failed on the device.
@@ -80,7 +80,7 @@ class GatheredDeviceStepper(GatheredStepper):
         return bool(call_agent("step()", self._end.query))
 
     def record(self) -> None:
-        """Record what was launched."""
+        """Record the launched step."""
         n, rows = len(self._acting.environments), self._size.n
         assert self._size.answer is not None
         answer = self._size.answer.here
@@ -117,13 +117,13 @@ class GatheredDeviceStepper(GatheredStepper):
         try:
             answer = self._answered(size)
             if size.answer is None or outline(size.answer.there) != outline(answer):
-                size.answer = PackedTensors(answer, self._accelerator)  # a copy would convert what should be refused
+                size.answer = PackedTensors(answer, self._accelerator)  # a copy would convert what must be refused
             tree_map(copy_async, size.answer.there, answer)
         except BaseException as exc:  # as in `fault_of`
             raise AgentFault(f"the agent raised {type(exc).__name__} in step(): {text_of(exc)}") from exc
 
     def _answered(self, size: _Size) -> tuple[Tree, Tree]:
-        """Have the agent act, and put its state away."""
+        """Run the agent, and write its new state to the rows of all environments."""
         inputs, state_rows = size.staged.there
         state = tree_map(lambda leaf: leaf[state_rows], self._state)
         action, agent_info, state = self._agent.step(inputs, state)
@@ -141,7 +141,7 @@ class GatheredDeviceStepper(GatheredStepper):
                             f"it answers with a tensor on {leaf.device}, which would be the same in each step"
                         )
                 tree_map(copy_async, size.answer.there, answer)
-        except Exception as exc:  # whatever it is, the agent has just worked without
+        except Exception as exc:  # whatever it is: the agent works without a graph
             log.warning("the agent's step cannot be captured as a CUDA graph, and goes on without: %s", exc)
             self._graphs = False
             return False
@@ -158,14 +158,14 @@ class GatheredDeviceStepper(GatheredStepper):
             tree_map(lambda leaf, initial: leaf.index_copy_(0, index, initial[index]), self._state, self._initial)
 
     def _value_of(self, inputs: AgentInputs, state: Tree) -> Any:
-        """Ask the agent for values; waits for the device, so that the inputs may be written to again."""
+        """Compute values; wait for the device, so that the inputs may be written to again."""
         with self._accelerator.on(self._stream):
             there = tree_map(lambda leaf: leaf.to(self._accelerator.device, copy=True), inputs)
             value = super()._value_of(there, state)
         return call_agent("value()", self._fetched, value)
 
     def _fetched(self, tree: Tree) -> Tree:
-        """Copies in memory of the host, when all that was queued before is done."""
+        """Copies in memory of the host; waits for all work that was queued before."""
         with self._accelerator.on(self._stream):
             tree = tree_map(as_tensor, tree)
             here = tree_map(self._accelerator.host_like, tree)
@@ -180,13 +180,13 @@ class _Staged(NamedTuple):
 
 
 class _Size:
-    """What there is for steps of n rows."""
+    """Buffers, and maybe a graph, for steps of n rows."""
 
     def __init__(self, inputs: AgentInputs, n: int, accelerator: Accelerator) -> None:
         index = torch.zeros(n, dtype=torch.int64)
         like = _Staged(rows_like(inputs, n)._replace(environments=index), index)
         self.n, self.staged = n, PackedTensors(like, accelerator)
-        self.answer: PackedTensors | None = None  # as the agent answered last
+        self.answer: PackedTensors | None = None  # in the shapes of the last outputs
         self.graph: Any = None
-        self.held: Tree = None  # memory that belongs to the graph
+        self.held: Tree = None  # keeps memory alive that the graph uses
         self.eager_steps_left = WARM_UP_STEPS

@@ -1,4 +1,4 @@
-"""Several tensors in one piece of memory, here and on a device, so that one copy moves all of them."""
+"""Several tensors in one buffer on the host and one on a device, so that a single copy moves all of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _ALIGNMENT = 64  # bytes
 
 
 class PackedTensors:
-    """A tree of tensors in pinned memory of the host, and the same on a device.
+    """A tree of tensors in pinned memory of the host, and a tree of the same shapes on a device.
 
     Args:
-        like: Tree of tensors of these shapes and dtypes.
+        like: A tree of tensors with the shapes and dtypes.
         accelerator: The device.
 
     Attributes:
-        here: Tree of views of the memory of the host.
-        there: Tree of views of the memory of the device.
+        here: Tree of views of the buffer on the host.
+        there: Tree of views of the buffer on the device.
     """
 
     def __init__(self, like: Tree, accelerator: Accelerator) -> None:

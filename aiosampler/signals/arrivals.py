@@ -1,23 +1,23 @@
-"""A server serves whoever has arrived: each member says where it stands, and goes on when it has been answered.
+"""Arrivals of members at a server: each writes which row it has reached, and goes on when the server has answered.
 
-A member is a worker, or one of the environments of a worker that go at their own pace. The same row of cells for each
+A member is a worker, or a single environment if those of a worker do not wait for each other. Each has a row of cells,
 as in `aiosampler.signals.rendezvous`, with more in it:
 
 =============  ==========  ==========================================================================================
 cell           writer      meaning
 =============  ==========  ==========================================================================================
-arrived        its worker  how often it has arrived, ever
-released       the server  the same number when it may go on; that of the last arrival of a worker that was lost
+arrived        its worker  how often it has arrived since the start
+released       the server  the same number when it may go on; also when its worker was lost
 asleep         its worker  1 while it needs a post to go on
-leave          the server  1 tells a member that is released to go on alone
-place          its worker  where it stands, and what it asks for: ``row << 8 | slot << 4 | kind``
+leave          the server  1 tells a released member to abort
+place          its worker  its row and slot, and what it asks for: ``row << 8 | slot << 4 | kind``
 time           its worker  when it arrived, in nanoseconds of the monotonic clock
 server_asleep  the server  1 while it needs a post to look
 =============  ==========  ==========================================================================================
 
-A worker that arrives posts if the server is asleep, and the server looks once more after it has said that it is going
-to sleep; so arrivals while it is at work cost no system call, and none is missed. Nothing counts from anew for a
-batch: a member may be in the next one while another is still in the last.
+A worker that arrives posts only if `server_asleep` is set, and the server looks for arrivals once more after it has set
+that. So arrivals while the server is working cost no system call, and none is missed. Counts are not reset for a batch:
+a member may be in the next batch while another is still in the last.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from aiosampler.signals.waiter import Waiter
 _PLACE, _TIME, _SERVER_ASLEEP = range(LEAVE + 1, LEAVE + 4)
 assert _SERVER_ASLEEP < CELLS
 
-#: Members, int64 ``[n]``, in order.
+#: Indices of members, int64 ``[n]``, in ascending order.
 Members = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -44,30 +44,30 @@ class Kind(IntEnum):
     """What a member asks for when it arrives."""
 
     ACT = 0  # actions for its row
-    FINISH = 1  # to record what belongs to the end of a batch, whose row T is written
-    FINISH_IDLE = 2  # the same, where all of its environments wait
+    FINISH = 1  # the end of a batch, whose row T is written: record values
+    FINISH_IDLE = 2  # the same, if all of its environments wait
 
 
 class WorkerArrivals(WorkerSide):
-    """A worker's end.
+    """The worker's side, if the worker is one member.
 
     Args:
-        cells: Of its group, rows of the array that `rendezvous_specs` describes.
+        cells: The cells of its group: rows of the array that `rendezvous_specs` describes.
         member: Index of this worker among them.
-        obs_ready: Of the group.
-        act_ready: Posted by the server when this worker is asleep.
-        spin: Whether it has a CPU to itself.
+        obs_ready: The signal to the server.
+        act_ready: The signal to this worker, posted by the server if the worker is asleep.
+        spin: Whether the worker has a CPU to itself.
     """
 
     def __init__(self, cells: Any, member: int, obs_ready: Signal, act_ready: Signal, *, spin: bool) -> None:
         super().__init__(cells, member, obs_ready, act_ready, spin=spin)
-        self._round = self._mine[ARRIVED]  # a worker that replaces another counts on
+        self._round = self._mine[ARRIVED]  # a replacement goes on from the count of the lost worker
 
     def begin(self) -> None:
-        """Begin a batch: nothing counts from anew."""
+        """Does nothing: counts are not reset for a batch."""
 
     def arrive(self, slot: int, row: int, kind: Kind) -> bool:
-        """Say where this worker stands, and block this thread until it is answered; return False to leave."""
+        """Arrive at a row, and block this thread until the server has answered; return False to abort."""
         mine = self._mine
         mine[_PLACE] = row << 8 | slot << 4 | kind
         mine[_TIME] = perf_counter_ns()
@@ -75,17 +75,17 @@ class WorkerArrivals(WorkerSide):
         return self.meet()
 
     def _is_last(self, wanted: int) -> bool:
-        return bool(self._mine[_SERVER_ASLEEP])  # so that it is woken
+        return bool(self._mine[_SERVER_ASLEEP])  # posts only if the server sleeps
 
 
 class LoopArrivals:
-    """A worker's end for several members, on an event loop of its own: they wait as callbacks, and block no thread.
+    """The worker's side for several members, on an event loop: they wait by callbacks, without blocking a thread.
 
     Args:
-        cells: Of these members.
-        obs_ready: Of the group.
-        act_ready: Of this worker.
-        loop: Where all but `abort` is called.
+        cells: The cells of these members.
+        obs_ready: The signal to the server.
+        act_ready: The signal to this worker.
+        loop: The event loop, in whose thread all methods but `abort` are called.
     """
 
     def __init__(self, cells: Any, obs_ready: Signal, act_ready: Signal, loop: asyncio.AbstractEventLoop) -> None:
@@ -93,18 +93,18 @@ class LoopArrivals:
         self._arrived, self._released = cells[:, ARRIVED], cells[:, RELEASED]
         self._obs_ready, self._act_ready = obs_ready, act_ready
         self._waiting: dict[int, Callable[[bool], object]] = {}
-        cells[:, ASLEEP] = 1  # one post wakes all
+        cells[:, ASLEEP] = 1  # one post wakes the loop for all of them
         loop.call_soon_threadsafe(loop.add_reader, act_ready.fileno(), self._on_act_ready)
 
     def arrive(self, member: int, slot: int, row: int, kind: Kind, released: Callable[[bool], object]) -> None:
-        """Say where a member stands.
+        """Let a member arrive at a row.
 
         Args:
-            member: Which.
-            slot: Of its row.
-            row: That is written.
+            member: Index of the member.
+            slot: Number of the slot.
+            row: The row, whose observations are written.
             kind: What it asks for.
-            released: Called when that is there; False has it leave.
+            released: Called with True when the server has answered, with False to abort.
         """
         mine = self._rows[member]
         mine[_PLACE] = row << 8 | slot << 4 | kind
@@ -120,7 +120,7 @@ class LoopArrivals:
             self._on_act_ready()
 
     def abort(self) -> None:
-        """Have all members leave, now or when they arrive next; from any thread."""
+        """Make all members abort, now or when they arrive next; callable from any thread."""
         self._cells[:, LEAVE] = 1
         self._released[:] = FOR_GOOD
         self._act_ready.post()
@@ -134,12 +134,12 @@ class LoopArrivals:
 
 
 class ServerArrivals:
-    """The server's end, on the running event loop. Only one coroutine waits at a time.
+    """The server's side, on the running event loop. Only one coroutine may wait at a time.
 
     Args:
-        cells: Of the members.
-        obs_ready: Posted by a worker that arrives while the server sleeps.
-        act_ready: For each member, posted when it is asleep; members of one worker have the same.
+        cells: The cells of the members.
+        obs_ready: The signal to the server, posted by a worker that arrives while the server sleeps.
+        act_ready: For each member, the signal to its worker; members of one worker share it.
     """
 
     def __init__(self, cells: Any, obs_ready: Signal, act_ready: Sequence[Signal]) -> None:
@@ -170,7 +170,7 @@ class ServerArrivals:
     async def wait(self, known: int = 0) -> None:
         """Suspend until more than `known` members have arrived; maybe earlier."""
         self._server_asleep[:] = 1
-        fence()  # or one might arrive just now, and see the server awake
+        fence()  # or a member that arrives right now may not see that the server sleeps
         try:
             if np.count_nonzero(self._arrived > self._released) <= known:
                 self.wake_ups += 1
@@ -179,7 +179,7 @@ class ServerArrivals:
             self._server_asleep[:] = 0
 
     def release(self, members: Members) -> None:
-        """Have members that have arrived go on: what they asked for is there."""
+        """Release members that have arrived, after they were answered."""
         self._released[members] = self._arrived[members]
         fence()
         asleep = members[self._asleep[members] > 0]
@@ -187,18 +187,18 @@ class ServerArrivals:
             self._act_ready[worker].post()
 
     def lose(self, members: Sequence[int]) -> None:
-        """Serve these members no more: their process has ended."""
+        """Release these members for good, since their process has ended."""
         self._released[members] = self._arrived[members]
 
     def abort(self) -> None:
-        """Have all members leave, now or when they arrive."""
+        """Make all members abort, now or when they arrive next."""
         self._leave[:] = 1
         self._released[:] = FOR_GOOD
         for signal in self._act_ready:
             signal.post()
 
     def close(self) -> None:
-        """Leave the loop and close the signals."""
+        """Remove the reader from the event loop, and close the signals."""
         self._loop.remove_reader(self._obs_ready.fileno())
         for signal in (self._obs_ready, *self._act_ready):
             signal.close()

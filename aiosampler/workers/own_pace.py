@@ -1,4 +1,4 @@
-"""A worker whose environments are coroutines that go at their own pace, served by a dynamic server."""
+"""A worker of a dynamic server whose environments have coroutine methods and do not wait for each other."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from aiosampler.signals.counter import Signal
     from aiosampler.workers.messages import Collect
 
-    #: Packed episodes and losses of a batch, or why there are none.
+    #: Pickled episodes and losses of a batch, or the error that ended it.
     Outcome = tuple[bytes, tuple[Loss, ...]] | BaseException
 
 
 class OwnPaceRunner(Runner):
-    """Collects with each environment by itself; evaluates as others, but with each step of each environment by itself.
+    """A `Runner` in which each environment has a collector of its own, and arrives at the server by itself.
 
     Args:
-        cells: Where each of the environments meets the server.
-        obs_ready: Of the server.
-        act_ready: Of this worker.
-        action_space: Of a single environment.
-        others: Of a `Runner`.
+        cells: For each environment, its cells for arrivals.
+        obs_ready: The signal to the server.
+        act_ready: The signal to this worker.
+        action_space: The action space of a single environment.
+        others: The arguments of `Runner`.
     """
 
     runs_ahead = True
@@ -52,11 +52,11 @@ class OwnPaceRunner(Runner):
         ]
 
     def begin(self, request: Collect, done: Callable[[Outcome], object]) -> None:
-        """Have each environment fill its column of a slot, once it has filled those that it was asked for before.
+        """Let each environment fill its column of a slot, once it has finished earlier requests.
 
         Args:
-            request: Which slot.
-            done: Called in another thread when all have.
+            request: The request for the batch.
+            done: Called in another thread when all columns are complete, with the outcome.
         """
 
         def gathered(found: list[FinishedEpisode] | BaseException) -> None:
@@ -76,7 +76,7 @@ class OwnPaceRunner(Runner):
         self._collector.begin(request.slot, self._options.batch.T, gathered)
 
     def abort(self) -> None:
-        """End what is being collected at its next step; called from any thread."""
+        """End collecting at the next step; called from any thread."""
         self._arrivals.abort()
 
     def _make_collector(
