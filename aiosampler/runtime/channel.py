@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _HEADER = 8
 _CHUNK = 1 << 16
+_SLICE = 1 << 20  # bytes of a large message that are read before other callbacks of the event loop have their turn
 
 
 class ChannelClosed(Exception):
@@ -33,14 +34,14 @@ class Channel:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._partial = bytearray()
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes | memoryview] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
         self._ended = False
         self.on_end: Callable[[], object] | None = None  # called when the other end has closed its side
         self.on_change: Callable[[], object] | None = None  # called when a message, or the end, has arrived
         sock.setblocking(False)
-        self._loop.add_reader(sock.fileno(), self.read)
+        self._loop.add_reader(sock.fileno(), self._read, _SLICE)
 
     async def receive(self) -> Any:
         """The next message; cancelling loses none. One receiver at a time.
@@ -118,29 +119,45 @@ class Channel:
                 raise ChannelClosed from exc
 
     def read(self) -> None:
-        """Read what has arrived, without blocking; called by the event loop, and after the other process has ended."""
-        ended = False
+        """Read all that has arrived, without blocking; called after the other process has ended, too."""
+        self._read(None)
+
+    def _read(self, most: int | None) -> None:
+        ended, left = False, most
         try:
-            while not self._ended:
-                data = self._sock.recv(_CHUNK)
+            while not self._ended and (left is None or left > 0):
+                size = min(_CHUNK, self._missing() or _CHUNK)
+                data = self._sock.recv(size)
                 self._partial += data
-                if len(data) < _CHUNK:
+                self._split()
+                if len(data) < size:
                     ended = not data
                     break  # the buffer is empty; for later data, or the end of data, the loop calls again
+                left = None if left is None else left - size
         except BlockingIOError:
             pass
         except OSError:
             ended = True
-        while len(self._partial) >= _HEADER:
-            end = _HEADER + int.from_bytes(self._partial[:_HEADER], "little")
-            if len(self._partial) < end:
-                break
-            self._messages.append(bytes(self._partial[_HEADER:end]))
-            del self._partial[:end]
         if ended:
             self.end()  # may call a callback that receives messages
         elif self._messages:
             self._wake()
+
+    def _missing(self) -> int:
+        """How many bytes of a message are still to come that has begun to; 0 if none has."""
+        begun = len(self._partial)
+        return _HEADER + int.from_bytes(self._partial[:_HEADER], "little") - begun if begun >= _HEADER else 0
+
+    def _split(self) -> None:
+        """Take the messages that are complete."""
+        while len(self._partial) >= _HEADER and (more := -self._missing()) >= 0:
+            if more == 0:  # as with large ones, of which no more is read: they are not copied
+                self._messages.append(memoryview(self._partial)[_HEADER:])
+                self._partial = bytearray()
+            else:
+                end = len(self._partial) - more
+                self._messages.append(bytes(memoryview(self._partial)[_HEADER:end]))
+                del self._partial[:end]
 
     def end(self) -> None:
         """Mark the data as ended: what was received so far is all there is."""

@@ -73,3 +73,13 @@ async def test_receiving_can_be_cancelled_and_loses_nothing(ends):
     theirs.sendall(frame[3:])
     async with asyncio.timeout(10):
         assert await channel.receive() == ("hello", 2)
+
+
+async def test_messages_of_all_sizes_arrive_whole_and_in_order(ends):
+    channel, theirs = ends
+    messages = [(index, bytes(size)) for index, size in enumerate((1, 2**21, 1, 2**16, 2**17 + 1, 1, 1))]
+    frames = b"".join(len(frame).to_bytes(8, "little") + frame for frame in map(pickle.dumps, messages))
+    sending = asyncio.create_task(asyncio.to_thread(theirs.sendall, frames))
+    async with asyncio.timeout(10):
+        assert [await channel.receive() for _ in messages] == messages
+        await sending
