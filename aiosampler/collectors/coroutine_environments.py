@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from aiosampler.collectors.coroutine_lives import SOMEBODY, Lives
+from aiosampler.collectors.coroutine_lives import BEING_BUILT, Lives
 from aiosampler.collectors.environment_access import Ask
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class CoroutineEnvironments:
                 ask(i, None)
             nobody_came = not any(lives.each[i].fresh for i in self._absent)
             if not stepped and self._absent and nobody_came and not lives.losses:
-                lives.pending.add(SOMEBODY)
+                lives.pending.add(BEING_BUILT)
 
         self._lives.actions, self._lives.record = actions, row.record
         self._lives.wait(begin, f"taking step {row.t} of the batch", self._limit)
@@ -133,7 +133,7 @@ class CoroutineEnvironments:
         self.tell(environments, row)
 
     def tell(self, environments: Sequence[int], row: StepRow) -> None:
-        """Tell `row` which environments were given up, and which began in place of others, at a step of these."""
+        """Report to `row` which environments failed, and which replacements began, at a step of these environments."""
         if not (self._lives.losses or self._absent or self._replaced):
             return
         row.lost, self._replaced = self._replaced, []

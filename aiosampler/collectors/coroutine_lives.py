@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HELD_UP_S = 0.3  # a loop that runs no callback for so long is reported in the log
 CLOSE = object()  # in place of a call: the task must close its environment
-SOMEBODY = -1  # index that stands for any environment that is being built
+BEING_BUILT = -1  # index that stands for any environment that is being built
 AGENT_OF_ONE = -2  # the agent, which an environment that goes at its own pace waits for between two steps
 
 log = logging.getLogger("aiosampler")
@@ -159,8 +159,8 @@ class Lives:
                 self._tell_who_holds_up(held)
                 return
             self._cells[TICK] += 1
-            late = min(self.pending, default=SOMEBODY)
-            if phase is not None and late not in (SOMEBODY, waited_for[0]):
+            late = min(self.pending, default=BEING_BUILT)
+            if phase is not None and late not in (BEING_BUILT, waited_for[0]):
                 waited_for[0] = late
                 phase(f"{'building' if doing == 'calling env_fn' else doing} {self.name(late)}")
             if step is not None:
@@ -228,7 +228,7 @@ class Lives:
             return
         who, found = "a task of an environment's", environment_of(frame, _OURS)
         if found is not None:
-            lives, i = found  # others than these, where each environment has its own
+            lives, i = found  # if each environment has its own `Lives`, these may be others
             lives.in_hand(i)
             who = lives.name(i)
         key = frame.f_code.co_filename, frame.f_lineno
@@ -274,7 +274,7 @@ class Lives:
             if self._begins is not None and life.fresh is not None:
                 self._begins(i, *life.fresh)
                 life.fresh = None
-            self._answered(i if seed is None or self._begins is not None else SOMEBODY)
+            self._answered(i if seed is None or self._begins is not None else BEING_BUILT)
             await self._serve(life, i, env)
         except GeneratorExit:  # the loop is gone, and this task is being destroyed
             raise

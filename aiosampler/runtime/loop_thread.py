@@ -33,14 +33,14 @@ class LoopThread:
 
     Attributes:
         loop: The event loop: uvloop's, where there is one.
-        told: Places that held it up, and were told of; for who uses it.
+        told: Places in code that blocked the loop, and were reported; set by the caller.
     """
 
     def __init__(self, limit: float | None = None) -> None:
         self.loop = new_event_loop()
         self._interval = LOOK_S if limit is None else min(LOOK_S, limit / 4)
         self.told: set[tuple[str, int]] = set()
-        self._turns = 0  # that the loop has made for who looks
+        self._turns = 0  # number of callbacks by which a waiting thread checks that the loop runs
         self._thread = threading.Thread(target=self._run, name="aiosampler-loop", daemon=True)
         self._thread.start()
 

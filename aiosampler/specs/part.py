@@ -1,21 +1,21 @@
-"""Which of several equal samplers one is, that together are as one with all of their environments."""
+"""The position of a sampler among several equal ones, which together record what one large sampler would."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The place of a sampler among n of the same size.
+    """The position of a sampler among n samplers of the same size.
 
-    Each of them seeds, and names to `env_fn` and the agent, the environments that it has among those of all: sampler
-    `index` of those with B environments has ``index * B`` to ``index * B + B - 1`` of n * B. So together they record
-    what one sampler with n * B environments, and n times the workers, would record.
+    Sampler `index`, with B environments, has environments ``index * B`` to ``index * B + B - 1`` of all n * B; it seeds
+    them, and passes them to `env_fn` and the agent, by these numbers. So together the samplers record what one sampler
+    with n * B environments, and n times the workers, would record.
 
     Attributes:
-        index: Which of them it is, from 0.
-        n: How many there are.
-        restarts: How many samplers, or workers of them, were lost in this place before. Each begins branches of the
-            random streams that are its own.
+        index: Position of this sampler, 0 to n - 1.
+        n: Number of samplers.
+        restarts: How many samplers, or workers of them, were lost at this position before. Each replacement uses random
+            streams of its own.
     """
 
     index: int = 0
@@ -23,13 +23,13 @@ class Part:
     restarts: int = 0
 
     def first(self, each: int) -> int:
-        """The number of the first thing that this sampler has among those of all, where each sampler has some."""
+        """The global index of the first item of this sampler, if each sampler has `each` items."""
         return self.index * each
 
     def all(self, each: int) -> int:
-        """How many things all samplers have, where each has some."""
+        """The number of items of all samplers, if each has `each`."""
         return self.n * each
 
 
-#: The part of a sampler that is alone.
+#: The position of a sampler that is the only one.
 WHOLE = Part()

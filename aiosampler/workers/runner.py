@@ -82,7 +82,7 @@ class Runner:
         coroutines: Whether environments need an event loop.
     """
 
-    runs_ahead = False  # whether it may be asked for a batch while the one before is being collected
+    runs_ahead = False  # whether a batch may be requested while the one before is being collected
 
     def __init__(  # noqa: PLR0913 - all of it is fixed for the runner's life
         self,

@@ -33,8 +33,8 @@ async def agent_worker_main(sock: socket.socket, arena: Arena, answered: Signal,
     Args:
         sock: This end of the control channel.
         arena: The shared memory.
-        answered: Posted by the worker that is done last with a batch.
-        rank: Of the worker.
+        answered: The signal to the parent, posted by the worker that completes a batch last.
+        rank: Rank of the worker.
     """
 
     def make_runner(work: messages.Work, views: ArenaViews, phase: Callable[[str], None]) -> Runner:
@@ -121,7 +121,7 @@ class _Worker:
                 await self._answer(parent, runner, request)
 
     async def _serve_ahead(self, parent: ServiceChannel, runner: OwnPaceRunner, requests: Answerer) -> None:
-        """Serve requests; begin batches as soon as they are asked for, while those before are under way."""
+        """Serve requests; begin batches when they are requested, also while earlier ones are being collected."""
         begun: deque[asyncio.Future[tuple[bytes, tuple[messages.Loss, ...]]]] = deque()
         receiving = asyncio.ensure_future(parent.receive())
         try:
@@ -166,7 +166,7 @@ class _Worker:
 
 
 def _collect(requests: Answerer, runner: Runner, parent: ServiceChannel) -> None:
-    """Fill one slot after the other, as long as that is asked for."""
+    """Fill one slot after the other, while there are requests."""
     from aiosampler.collectors.collector import Aborted
     from aiosampler.workers.episodes import NO_EPISODES
 
@@ -208,7 +208,7 @@ def _begin(runner: OwnPaceRunner, request: messages.Collect) -> asyncio.Future[t
             future.set_result(outcome)
 
     def done(outcome: Outcome) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits for it
             loop.call_soon_threadsafe(settle, outcome)
 
     runner.begin(request, done)
