@@ -1,0 +1,1 @@
+"""A web service that owns a sampler: see `app`."""
