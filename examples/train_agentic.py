@@ -31,7 +31,7 @@ from aiosampler import AsyncGpuSampler, CategoricalPgAgent, Samples, Timeline
 class Args:
     seed: int = 0
     steps: int = 100_000  # turns at most; training ends before if `goal` is reached
-    goal: float = 0.97  # share of the last 1000 games that were won
+    goal: float = 0.95  # share of the last 1000 games that were won
     latency: float = 0.005  # mean seconds of an answer; none takes longer than twice that
     output: str = "train_agentic.png"  # the picture
 
@@ -103,12 +103,11 @@ def draw(path: str, won: list[float], timeline: Timeline, training: list[tuple[i
     above, below = (figure := Figure(figsize=(8, 7), layout="constrained")).subplots(2)
     above.plot(np.convolve(won, np.ones(500) / 500, "valid"))
     above.set(xlabel="games", ylabel="share of the last 500 that were won", ylim=(0, 1))
-    rows = [*timeline.steps, np.array(training)]  # [..., 2]: when they began and ended
-    for row, spans in enumerate(rows):
-        milliseconds = (spans - timeline.steps.min()) / 1e6
-        below.broken_barh([(a, b - a) for a, b in milliseconds], (row - 0.4, 0.8), color=f"C{row // (len(rows) - 1)}")
-    below.set_yticks(range(len(rows)), [*(f"worker {w}" for w in range(len(rows) - 1)), "training"])
-    below.set(title="waiting for answers, and training", xlabel="milliseconds", xlim=(0, np.ptp(timeline.steps) / 1e6))
+    spans = [*timeline.steps, np.array(training[-3:])]  # [..., 2]; a step lasts from its first connection to its last
+    for row, (begin, end) in enumerate((each - timeline.steps.min()).T / 1e6 for each in spans):
+        below.hlines(row + np.linspace(-0.4, 0.4, len(begin)), begin, end, colors=f"C{row // (len(spans) - 1)}", lw=4)
+    below.set_yticks(range(len(spans)), [*(f"steps of worker {w}" for w in range(len(spans) - 1)), "training"])
+    below.set(xlabel="milliseconds of a batch", xlim=(0, np.ptp(timeline.steps) / 1e6))
     figure.savefig(path)
 
 
@@ -117,17 +116,18 @@ async def main(args: Args) -> None:
     torch.set_num_threads(1)  # the network is small
     won, training = list[float](), list[tuple[int, int]]()  # 1 or 0 for each game; when it began and ended
     agent: Any = CategoricalPgAgent(ActorCritic)
-    sizes = dict[str, Any](batch_T=16, batch_B=32, n_workers=8, bootstrap_value=True, seed=args.seed)
+    sizes = dict[str, Any](batch_T=16, batch_B=32, n_workers=2, bootstrap_value=True, seed=args.seed)
     games = dict[str, Any](eval_n_envs=20, eval_max_steps=2000, eval_keep_envs=False)  # or connections would time out
     where = {"port": start_service(args.latency)}
     async with AsyncGpuSampler(connect, env_kwargs=where, agent=agent, lockstep=False, **sizes, **games) as sampler:
-        optimizer = torch.optim.Adam(agent.model.parameters(), lr=2e-3)
+        optimizer = torch.optim.Adam(agent.model.parameters())
         progress = tqdm(total=args.steps, unit=" turns")
         try:
             async for samples in sampler:  # the next batch is already being collected
                 won += [info.Return for info in samples.traj_infos]
                 progress.update(samples.stats.env_steps)
                 progress.set_postfix_str(f"won {np.mean(won[-1000:]):.2f}", refresh=False)
+                optimizer.param_groups[0]["lr"] = 2e-3 * max(0.0, 1 - progress.n / args.steps)
                 began = time.monotonic_ns()
                 learn(agent.model, optimizer, samples)
                 training.append((began, time.monotonic_ns()))
