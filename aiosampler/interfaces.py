@@ -132,6 +132,9 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Start workers, build environments, reset them."""
 
+    async def announce(self, request: Collect) -> None:
+        """Tell which batch will be collected after the one that is, whose slot is free; it need not be of use."""
+
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot; return the episodes that ended, and what was lost."""
 

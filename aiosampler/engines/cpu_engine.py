@@ -54,6 +54,9 @@ class CpuEngine:
             [functools.partial(read_progress, parts.views.progress[share.rank]) for share in self._shares],
         )
 
+    async def announce(self, request: Collect) -> None:
+        """Where workers run ahead they are asked at once; where not, they may have to be replaced first."""
+
     async def collect(self, request: Collect) -> Collected:
         """Let each worker fill its columns of a slot, once it has finished its earlier requests."""
         await self._workers.replace_lost()

@@ -54,6 +54,9 @@ class DevicesEngine:
         await self._servers.start(work, options.start_timeout and options.start_timeout + START_MARGIN_S)
         parts.arena.close()
 
+    async def announce(self, request: Collect) -> None:
+        """Servers are asked for one batch after the other."""
+
     async def collect(self, request: Collect) -> Collected:
         """Have each server fill its columns of a slot."""
         return await self._ask(request)

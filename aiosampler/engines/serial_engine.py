@@ -43,6 +43,9 @@ class SerialEngine:
         self._runner = await outside_loop(self._make_runner)
         await outside_loop(self._runner.start)
 
+    async def announce(self, request: Collect) -> None:
+        """Nothing is begun before the batch before it is complete."""
+
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot."""
         assert self._runner is not None

@@ -82,6 +82,7 @@ class ServedEngine:
         self._inferences: list[InPlaceInference] = []  # of each group, for training
         self._agents: list[Agent] = []
         self._parameters = AdoptedParameters(parts.views.parameters, parts.start.parameters)
+        self._asked: int | None = None  # number of the batch that the workers were asked for last
         self._noise: list[GroupStream] = []  # of each group, where it is apart from that of the process
         self._eval_noise: list[GroupStream] = []
         self._accelerator: Accelerator | None = None
@@ -127,16 +128,31 @@ class ServedEngine:
         )
         self._groups.append(group)
 
+    async def announce(self, request: Collect) -> None:
+        """Have workers begin with the next batch as soon as they are done with this one: the server finds them there.
+
+        Only where all of them go on from batch to batch: no environment waits or evaluates, no worker is replaced.
+        """
+        options = self._options
+        go_on = options.mid_batch_reset and not options.eval_n_envs and not options.max_worker_restarts
+        if go_on and request.itr - 1 == self._asked:
+            self._asked = request.itr
+            self._workers.begin(request.slot)
+            await self._workers.send(request._replace(anew=0))
+
     async def collect(self, request: Collect) -> Collected:
         """Serve the workers while they fill a slot."""
-        itr, slot, parameters = request
+        itr, slot, parameters, _ = request
         await self._workers.replace_lost()
         use_parameters(self._agents, self._parameters, parameters, self._noise)
-        self._workers.begin(slot)
-        for group, shares in zip(self._groups, self._assignment.groups, strict=True):
-            group.expect(range(len(shares)))
+        if self._asked != itr:
+            self._asked = itr
+            self._workers.begin(slot)
+            for group, shares in zip(self._groups, self._assignment.groups, strict=True):
+                group.expect(range(len(shares)))
+            await self._workers.send(request)
         began = perf_counter()
-        episodes = await self._ask(request, None, self._server.serve_actions(itr, slot))
+        episodes = await self._serve(self._server.serve_actions(itr, slot))
         verify_parameters(self._agents, self._parameters)
         if self._placement is not None:
             self._place(self._placement, perf_counter() - began, slot)
@@ -159,7 +175,8 @@ class ServedEngine:
         with self._random.evaluation():
             use_parameters(self._agents, self._parameters, request.parameters, self._eval_noise)
             serving = self._server.serve_actions_evaluation(request.itr, self._options.eval_chunks(request.max_steps))
-            episodes = await self._ask(request, indices, serving)
+            await self._workers.send(request, indices)
+            episodes = await self._serve(serving, indices)
         verify_parameters(self._agents, self._parameters)
         return self._workers.complete(episodes)
 
@@ -182,10 +199,8 @@ class ServedEngine:
         for report in reports:
             raise report
 
-    async def _ask(
-        self, request: Collect | Evaluate, indices: Sequence[int] | None, serving: Coroutine[Any, Any, None]
-    ) -> list[bytes]:
-        await self._workers.send(request, indices)
+    async def _serve(self, serving: Coroutine[Any, Any, None], indices: Sequence[int] | None = None) -> list[bytes]:
+        """Serve the workers that were asked, and gather their answers."""
         with torch.inference_mode():
             episodes, aborted = await all_or_first_error([self._workers.gather(indices), self._served(serving)])
         if aborted:

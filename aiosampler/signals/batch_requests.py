@@ -6,7 +6,7 @@ requests, and a row of cells for each worker:
 ========================  ===========  ================================================================================
 cell                      writer       meaning
 ========================  ===========  ================================================================================
-itr, slot, parameters     the asker    what is asked for
+itr, slot, ...            the asker    what is asked for, a `Request`
 number                    the asker    number of the request, from 1; written last
 answered                  its worker   number of the last request that is answered
 answered                  the asker    the same, for a worker that was lost, after it has ended
@@ -33,18 +33,19 @@ from aiosampler.specs.arrays import ArraySpec
 ROOM = 1 << 16  # bytes for the episodes of an answer; more of them come as a message
 
 _CELLS = 8  # int64: one cache line
-_NUMBER, _ITR, _SLOT, _PARAMETERS, _END = range(5)
+_NUMBER, _ITR, _SLOT, _PARAMETERS, _ANEW, _END = range(6)
 _ANSWERED, _ASLEEP, _SIZE = range(3)
 _BY_MESSAGE = -1
 _INT64 = np.dtype(np.int64)
 
 
 class Request(NamedTuple):
-    """A request to fill a slot."""
+    """A request to fill a slot: the numbers of the message `Collect`."""
 
     itr: int
     slot: int
     parameters: int
+    anew: int = 1
 
 
 def record_specs(n_askers: int) -> ArraySpec:
@@ -94,7 +95,7 @@ class Asker:
         """Write a request; return its number, and the workers that need a message to find it."""
         self._number = number = self._number + 1
         record = self._records[number % 2]
-        record[_ITR], record[_SLOT], record[_PARAMETERS] = request
+        record[_ITR], record[_SLOT], record[_PARAMETERS], record[_ANEW] = request
         fence()  # the rest must be written before the number
         record[_NUMBER] = number
         fence()  # or a worker that goes to sleep right now may be missed

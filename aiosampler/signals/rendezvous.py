@@ -68,6 +68,10 @@ class WorkerSide:
         self._act_ready.wait(0)  # what is left of a rendezvous that was given up
         self._round = 0
 
+    def go_on(self) -> None:
+        """Go on from one batch to the next without `expect`: the server is busy first, so do not look but sleep."""
+        self._patient = False
+
     def meet(self, *, for_good: bool = False) -> bool:
         """Arrive, and block this thread until released; return False to leave the others.
 

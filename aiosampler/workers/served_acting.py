@@ -108,7 +108,10 @@ class ServedActing(OwnPaceActing):
     @contextlib.contextmanager
     def collecting(self, request: Collect) -> Iterator[None]:
         """A context around filling a slot."""
-        self._rendezvous.begin()
+        if request.anew:
+            self._rendezvous.begin()
+        else:
+            self._rendezvous.go_on()
         yield
 
     def evaluating(self, request: Evaluate) -> contextlib.AbstractContextManager[None]:
