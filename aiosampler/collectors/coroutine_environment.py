@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import inspect
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,8 +15,7 @@ from aiosampler.errors import WorkerTimeout
 from aiosampler.memory.progress import environment_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container, Mapping
-    from types import CodeType, FrameType
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiosampler.errors import SamplerError
     from aiosampler.runtime.restarts import RestartBudget
@@ -59,6 +59,34 @@ class CoroutineEnvironment:
         named = {} if options is None else {"options": dict(options)}  # a copy, since it may remove items
         result = self._reset(seed=seed, **named)
         return check_reset(await result if inspect.isawaitable(result) else result)
+
+    async def replace(
+        self,
+        seed: int,
+        options: Mapping[str, Any] | None,
+        calls: Mapping[tuple[Ask, str], bytes],
+        b: int,
+        *,
+        evaluation: bool,
+    ) -> tuple[Any, Any]:
+        """Reset it in place of another, repeat the calls that the other had got, and reset it again if there were any.
+
+        Args:
+            seed: Seed of the first reset.
+            options: Options of both resets; None for none.
+            calls: Pickled arguments of the calls, in order.
+            b: Global index, for messages.
+            evaluation: Whether it is an evaluation environment.
+
+        Returns:
+            Copies of observation and info of the last reset: they are recorded later, and may be shared buffers.
+        """
+        given = await self.reset(seed, options)
+        for (ask, name), packed in calls.items():
+            await self.call(ask, name, packed, b, evaluation=evaluation)
+        if calls:
+            given = await self.reset(None, options)
+        return copy.deepcopy(given)
 
     async def call(self, ask: Ask, name: str, packed: bytes, b: int, *, evaluation: bool) -> bytes:
         """Call it as `call_environment` calls plain environments; await the result of a method if it is awaitable."""
@@ -162,12 +190,3 @@ def waits_in(task: asyncio.Task[Any]) -> str:
         frames.append((frame, frame.f_lineno))
         awaited = getattr(awaited, "cr_await", None)
     return "".join(traceback.StackSummary.extract(frames).format())
-
-
-def environment_of(frame: FrameType | None, tasks: Container[CodeType]) -> tuple[Any, int] | None:
-    """Local variables `self` and `i` of the first caller of a frame whose code is in `tasks`; None without one."""
-    while frame is not None:
-        if frame.f_code in tasks:
-            return frame.f_locals["self"], int(frame.f_locals["i"])
-        frame = frame.f_back
-    return None

@@ -7,15 +7,15 @@ starts a call in several of them and sleeps until the last has answered. So no l
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 import logging
 from collections import deque
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from aiosampler.collectors.blocked_loop import report_blocked_loop
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, environment_of, within
+from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, within
 from aiosampler.collectors.environment_checks import api_error, check_step
 from aiosampler.collectors.environments import EnvironmentFault
 from aiosampler.errors import ProcessFailure, SamplerError
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from aiosampler.interfaces import OnReset, OnStep
     from aiosampler.runtime.loop_thread import LoopThread
 
-HELD_UP_S = 0.3  # a loop that runs no callback for so long is reported in the log
 CLOSE = object()  # in place of a call: the task must close its environment
 BEING_BUILT = -1  # index that stands for any environment that is being built
-AGENT_OF_ONE = -2  # the agent, which an environment that goes at its own pace waits for between two steps
+AGENT_OF_ONE = -2  # index that stands for the agent, for which a single environment waits between two steps
 
 log = logging.getLogger("aiosampler")
 
@@ -50,8 +49,7 @@ class Lives:
         cells: Progress cells of this process.
         evaluation: Whether these are evaluation environments.
         care: How those that fail are handled.
-        together: Global indices of all environments that are in hand whenever one of these is, where others go at their
-            own pace in the same process.
+        together: Global indices of all environments of this process, if each has a `Lives` of its own; else None.
 
     Attributes:
         each: For each environment its state; it stays there after a failure until it is replaced.
@@ -102,7 +100,7 @@ class Lives:
         self.settle(phase)
 
     def build(self, n: int, phase: Callable[[str], None]) -> None:
-        """The first half of `add`: call the factories, and have what they return awaited in the loop."""
+        """The first half of `add`: call the factories, and start the tasks that await what they return."""
         for i in range(n):
             phase(f"building {self.name(i)}")
             self.in_hand(i)
@@ -114,7 +112,7 @@ class Lives:
             self._loop.loop.call_soon_threadsafe(self._begin, i, made, None)
 
     def settle(self, phase: Callable[[str], None]) -> None:
-        """The second half of `add`: wait for what is awaited in the loop."""
+        """The second half of `add`: wait until all environments are built."""
         unsettled = (life.i for life in self.each if life.env is None)  # evaluated in the loop
         self.wait(lambda: self.pending.update(unsettled), "calling env_fn", None, phase, lambda i, *_: None)
 
@@ -135,8 +133,7 @@ class Lives:
             limit: Seconds that an environment may take.
             phase: Called with the name of an environment that is waited for.
             begins: Called with the resets of environments that are replaced meanwhile; None not to wait for these.
-            step: Where several steps are taken one after the other, returns which is under way, None between two; then
-                `limit` is that of each step.
+            step: For successive steps, returns the index of the current one, None between two; `limit` is for each.
         """
         waited_for = [-1]
         under_way: tuple[int | None, float] = (None, 0.0)  # step, and since when
@@ -156,7 +153,7 @@ class Lives:
             if self._care.abort[0] or (step is not None and self._halted):
                 raise Aborted
             if held:
-                self._tell_who_holds_up(held)
+                report_blocked_loop(self._loop, held, _OURS, f"the {self._care.process} process", self._doing)
                 return
             self._cells[TICK] += 1
             late = min(self.pending, default=BEING_BUILT)
@@ -221,25 +218,6 @@ class Lives:
         for failure in failures:
             raise failure
 
-    def _tell_who_holds_up(self, held: float) -> None:
-        """Log, once for each place, where the loop is blocked, and set the environment in the progress cells."""
-        frame = self._loop.frame()
-        if held < HELD_UP_S or frame is None:
-            return
-        who, found = "a task of an environment's", environment_of(frame, _OURS)
-        if found is not None:
-            lives, i = found  # if each environment has its own `Lives`, these may be others
-            lives.in_hand(i)
-            who = lives.name(i)
-        key = frame.f_code.co_filename, frame.f_lineno
-        if key not in self._loop.told:
-            self._loop.told.add(key)
-            log.warning(
-                "%s holds up the event loop of the %s process, for %.1f s so far, while %s: in %s (%s:%d). All other "
-                "environments there wait for it; await what takes time, or call it by asyncio.to_thread()",
-                who, self._care.process, held, self._doing, frame.f_code.co_name, *key,
-            )  # fmt: skip
-
     # These are called in the loop.
 
     def ready(self, environments: Sequence[int]) -> list[int]:
@@ -269,7 +247,8 @@ class Lives:
                 self._register(env.env, i)
                 if seed is not None:
                     doing = "resetting"
-                    life.fresh = await self._reset_in_place(env, i, seed)
+                    told, b = self.told[i], self.index(i)
+                    life.fresh = await env.replace(seed, self.options[i], told, b, evaluation=self.evaluation)
             doing = None
             if self._begins is not None and life.fresh is not None:
                 self._begins(i, *life.fresh)
@@ -295,15 +274,6 @@ class Lives:
                 if not given_up:
                     raise self.fault("closing", i, exc) from exc
                 log.debug("%s was given up, and failed in closing: %r", self.name(i), exc)
-
-    async def _reset_in_place(self, env: CoroutineEnvironment, i: int, seed: int) -> tuple[Any, Any]:
-        """Reset a replacement, repeat the calls that the one before had got, and reset it again if there were any."""
-        given = await env.reset(seed, self.options[i])
-        for (ask, name), packed in self.told[i].items():
-            await env.call(ask, name, packed, self.index(i), evaluation=self.evaluation)
-        if self.told[i]:
-            given = await env.reset(None, self.options[i])
-        return copy.deepcopy(given)  # a copy, since it is recorded later, and environments may share a buffer
 
     async def _serve(self, life: Life, i: int, env: CoroutineEnvironment) -> None:
         """Do one call after the other, until the environment must be closed."""
@@ -335,7 +305,7 @@ class Lives:
         self.each[i].waiter.set_result(what)  # type: ignore[union-attr] # it waits
 
     def end_wait(self) -> None:
-        """End the wait for an environment that goes at its own pace, and takes no step now."""
+        """End the wait for an environment that has its own collector, and takes no step now."""
         self.pending.clear()
         self._answered(None)
 
@@ -410,12 +380,11 @@ class Lives:
 
     def name(self, i: int, more: int = 0) -> str:
         """The name of environment i, and of `more` environments after it, in messages."""
-        if self._first is None:
-            return "the example environment"
-        return environment_name(self.index(i), self.evaluation, more)
+        example = self._first is None
+        return "the example environment" if example else environment_name(self.index(i), self.evaluation, more)
 
     def in_hand(self, i: int, more: int = 0) -> None:
-        """Tell in the progress cells that environment i, and so many that follow, are in hand."""
+        """Write to the progress cells that environment i, and `more` environments after it, are being called."""
         if self._first is not None:
             self._cells[AT], self._cells[MORE] = self._first + i, max(0, more)
 
