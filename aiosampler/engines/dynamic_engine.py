@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import call_agent, use_parameters, verify_parameters
 from aiosampler.engines.served_engine import ServedEngine
+from aiosampler.memory.serving import ServingLog
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.tasks import first_error
-from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
+from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, BatchingRule, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.servers.gathered_device import GatheredDeviceStepper
 from aiosampler.signals.arrivals import ServerArrivals
@@ -133,9 +134,9 @@ class DynamicEngine(ServedEngine):
             training,
             evaluation,
             version=lambda: self._parameters.version,
-            min_batch=options.min_batch or 1,
-            max_wait=options.max_wait or DEFAULT_MAX_WAIT_S,
+            rule=BatchingRule(options.min_batch or 1, options.max_wait or DEFAULT_MAX_WAIT_S),
             cells=views.progress[options.worker_count + self._assignment.index],
+            log=ServingLog(list(views.serving), self._assignment.index, ours),
         )
 
     def _branch(self, agent: Agent, slots: Columns, shares: list[range], *, waits: bool = False) -> Branch:

@@ -10,6 +10,7 @@ from aiosampler.memory.clocks import stage_clock_specs, step_clock_specs
 from aiosampler.memory.control import Control, control_specs
 from aiosampler.memory.layout import Layout, plan
 from aiosampler.memory.progress import progress_specs
+from aiosampler.memory.serving import Serving, serving_specs
 from aiosampler.memory.slot import Slot, slot_specs
 from aiosampler.signals.batch_requests import RequestCells, answer_specs, episode_specs, record_specs
 from aiosampler.signals.rendezvous import rendezvous_specs
@@ -31,6 +32,7 @@ class ProcessCounts(NamedTuple):
     groups: int = 0
     alone: bool = False  # whether the sampler process steps the environments itself
     members: int = 1  # of each worker, that meet its server by themselves
+    dynamic: int = 0  # servers without lockstep
 
 
 def plan_arena(
@@ -65,6 +67,7 @@ def plan_arena(
         **slots(sparse=False),
         "step_clocks": (step_clock_specs(counts.workers, batch.T),) * N_SLOTS,
         "stage_clocks": (stage_clock_specs(counts.groups, batch.T),) * N_SLOTS,
+        "serving": (serving_specs(counts.dynamic, batch.B if counts.dynamic else 0),) * N_SLOTS,
     }
     return plan(dense, {**slots(sparse=True), "episodes": episode_specs(asked)})
 
@@ -95,6 +98,7 @@ class ArenaViews:
         evaluation_slot: The same for evaluation; None if each process has one in its own memory.
         step_clocks: For each slot, ``[W, T, 2]`` int64: when workers stepped.
         stage_clocks: For each slot, ``[G, T, 5]`` int64: when groups were served.
+        serving: For each slot, what servers without lockstep tell of their calls.
     """
 
     control: Control
@@ -108,6 +112,7 @@ class ArenaViews:
     evaluation_slot: Slot | None
     step_clocks: tuple[np.ndarray[Any, Any], ...]
     stage_clocks: tuple[np.ndarray[Any, Any], ...]
+    serving: tuple[Serving, ...]
 
     def request_cells(self, asker: int, ranks: range) -> RequestCells:
         """What a process, by its index among those that have workers, has in common with these."""
@@ -130,4 +135,5 @@ def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
         evaluation_slot=dense["evaluation"] and {**dense["evaluation"], **sparse["evaluation"]},
         step_clocks=dense["step_clocks"],
         stage_clocks=dense["stage_clocks"],
+        serving=tuple(Serving(**slot) for slot in dense["serving"]),
     )

@@ -370,7 +370,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         """What the sampler has done so far. Callable at any time, also after the end, and never waits."""
         version = self._shared.policy_version if self._shared is not None and self._session.started else None
         pids = ((), ()) if self._shared is None else self._shared.pids()
-        return self._counters.statistics(version, self._session, pids)
+        unfinished = () if self._shared is None else self._shared.unfinished()
+        return self._counters.statistics(version, self._session, pids, unfinished)
 
     @leaves_nothing
     async def wait_closed(self) -> None:

@@ -82,16 +82,17 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         assert self.action_server is not None
         W, devices, n_groups = self.options.worker_count, self.options.devices, self.action_server.n_groups
         groups = [group for assignment in assign(W, 0, W, devices, n_groups) for group in assignment.groups]
-        B, members = self.options.batch_B, 1
+        B, members, dynamic = self.options.batch_B, 1, 0
         several, engine = len(devices) > 1, EngineKind.DEVICES if len(devices) > 1 else EngineKind.SERVED
         if not self.options.lockstep:
             groups = []  # workers do not step together
             shares = chain.from_iterable(a.shares for a in assign(B, self.options.eval_n_envs, W, devices))
+            dynamic = len(devices)
             members = max(max(len(share.environments), len(share.evaluation)) for share in shares)
             engine = EngineKind.DEVICES if several else EngineKind.DYNAMIC
         return ProcessPlan(
             engine=engine,
-            counts=ProcessCounts(W, servers=len(devices), groups=len(groups), members=members),
+            counts=ProcessCounts(W, servers=len(devices), groups=len(groups), members=members, dynamic=dynamic),
             groups=[range(group[0].rank, group[-1].rank + 1) for group in groups],
             start_margin=START_MARGIN_S * (1 + several),  # a server process waits for its workers, too
         )

@@ -8,6 +8,7 @@ from aiosampler.agents.parameters import Publisher
 from aiosampler.memory.progress import PID, read_progress
 from aiosampler.memory.slot import poison
 from aiosampler.samplers.samples import SlotSamples
+from aiosampler.samplers.serving import copied, unfinished
 from aiosampler.samplers.timeline import Timeline
 from aiosampler.workers.episodes import unpack_infos
 
@@ -70,7 +71,8 @@ class SharedBuffers:
         """The samples of a complete batch; its slot belongs to the user until `take_back`."""
         assert self._views is not None
         views, slot = self._views, batch.slot
-        timeline = Timeline(views.step_clocks[slot].copy(), views.stage_clocks[slot].copy(), self._groups)
+        clocks = views.step_clocks[slot].copy(), views.stage_clocks[slot].copy()
+        timeline = Timeline(*clocks, self._groups, copied(views.serving[slot]))
         samples = self._slots[slot].full(batch, unpack_infos(batch.episodes, self._traj_info_cls), timeline)
         ends = samples.env.final_observation, samples.agent.final_value
         self._held = slot, [each for each in ends if each is not None]
@@ -83,6 +85,10 @@ class SharedBuffers:
         n, servers = self._counts.workers, self._counts.servers
         pids = [int(pid) or None for pid in self._views.progress[:, PID]]
         return tuple(pids[:n]), tuple(pids[n : n + servers]) if servers > 1 else ()
+
+    def unfinished(self) -> tuple[int, ...]:
+        """Environments that the batch under way waits for; empty in lockstep."""
+        return () if self._views is None else unfinished(self._views.serving)
 
     def take_back(self) -> None:
         """Give the batch that was returned last back to the sampler, which may overwrite it."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from aiosampler.errors import ProcessFailure
 from aiosampler.runtime.restarts import replaceable
+from aiosampler.samplers.serving import serving_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -57,6 +58,19 @@ class SamplerStatistics:
         slowest_worker: Rank of the worker that was done last with its columns of the last batch; None where there are
             not several, and before the first.
         slowest_behind_s: Seconds from when half of the workers were done with theirs until it was.
+        slowest_env: Index of the environment that filled its column of the last batch last. This, and what follows to
+            `inference_wait_max_s`, is there with ``lockstep=False`` alone.
+        slowest_env_behind_s: Seconds from when half of the columns were full until its was.
+        unfinished_envs: Indices of the environments that the batch which is being collected still waits for, once half
+            of its columns are full: one that is stuck is among them.
+        inference_calls: How often the agent was called for the last batch.
+        inference_batch: For how many environments on average.
+        inference_batch_min: For how many at least.
+        inference_batch_max: For how many at most.
+        inference_batch_sizes: Pairs of a power of two and how many calls were for so many environments, or for more but
+            fewer than twice as many.
+        inference_wait_s: Seconds that an environment, once ready, waited until the agent acted for it, on average.
+        inference_wait_max_s: The longest.
         sampler_pid: Process id of the sampler process, which the others descend from; None while there is none.
         worker_pids: Those of the workers by rank, None for one that is being replaced; empty where there are none.
         server_pids: Those of the server processes, where several devices are used.
@@ -86,6 +100,16 @@ class SamplerStatistics:
     policy_lag: int | None = field(default=None, compare=False)
     slowest_worker: int | None = field(default=None, compare=False)
     slowest_behind_s: float | None = field(default=None, compare=False)
+    slowest_env: int | None = field(default=None, compare=False)
+    slowest_env_behind_s: float | None = field(default=None, compare=False)
+    unfinished_envs: tuple[int, ...] = field(default=(), compare=False)
+    inference_calls: int | None = field(default=None, compare=False)
+    inference_batch: float | None = field(default=None, compare=False)
+    inference_batch_min: int | None = field(default=None, compare=False)
+    inference_batch_max: int | None = field(default=None, compare=False)
+    inference_batch_sizes: tuple[tuple[int, int], ...] = field(default=(), compare=False)
+    inference_wait_s: float | None = field(default=None, compare=False)
+    inference_wait_max_s: float | None = field(default=None, compare=False)
     sampler_pid: int | None = field(default=None, compare=False)
     worker_pids: tuple[int | None, ...] = field(default=(), compare=False)
     server_pids: tuple[int | None, ...] = field(default=(), compare=False)
@@ -140,7 +164,11 @@ class Counters:
         self._losses += losses
 
     def statistics(
-        self, policy_version: int | None, session: Session, pids: tuple[tuple[int | None, ...], ...]
+        self,
+        policy_version: int | None,
+        session: Session,
+        pids: tuple[tuple[int | None, ...], ...],
+        unfinished_envs: tuple[int, ...] = (),
     ) -> SamplerStatistics:
         """The statistics at this moment.
 
@@ -148,8 +176,10 @@ class Counters:
             policy_version: The version that was published last.
             session: The session; the failure that ended it contains losses that no batch has reported.
             pids: Process ids of workers, and of servers.
+            unfinished_envs: Environments that the batch under way waits for.
         """
         failure = session.failure
+        served = None if self._timeline is None else self._timeline.serving
         seconds = sum(between for _, between in self._recent_batches)
         evaluation = self._evaluation or ()
         behind = policy_version is not None and self._batch_version is not None
@@ -180,6 +210,8 @@ class Counters:
             eval_cut=0 if self._evaluation is None else len(self._evaluation.cut),
             policy_lag=policy_version - self._batch_version if behind else None,  # type: ignore[operator] # both are there
             **_slowest(self._timeline),
+            **({} if served is None else serving_statistics(served)),
+            unfinished_envs=unfinished_envs,
             sampler_pid=None if session.process is None else session.process.pid,
             worker_pids=pids[0],
             server_pids=pids[1],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from aiosampler.memory.serving import Serving
+
 TRACED_BATCHES = 16
 _SPANS = ("copy in", "infer", "copy out", "release")  # from one of STAGE_TIMES to the next
 
@@ -32,11 +34,13 @@ class Timeline:
             arrived, its inputs were on the device, the agent had answered, the answer was in the batch, and the workers
             were released.
         groups: For each group, the ranks of its workers.
+        serving: The calls of servers without lockstep; None where there was no batch.
     """
 
     steps: np.ndarray[Any, np.dtype[np.int64]]
     stages: np.ndarray[Any, np.dtype[np.int64]]
     groups: Sequence[range] = ()
+    serving: Serving | None = None
 
     def stage_seconds(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """Durations of the stages of an action server in seconds: for each, an array with a value per step and group.
@@ -72,6 +76,14 @@ class Timeline:
                             "name": span, "ph": "X", "ts": begin / 1e3, "dur": (end - begin) / 1e3, "pid": 0,
                             "tid": line, "args": {"t": t, "group": group},
                         }  # fmt: skip
+        for server, calls in enumerate(() if self.serving is None else self.serving.calls):
+            line = len(lines) + server
+            yield {"name": "thread_name", "ph": "M", "pid": 0, "tid": line, "args": {"name": f"server {server}"}}
+            for begin, end, n, waited in calls[calls[:, 0] > 0].tolist():
+                yield {
+                    "name": "infer", "ph": "X", "ts": begin / 1e3, "dur": (end - begin) / 1e3, "pid": 0, "tid": line,
+                    "args": {"environments": n, "waited_us": waited / 1e3},
+                }  # fmt: skip
 
 
 def empty_timeline() -> Timeline:

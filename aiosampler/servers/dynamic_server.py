@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from time import perf_counter, perf_counter_ns
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from aiosampler.agents.agent import Agent
+    from aiosampler.memory.serving import ServingLog
     from aiosampler.servers.gathered import GatheredStepper
     from aiosampler.signals.arrivals import Members, ServerArrivals
 
@@ -40,6 +41,18 @@ class Branch:
     shares: Sequence[range]
 
 
+class BatchingRule(NamedTuple):
+    """How long a server waits for more environments when some are ready.
+
+    Attributes:
+        min_batch: Number of environments that a call of the agent waits for.
+        max_wait: How long it waits for them at most, in seconds.
+    """
+
+    min_batch: int = 1
+    max_wait: float = 0.001
+
+
 class AsyncDynamicActionServer:
     """Acts for the members that have arrived, while the others step, so no member waits for a slower one.
 
@@ -53,9 +66,9 @@ class AsyncDynamicActionServer:
         training: The branch for the environments of batches.
         evaluation: The branch for those of evaluation.
         version: Returns the policy version of the agent's parameters.
-        min_batch: Number of environments that a call of the agent waits for.
-        max_wait: How long it waits for them at most, in seconds.
+        rule: How long a call of the agent waits for more environments.
         cells: Progress cells of this process.
+        log: Log of the agent's calls.
     """
 
     def __init__(
@@ -66,13 +79,13 @@ class AsyncDynamicActionServer:
         evaluation: Branch,
         *,
         version: Callable[[], int],
-        min_batch: int,
-        max_wait: float,
+        rule: BatchingRule,
         cells: Any,
+        log: ServingLog,
     ) -> None:
         self._arrivals, self._agent, self._version = arrivals, agent, version
         self._training, self._evaluation = training, evaluation
-        self._min_batch, self._max_wait = min_batch, max_wait
+        self._min_batch, self._max_wait = rule
         self._cells = memoryview(cells)
         self._sizes = [np.array([len(share) for share in branch.shares]) for branch in (training, evaluation)]
         self._owed = 0 * self._sizes[0]  # for each member, the number of requested batches that it has not finished
@@ -81,6 +94,8 @@ class AsyncDynamicActionServer:
         self._mode: int | None = None  # number of the batch for which the agent's mode is set; None in an evaluation
         self._outside = NoRunningLoop()
         self._under_way: Members = np.zeros(0, np.int64)  # members that the agent is acting for
+        self._log = log
+        self._calls: list[tuple[list[int], int, int, int, int]] = []  # under way: slots, begin, n, waited, longest
         self.calls = self.acted = 0  # number of calls of the agent, and of environments in them
 
     async def serve(self) -> None:
@@ -103,6 +118,7 @@ class AsyncDynamicActionServer:
     def expect(self, itr: int, slot: int) -> None:
         """Expect batch `itr` in `slot`; some members may still be in the batch before."""
         self._itrs[slot] = itr
+        self._log.begin(itr, slot)
         self._owed += self._sizes[0] > 0
 
     def evaluating(self, itr: int) -> None:
@@ -164,6 +180,10 @@ class AsyncDynamicActionServer:
         with torch.inference_mode():
             for branch in acting:
                 branch.stepper.record()
+        if self._calls:
+            (slots, began, n, waited, longest), end = self._calls.pop(), perf_counter_ns()
+            for slot in slots:
+                self._log.call(slot, (began, end), n, waited, longest)
         self._cells[AT] = NOWHERE
         self._arrivals.release(np.concatenate((finished, self._under_way)) if len(finished) else self._under_way)
 
@@ -213,6 +233,7 @@ class AsyncDynamicActionServer:
             stepper.finish(member, slot, int(rows[i]), idle=kinds[i] == Kind.FINISH_IDLE)
             if branch is self._training:
                 self._owed[member] -= 1
+                self._log.finished(slot, branch.shares[member], int(self._arrivals.times(members[i])))
             else:
                 self._evaluating[member] = False
         return acts
@@ -229,4 +250,11 @@ class AsyncDynamicActionServer:
 
     def _act(self, branch: Branch, members: Members, slots: Members, rows: Members) -> None:
         self.calls += 1
-        self.acted += branch.stepper.launch(members, slots, rows, self._version())
+        began = perf_counter_ns()
+        n = branch.stepper.launch(members, slots, rows, self._version())
+        self.acted += n
+        if branch is self._training:
+            arrived = self._arrivals.times(members)
+            waited, longest = began - int(arrived.sum()) // len(arrived), began - int(arrived.min())
+            first, last = int(slots.min()), int(slots.max())
+            self._calls.append(([first] if first == last else [first, last], began, n, waited, longest))

@@ -44,7 +44,8 @@ class GatheredStepper:
         self._first, self._n = shares[0].start, shares[-1].stop - shares[0].start
         self._flat = [_Flat(slot) for slot in slots]
         self._staged = rows_like(self._flat[0].inputs, B)
-        self._copies: dict[int, AgentInputs] = {}  # for each number of environments, views of the staging memory
+        # For each number of environments, views of the staging memory, and their leaves
+        self._copies: dict[int, tuple[AgentInputs, list[torch.Tensor]]] = {}
         self._answers = {name: tree_map(lambda a: np.empty_like(a[0]), slots[0][name]) for name in _ANSWERS}
         self._action, self._info = (Recorder(name, self._answers[name]) for name in _ANSWERS)
         self._initial = agent.initial_state(B)
@@ -268,20 +269,19 @@ class GatheredStepper:
         if len(spans) == 1 and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
             first = int(rows[0])
             return tree_map(lambda leaf: leaf[first : first + n], self._flat[spans[0].slot].inputs)  # type: ignore[no-any-return]
-        self._gather(spans, self._staged)
         if n not in self._copies:
-            self._copies[n] = tree_map(lambda staged: staged[:n], self._staged)
-        return self._copies[n]
+            copies = tree_map(lambda staged: staged[:n], self._staged)
+            self._copies[n] = copies, tree_leaves(copies)
+        copies, leaves = self._copies[n]
+        self._gather(spans, leaves)
+        return copies
 
-    def _gather(self, spans: Sequence[_Span], staged: AgentInputs) -> None:
-        """Copy the inputs of some rows to the staging memory."""
+    def _gather(self, spans: Sequence[_Span], staged: Sequence[torch.Tensor]) -> None:
+        """Copy the inputs of some rows to leaves of the staging memory that have one row for each."""
         for slot, rows, of_step in spans:
-            index = torch.from_numpy(rows)
-            tree_map(
-                lambda leaf, to, index=index, of_step=of_step: torch.index_select(leaf, 0, index, out=to[of_step]),
-                self._flat[slot].inputs,
-                staged,
-            )
+            index, whole = torch.from_numpy(rows), len(rows) == len(staged[0])
+            for leaf, to in zip(self._flat[slot].leaves, staged, strict=True):
+                torch.index_select(leaf, 0, index, out=to if whole else to[of_step])
 
 
 _ANSWERS = ("action", "agent_info")
@@ -338,6 +338,7 @@ class _Flat:
             observation, prev_action, prev_reward = (_flat_tensors(slot[name]) for name in names)
             infos = _flat_tensors(slot["prev_env_info"] or None)
         self.inputs = AgentInputs(observation, prev_action, prev_reward, infos)
+        self.leaves = tree_leaves(self.inputs)
         self._action, self._agent_info, self._prev_action = (
             [_flat(leaf) for leaf in tree_leaves(slot[name])] for name in (*_ANSWERS, "prev_action")
         )

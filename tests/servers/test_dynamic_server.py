@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import json
 import os
 import threading
 import time
@@ -27,7 +28,7 @@ from aiosampler import (
 )
 from aiosampler.collectors.served_actions import DynamicActions
 from aiosampler.memory.slot import columns, slot_specs
-from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
+from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, BatchingRule, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.signals.arrivals import ServerArrivals, WorkerArrivals
 from aiosampler.signals.counter import Signal
@@ -39,6 +40,7 @@ from tests.support.agents import AgeAgent
 from tests.support.coroutines import Awaited
 from tests.support.models import OBSERVATION, Head
 from tests.support.samplers import small
+from tests.support.server_calls import serving_log
 from tests.support.worlds import CountingEnv
 
 
@@ -141,6 +143,50 @@ async def test_the_straggler_of_a_batch_is_told(no_leaks):
         statistics = sampler.statistics()
         assert statistics.slowest_worker == 2
         assert statistics.slowest_behind_s > 0
+        assert statistics.slowest_env == 2
+        assert statistics.slowest_env_behind_s > 0
+
+
+async def test_calls_of_the_agent_and_waits_are_told(tmp_path, no_leaks):
+    async with small(AsyncGpuSampler, agent=CompanyAgent(), n_workers=4, lockstep=False, overlap=False) as sampler:
+        assert sampler.statistics().inference_calls is None
+        samples = await sampler.obtain_samples()
+        company = samples.agent.agent_info["n"]
+        told = sampler.statistics()
+        sampler.trace(tmp_path / "trace.json")
+    assert told.inference_calls == round(float((1 / company).sum()))  # each of n environments tells of n
+    assert told.inference_batch == pytest.approx(company.numel() / told.inference_calls)
+    assert (told.inference_batch_min, told.inference_batch_max) == (company.min(), company.max())
+    assert sum(calls for _, calls in told.inference_batch_sizes) == told.inference_calls
+    assert 0 <= told.inference_wait_s <= told.inference_wait_max_s < 60
+    assert json.loads(json.dumps(told.as_dict()))["inference_batch_sizes"] == [*map(list, told.inference_batch_sizes)]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    sizes = [event["args"]["environments"] for event in events if event["name"] == "infer"]
+    assert len(sizes) == told.inference_calls
+    assert sum(sizes) == company.numel()
+
+
+async def test_an_environment_that_is_stuck_is_told_of_while_others_wait_for_it(tmp_path, no_leaks):
+    class Stuck(CountingEnv):
+        def __init__(self, context):
+            super().__init__()
+            self._stuck = context is not None and context.index == 1
+
+        def step(self, action):
+            while self._stuck and not (tmp_path / "go on").exists():
+                time.sleep(0.001)
+            return super().step(action)
+
+    def make(*, context):
+        return Stuck(context)
+
+    async with small(AsyncGpuSampler, make, n_workers=4, lockstep=False) as sampler:
+        batch = asyncio.ensure_future(sampler.obtain_samples())
+        async with asyncio.timeout(30):
+            while sampler.statistics().unfinished_envs != (1,):  # noqa: ASYNC110 - it is a look
+                await asyncio.sleep(0.01)
+        (tmp_path / "go on").touch()
+        assert (await batch).valid.all()
 
 
 @pytest.mark.parametrize("min_batch", [1, 4])
@@ -276,7 +322,14 @@ async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody
     training = Branch(GatheredStepper(agent, slots, shares), shares)
     arrivals = ServerArrivals(cells, obs_ready, act_ready)
     server = AsyncDynamicActionServer(
-        arrivals, agent, training, training, version=lambda: 7, min_batch=1, max_wait=1.0, cells=np.zeros(8, np.int64)
+        arrivals,
+        agent,
+        training,
+        training,
+        version=lambda: 7,
+        rule=BatchingRule(),
+        cells=np.zeros(8, np.int64),
+        log=serving_log(W),
     )
 
     def work(member):

@@ -11,7 +11,7 @@ from aiosampler import Agent, AgentStep, BatchSpec
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.memory.slot import columns, slot_specs
 from aiosampler.servers.accelerator import Accelerator
-from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, Branch
+from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, BatchingRule, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.servers.gathered_device import GatheredDeviceStepper
 from aiosampler.signals.arrivals import Kind
@@ -19,6 +19,7 @@ from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.trees import tree_leaves, tree_map
 from tests.support.late_device import LateDevice
+from tests.support.server_calls import serving_log
 
 pytestmark = pytest.mark.usefixtures("same_generators")
 
@@ -115,6 +116,9 @@ class Workers:
         kinds = [Kind.FINISH if self.t[member] == T else Kind.ACT for member in members]
         return tuple(map(np.array, ([self.batch[m] % 2 for m in members], [self.t[m] for m in members], kinds)))
 
+    def times(self, members):
+        return 0 * members
+
     async def wait(self, known=0):
         await asyncio.sleep(0)
 
@@ -149,7 +153,14 @@ async def collect(paces, agent, device=None):
             stepper = GatheredDeviceStepper(agent, workers.slots, SHARES, Accelerator(torch.device("cpu"), device))
     training = Branch(stepper, SHARES)
     server = AsyncDynamicActionServer(
-        workers, agent, training, training, version=lambda: 7, min_batch=1, max_wait=1.0, cells=np.zeros(8, np.int64)
+        workers,
+        agent,
+        training,
+        training,
+        version=lambda: 7,
+        rule=BatchingRule(),
+        cells=np.zeros(8, np.int64),
+        log=serving_log(B),
     )
     server.expect(0, 0)
     serving, stepping = asyncio.ensure_future(server.serve()), asyncio.ensure_future(workers.step())
