@@ -133,7 +133,7 @@ class Engine(Protocol):
         """Start workers, build environments, reset them."""
 
     async def announce(self, request: Collect) -> None:
-        """Tell which batch will be collected after the one that is, whose slot is free; it need not be of use."""
+        """Announce the batch after the current one, whose slot is free; an engine may use that to begin earlier."""
 
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot; return the episodes that ended, and what was lost."""

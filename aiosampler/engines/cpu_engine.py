@@ -55,7 +55,7 @@ class CpuEngine:
         )
 
     async def announce(self, request: Collect) -> None:
-        """Where workers run ahead they are asked at once; where not, they may have to be replaced first."""
+        """Does nothing: workers that run ahead get requests early anyway, others may have to be replaced first."""
 
     async def collect(self, request: Collect) -> Collected:
         """Let each worker fill its columns of a slot, once it has finished its earlier requests."""

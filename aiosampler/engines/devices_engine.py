@@ -1,4 +1,4 @@
-"""The engine of a sampler with several devices: an action server in a process of its own for each."""
+"""The engine of samplers with several devices, each with a server process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class DevicesEngine:
-    """Has action servers collect, all with the same parameters.
+    """An `Engine` with several server processes, which all use the same parameters.
 
     Args:
-        parts: What it is made of.
+        parts: What every engine gets.
     """
 
     runs_ahead = False
@@ -32,10 +32,10 @@ class DevicesEngine:
     def __init__(self, parts: EngineParts) -> None:
         self._parts, self._options = parts, parts.options
         self._servers: ProcessGroup | None = None
-        self._failures: list[ProcessFailure] = []  # of workers that were replaced
+        self._failures: list[ProcessFailure] = []  # the failures of workers that were replaced
 
     async def start(self) -> None:
-        """Start the servers, all at once."""
+        """Start all servers at the same time."""
         parts, options = self._parts, self._options
         process = options.payload.packed("action_server_process")
         parts.phase(f"starting {len(options.devices)} action servers")
@@ -55,24 +55,24 @@ class DevicesEngine:
         parts.arena.close()
 
     async def announce(self, request: Collect) -> None:
-        """Servers are asked for one batch after the other."""
+        """Does nothing: servers get one request after the other."""
 
     async def collect(self, request: Collect) -> Collected:
-        """Have each server fill its columns of a slot."""
+        """Let each server fill its columns of a slot."""
         return await self._ask(request)
 
     async def evaluate(self, request: Evaluate) -> Collected:
-        """Have the servers run the quotas of their evaluation environments."""
+        """Let the servers run the quotas of their evaluation environments."""
         return await self._ask(request)
 
     async def call(self, request: Call) -> Called:
-        """Have the servers pass a call on to those of their workers that have the environments."""
+        """Pass a call to the servers whose workers have its environments."""
         called = merged(await self._gather(request))
         self._failures += [loss.error for loss in called.losses if loss.error is not None]
         return called
 
     async def aclose(self) -> None:
-        """Have the servers end their workers, and end them."""
+        """End the servers, which end their workers first."""
         servers, self._servers = self._servers, None
         if servers is not None:
             for report in await servers.stop():
@@ -96,6 +96,6 @@ class DevicesEngine:
             raise
 
     def _ranks_beside(self, rank: int | None) -> list[int]:
-        """Ranks of the workers of the server that has this one, and tells by itself which it lost before."""
+        """Ranks of the workers of the same server, which has reported its own earlier losses."""
         servers = [[share.rank for share in assignment.shares] for assignment in assignments(self._options)]
         return next((ranks for ranks in servers if rank in ranks), [])

@@ -44,7 +44,7 @@ class SerialEngine:
         await outside_loop(self._runner.start)
 
     async def announce(self, request: Collect) -> None:
-        """Nothing is begun before the batch before it is complete."""
+        """Does nothing: a batch begins after the one before is complete."""
 
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot."""

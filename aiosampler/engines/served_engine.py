@@ -1,4 +1,4 @@
-"""An action server with its workers: in the sampler process, or one for each of several devices."""
+"""The engine of samplers with an action server; with several devices, each server process runs one."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ if TYPE_CHECKING:
 
 
 def assignments(options: Options) -> list[Assignment]:
-    """What each action server of a sampler has."""
+    """The groups, workers and environments of each action server of a sampler."""
     n_groups = options.payload.load("action_server").n_groups
     return assign(options.batch.B, options.eval_n_envs, options.worker_count, options.devices, n_groups)
 
 
 class ServedEngine:
-    """Has workers step and an agent act for them.
+    """An `Engine` with an action server and its workers.
 
     Args:
-        parts: What it is made of.
-        assignment: Of this server, where there are several.
+        parts: What every engine gets.
+        assignment: The assignment of this server, if there are several; None for the only one.
     """
 
     runs_ahead = False
@@ -79,17 +79,17 @@ class ServedEngine:
         self._placement: AutomaticPlacement | None = None
         self._cpus = usable_cpus()
         self._server_cpus: ServerCpus | None = None
-        self._inferences: list[InPlaceInference] = []  # of each group, for training
+        self._inferences: list[InPlaceInference] = []  # for each group, the stage for training
         self._agents: list[Agent] = []
         self._parameters = AdoptedParameters(parts.views.parameters, parts.start.parameters)
-        self._asked: int | None = None  # number of the batch that the workers were asked for last
-        self._noise: list[GroupStream] = []  # of each group, where it is apart from that of the process
+        self._asked: int | None = None  # number of the batch that was requested last
+        self._noise: list[GroupStream] = []  # for each group its generator states, if it has its own
         self._eval_noise: list[GroupStream] = []
         self._accelerator: Accelerator | None = None
         self._unpin: Callable[[], object] = lambda: None
 
     async def start(self) -> None:
-        """Start the workers, and build the agent while they build their environments."""
+        """Start the workers, and build the agent while these build their environments."""
         options = self._options
         with denied("there are no signals for the workers"):
             obs_ready = [Signal() for _ in self._assignment.groups]
@@ -129,9 +129,9 @@ class ServedEngine:
         self._groups.append(group)
 
     async def announce(self, request: Collect) -> None:
-        """Have workers begin with the next batch as soon as they are done with this one: the server finds them there.
+        """Let workers begin the next batch as soon as they have finished this one, before the server does.
 
-        Only where all of them go on from batch to batch: no environment waits or evaluates, no worker is replaced.
+        Only if all workers go on from batch to batch: no environment waits or evaluates, and no worker is replaced.
         """
         options = self._options
         go_on = options.mid_batch_reset and not options.eval_n_envs and not options.max_worker_restarts
@@ -159,7 +159,7 @@ class ServedEngine:
         return self._workers.complete(episodes, slot)
 
     async def evaluate(self, request: Evaluate) -> Collected:
-        """Serve the workers that have quotas until these are met."""
+        """Serve the workers that have quotas, until these are met."""
         await self._workers.replace_lost()
         quotas = eval_quotas(self._options, request)
         busy = [
@@ -181,11 +181,11 @@ class ServedEngine:
         return self._workers.complete(episodes)
 
     async def call(self, request: Call) -> Called:
-        """Have the workers that have the environments make a call; the server has no part in it."""
+        """Pass a call to the workers that have its environments; the action server has no part in it."""
         return await self._workers.call(request)
 
     async def aclose(self) -> None:
-        """Have the workers close their environments, and end them."""
+        """End the workers, which close their environments first."""
         groups, self._groups = self._groups, []
         for group in groups:
             group.abort()
@@ -200,15 +200,15 @@ class ServedEngine:
             raise report
 
     async def _serve(self, serving: Coroutine[Any, Any, None], indices: Sequence[int] | None = None) -> list[bytes]:
-        """Serve the workers that were asked, and gather their answers."""
+        """Serve the workers during a request, and gather their answers."""
         with torch.inference_mode():
             episodes, aborted = await all_or_first_error([self._workers.gather(indices), self._served(serving)])
         if aborted:
             raise Aborted
-        return episodes  # type: ignore[no-any-return] # coroutines of several types
+        return episodes  # type: ignore[no-any-return] # results of several types
 
     async def _served(self, serving: Coroutine[Any, Any, None]) -> bool:
-        """Serve to the end; return whether it was given up, which the workers have been told then."""
+        """Await `serving`; return whether it was aborted, in which case the workers were told to abort, too."""
         try:
             await serving
         except Aborted:
@@ -218,7 +218,7 @@ class ServedEngine:
         return False
 
     def _place(self, placement: AutomaticPlacement, seconds: float, slot: int) -> None:
-        """Move the processes to where they belong, as the batches tell, of which the last took some seconds."""
+        """Count a batch that took `seconds`, and move the processes if the automatic placement changes."""
         steps = int(np.count_nonzero(self._views.stage_clocks[slot][..., RELEASED]))
         if placement.batch(seconds, steps):
             for group in self._groups:
@@ -232,23 +232,23 @@ class ServedEngine:
         return lambda: read_progress(progress)._replace(waiting=waits(cells))
 
     def _cells_of(self, workers: Sequence[Share]) -> Any:
-        """Where some workers, whose ranks follow one another, meet this server: the same number of rows for each."""
+        """The rendezvous cells of workers with successive ranks; each worker has the same number of rows."""
         cells = self._views.rendezvous
         members = len(cells) // self._options.worker_count
         return cells[workers[0].rank * members : (workers[-1].rank + 1) * members]
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
-        """A worker has ended: its group goes on without, and its environments begin anew with the next batch."""
+        """Called when a worker has ended: its group goes on without it, and its environments begin anew next."""
         lost = self._shares[index]
         g, shares = next((g, shares) for g, shares in enumerate(self._assignment.groups) if lost in shares)
-        for group in self._groups[g : g + 1]:  # there are none any more when they are closed
+        for group in self._groups[g : g + 1]:  # none after they were closed
             group.lose(shares.index(lost))
         first = shares[0].environments.start
-        for inference in self._inferences[g : g + 1]:  # while the workers start there is none yet
+        for inference in self._inferences[g : g + 1]:  # none while the workers start
             inference.lost(b - first for b in lost.environments)
 
     def _work(self, share: Share, group: tuple[Share, ...]) -> Work:
-        """What a worker needs, and nothing that would import torch there."""
+        """The work of a worker, without objects whose unpickling would import torch."""
         affinity = self._parts.start.affinity
         return Work(
             self._options.without("agent"),
@@ -264,7 +264,7 @@ class ServedEngine:
         )
 
     def _build(self) -> None:
-        """Build the agent, with a copy for each group that shares its model, and the server."""
+        """Build the agent, a copy of it for each group, which share its model, and the server."""
         options, views = self._options, self._views
         agent = build_agent(options.payload, self._parts.probed.spaces, options.seed)
         if self._assignment.device != "cpu":
@@ -315,7 +315,7 @@ class ServedEngine:
         return InPlaceInference(agent, slots, clocks, cells, **settings)
 
     def _make_noise(self, made: list[GroupStream], stream: Stream, index: int) -> GroupStream | None:
-        """The draws of a group, if they must be kept apart from those of the process."""
+        """New generator states for a group, or None if it can draw from the generators of the process."""
         if len(self._groups) == 1 and self._accelerator is None:
             return None
         part = self._options.part

@@ -1,23 +1,23 @@
-"""A server and a group of workers meet again and again: they tell by memory that they are there, and wake once each.
+"""A rendezvous of an action server and a group of workers, by cells in shared memory and a wake-up for each side.
 
 =========  ==========  ==============================================================================================
 cell       writer      meaning
 =========  ==========  ==============================================================================================
-arrived    its worker  how often it has arrived since `expect`; `FOR_GOOD` when it comes no more until the next one
-arrived    the server  in `expect`, when no worker is under way: 0, or `FOR_GOOD` for members that are not expected;
+arrived    its worker  how often it has arrived since `expect`; `FOR_GOOD` if it will not arrive until the next one
+arrived    the server  in `expect`, when no worker is stepping: 0, or `FOR_GOOD` for members that are not expected;
                        `FOR_GOOD` for one that was lost, after it has ended
 released   the server  how often it was released since `expect`
 asleep     its worker  1 while it needs a post to go on
-leave      the server  1 tells a worker that is released to go on alone
+leave      the server  1 tells a released worker to abort
 =========  ==========  ==============================================================================================
 
-Who arrives last posts `obs_ready`, so the server's event loop wakes once each time, whatever the number of workers.
-A worker writes its cell and then looks at the others'. If two arrive at the same instant, both may post, which does no
-harm: the server looks at the cells, too. That neither posts is what the fence between write and look prevents.
+The worker that arrives last posts `obs_ready`, so the server's event loop wakes once per step, whatever the number of
+workers. A worker writes its cell and then reads those of the others. If two arrive at the same time, both may post,
+which is harmless, as the server reads the cells, too. The fence between write and read ensures that at least one posts.
 
-A process that has a CPU to itself looks at the cells for a moment before it sleeps, the server's event loop at all else
-between two looks: to wake a sleeping process on another CPU takes some 5 us, and 50 us in many virtual machines, twice
-for each step of a group. It lets others run meanwhile, and sleeps at once when the last wait was a long one.
+A process that has a CPU to itself spins for a moment before it sleeps, since waking a sleeping process on another CPU
+takes some 5 us, and 50 us in many virtual machines, twice for each step of a group. While it spins it yields the CPU to
+others, and the server's event loop runs its other callbacks. After a long wait it does not spin the next time.
 """
 
 import asyncio
@@ -33,50 +33,50 @@ from aiosampler.signals.waiter import Waiter
 from aiosampler.specs.arrays import ArraySpec
 
 FOR_GOOD = 2**62
-SPIN_NS = 400_000  # longer than a small model takes; longer waits are worth a sleep
+SPIN_NS = 400_000  # longer than a step of a small model
 
 ARRIVED, RELEASED, ASLEEP, LEAVE = range(4)
 CELLS = 8  # int64: one cache line for each worker
 
 
 def rendezvous_specs(n_members: int) -> ArraySpec:
-    """The cells of all workers, or of all their members."""
+    """The spec of the cells of all workers, or of all their members."""
     return ArraySpec((n_members, CELLS), np.dtype(np.int64))
 
 
 class WorkerSide:
-    """A worker's end.
+    """The worker's side.
 
     Args:
-        cells: Of its group, rows of the array that `rendezvous_specs` describes.
+        cells: The cells of its group: rows of the array that `rendezvous_specs` describes.
         member: Index of this worker among them.
-        obs_ready: Of the group.
-        act_ready: Posted by the server when this worker is asleep.
-        spin: Whether it has a CPU to itself.
+        obs_ready: The signal to the server, shared by the group.
+        act_ready: The signal to this worker, posted by the server if the worker is asleep.
+        spin: Whether the worker has a CPU to itself.
     """
 
     def __init__(self, cells: Any, member: int, obs_ready: Signal, act_ready: Signal, *, spin: bool) -> None:
         self._mine, arrived = memoryview(cells[member]), memoryview(cells[:, ARRIVED])
-        self._others = arrived[member + 1 :], arrived[:member]  # those behind come first: they are released later
+        self._others = arrived[member + 1 :], arrived[:member]  # later ones first: they are released last
         self._obs_ready, self._act_ready, self._spin = obs_ready, act_ready, spin
-        os.set_blocking(act_ready.fileno(), True)  # to wait by one system call; nobody else reads it
-        self._patient = spin  # the last wait was a short one
+        os.set_blocking(act_ready.fileno(), True)  # so that waiting is one system call; no other process reads it
+        self._patient = spin  # whether to spin, as the last wait was short
         self._round = 0
 
     def begin(self) -> None:
-        """Begin anew after `expect`."""
-        self._act_ready.wait(0)  # what is left of a rendezvous that was given up
+        """Begin to count from 0, after `expect`."""
+        self._act_ready.wait(0)  # posts that are left from an aborted batch
         self._round = 0
 
     def go_on(self) -> None:
-        """Go on from one batch to the next without `expect`: the server is busy first, so do not look but sleep."""
+        """Go on to the next batch without `expect`. The server is busy at first, so the next wait does not spin."""
         self._patient = False
 
     def meet(self, *, for_good: bool = False) -> bool:
-        """Arrive, and block this thread until released; return False to leave the others.
+        """Arrive, and block this thread until released; return False to abort.
 
         Args:
-            for_good: Come no more until the next `expect`.
+            for_good: Whether this is the last arrival until the next `expect`.
         """
         self._round += 1
         mine, wanted = self._mine, self._round
@@ -90,7 +90,7 @@ class WorkerSide:
                 os.sched_yield()
         while mine[RELEASED] < wanted:
             mine[ASLEEP] = 1
-            fence()  # or it might be released just now, and seen awake
+            fence()  # or the server, releasing right now, may not see that this worker sleeps
             if mine[RELEASED] < wanted:
                 self._act_ready.take()
             mine[ASLEEP] = 0
@@ -106,7 +106,7 @@ class WorkerSide:
         return True
 
     def abort(self) -> None:
-        """Have `meet` return False, now or when it is called next; from any thread."""
+        """Make `meet` return False, now or when it is called next; callable from any thread."""
         _dismiss(self._mine, self._act_ready)
 
     @property
@@ -116,12 +116,12 @@ class WorkerSide:
 
 
 class ServerSide:
-    """The server's end, on the running event loop. Only one coroutine waits at a time.
+    """The server's side, on the running event loop. Only one coroutine may wait at a time.
 
     Args:
-        cells: Of the group.
-        obs_ready: Posted by the worker that arrives last.
-        act_ready: Posted for workers that are asleep.
+        cells: The cells of the group.
+        obs_ready: The signal to the server, posted by the worker that arrives last.
+        act_ready: For each worker, the signal to it, posted if it is asleep.
         spin: Whether the server has a CPU to itself while these workers step.
     """
 
@@ -136,7 +136,7 @@ class ServerSide:
         self._loop.add_reader(obs_ready.fileno(), self._on_obs_ready)
 
     def expect(self, members: list[int]) -> None:
-        """Expect these from now on; no worker is under way."""
+        """Begin a batch with these members; no worker is stepping."""
         self._cells[:, LEAVE] = 0
         self._cells[:, RELEASED] = 0
         self._cells[:, ARRIVED] = FOR_GOOD
@@ -144,7 +144,7 @@ class ServerSide:
         self._round = 0
 
     async def all_arrived(self) -> None:
-        """Suspend until every worker that comes has arrived once more."""
+        """Suspend until every expected worker has arrived once more."""
         self._round += 1
         limit = perf_counter_ns() + SPIN_NS if self._spin else 0
         if self._patient:
@@ -157,20 +157,20 @@ class ServerSide:
             self._patient = perf_counter_ns() < limit
 
     def allow_spinning(self, *, allowed: bool) -> None:
-        """Whether the server may look at the cells for a moment before it sleeps, if it did so before."""
+        """Set whether the server may spin before it sleeps, if it was made to."""
         self._spin = self._patient = allowed and self._may_spin
 
     def comes(self, member: int) -> bool:
-        """Whether this worker is expected again."""
+        """Whether this worker will arrive again before the next `expect`."""
         return self._arrived[member] != FOR_GOOD
 
     def lose(self, member: int) -> None:
-        """Expect this worker no more: its process has ended."""
+        """Expect a worker no more, since its process has ended."""
         self._arrived[member] = FOR_GOOD
-        self._obs_ready.post()  # it may have been the last
+        self._obs_ready.post()  # all others may have arrived already
 
     def release(self, members: list[int]) -> None:
-        """Have workers that have arrived go on."""
+        """Release workers that have arrived."""
         cells, now = self._members, self._round
         for member in members:
             cells[member][RELEASED] = now
@@ -180,12 +180,12 @@ class ServerSide:
                 self._act_ready[member].post()
 
     def abort(self) -> None:
-        """Have all workers leave, now or when they arrive."""
+        """Make all workers abort, now or when they arrive next."""
         for cells, act_ready in zip(self._members, self._act_ready, strict=True):
             _dismiss(cells, act_ready)
 
     def close(self) -> None:
-        """Leave the loop and close the signals."""
+        """Remove the reader from the event loop, and close the signals."""
         self._loop.remove_reader(self._obs_ready.fileno())
         for signal in (self._obs_ready, *self._act_ready):
             signal.close()
@@ -197,7 +197,7 @@ class ServerSide:
 
 
 def waits(cells: Any) -> bool:
-    """Whether a worker, whose rows of cells these are, has arrived and not been released yet."""
+    """Whether a worker, whose cells these are, has arrived and was not released yet."""
     return bool((cells[:, ARRIVED] > cells[:, RELEASED]).any())
 
 

@@ -107,7 +107,7 @@ class Collect(NamedTuple):
     itr: int
     slot: int
     parameters: int = 0  # index of the adopted buffer; set by the sampler process for its workers
-    anew: int = 1  # 0: workers and action server go on from the batch before; set likewise
+    anew: int = 1  # 0 if workers and server go on from the batch before; set by the sampler process
 
 
 class Finished(NamedTuple):
