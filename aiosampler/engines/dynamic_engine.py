@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import call_agent, use_parameters, verify_parameters
 from aiosampler.engines.served_engine import ServedEngine
-from aiosampler.memory.serving import ServingLog
+from aiosampler.memory.call_log import ServingLog
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.tasks import first_error
 from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, BatchingRule, Branch

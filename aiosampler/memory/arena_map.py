@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aiosampler.memory.call_log import Serving, serving_specs
 from aiosampler.memory.clocks import stage_clock_specs, step_clock_specs
 from aiosampler.memory.control import Control, control_specs
 from aiosampler.memory.layout import Layout, plan
 from aiosampler.memory.progress import progress_specs
-from aiosampler.memory.serving import Serving, serving_specs
 from aiosampler.memory.slot import Slot, slot_specs
 from aiosampler.signals.batch_requests import RequestCells, answer_specs, episode_specs, record_specs
 from aiosampler.signals.rendezvous import rendezvous_specs

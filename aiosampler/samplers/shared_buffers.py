@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aiosampler.agents.parameters import Publisher
 from aiosampler.memory.progress import PID, read_progress
 from aiosampler.memory.slot import poison
+from aiosampler.samplers.call_statistics import copied, unfinished
 from aiosampler.samplers.samples import SlotSamples
-from aiosampler.samplers.serving import copied, unfinished
 from aiosampler.samplers.timeline import Timeline
 from aiosampler.workers.episodes import unpack_infos
 

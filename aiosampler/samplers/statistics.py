@@ -12,7 +12,7 @@ import numpy as np
 
 from aiosampler.errors import ProcessFailure
 from aiosampler.runtime.restarts import replaceable
-from aiosampler.samplers.serving import serving_statistics
+from aiosampler.samplers.call_statistics import serving_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

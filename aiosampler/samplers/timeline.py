@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from aiosampler.memory.serving import Serving
+    from aiosampler.memory.call_log import Serving
 
 TRACED_BATCHES = 16
 _SPANS = ("copy in", "infer", "copy out", "release")  # from one of STAGE_TIMES to the next

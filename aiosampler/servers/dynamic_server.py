@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from aiosampler.agents.agent import Agent
-    from aiosampler.memory.serving import ServingLog
+    from aiosampler.memory.call_log import ServingLog
     from aiosampler.servers.gathered import GatheredStepper
     from aiosampler.signals.arrivals import Members, ServerArrivals
 

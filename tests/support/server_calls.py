@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aiosampler.memory.serving import Serving, ServingLog, serving_specs
+from aiosampler.memory.call_log import Serving, ServingLog, serving_specs
 from aiosampler.specs.trees import tree_map
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiosampler.memory.serving import BATCH, CALLS, ENVIRONMENTS, FEWEST, LONGEST, MOST, MOST_CALLS, SIZES, WAITED
+from aiosampler.memory.call_log import BATCH, CALLS, ENVIRONMENTS, FEWEST, LONGEST, MOST, MOST_CALLS, SIZES, WAITED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiosampler.memory.serving import Serving
+    from aiosampler.memory.call_log import Serving
 
 
 def copied(serving: Serving) -> Serving:
