@@ -2,20 +2,29 @@
 
 import functools
 import gc
+import importlib
 import os
+import pkgutil
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import uvloop  # noqa: F401 - for what is forked, see below
 
+import aiosampler
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
 from tests.support.samplers import LOCKSTEP, PARALLEL, small
 
 ROOT = Path(__file__).parent.parent
 #: Programs that tests start use this checkout, whatever is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+# What is forked here need not import its modules in each process anew, which takes as long as all else that a small
+# test does. What is spawned, and what fork servers and programs are, imports them where they are needed.
+for module in pkgutil.walk_packages(aiosampler.__path__, "aiosampler."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 torch.set_num_threads(1)  # as in a sampler; tests run beside each other, and threads that wait for a CPU hold up others
 
 

@@ -5,6 +5,7 @@ It is imported before the environment variables below are set, so it imports not
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import select
@@ -56,6 +57,7 @@ def isolate(crash_report: socket.socket, mark: str, name: str, logs: LogOutlet) 
         name: Name of this process.
         logs: See `aiosampler.runtime.log_records`.
     """
+    gc.freeze()  # what a forked process has from its parent is never looked through, and stays shared with it
     for variable in THREAD_VARIABLES:
         os.environ[variable] = "1"
     carry_mark(mark, name)
