@@ -120,14 +120,14 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             profilers work. A batch is collected when it is asked for, also with `overlap`, and blocks your event loop.
             `start_method`, `start_timeout` and ``affinity.cpus`` have no effect, and `step_timeout` only for
             environments with coroutine methods. What the example environment changes in your process stays changed.
-        lockstep: For `AsyncGpuSampler`. If False, nobody waits for the slowest environment: the agent acts
-            for whoever is ready, each worker fills its columns at its own pace, and goes on with the next batch. So
-            does each environment whose methods are coroutines, by itself, with a thread of its own in its worker. What
-            the batches hold is as exact as ever, and `AgentSamples.policy_version` says which parameters chose each
-            action; but who is acted for together, and thus what an agent draws, depends on timing. For environments
-            whose steps take unequal time: coroutines, or few of them in a worker.
+        lockstep: For `AsyncGpuSampler`. If False, workers do not wait for the slowest one: the agent acts for those
+            that are ready, and each worker fills its columns at its own pace and goes on with the next batch.
+            Environments with coroutine methods do so one by one, each with a thread in its worker. The batches are as
+            exact as in lockstep, and `AgentSamples.policy_version` says which parameters chose each action; but which
+            environments are acted for together, and thus what an agent draws, depends on timing. For environments
+            whose steps take unequal time: with coroutine methods, or few to a worker.
         min_batch: With ``lockstep=False``: how many environments the agent waits for before it acts; 1 by default.
-        max_wait: With a `min_batch`: how many seconds it waits for them at most; 0.001 by default.
+        max_wait: With `min_batch`: how long it waits for them at most, in seconds; 0.001 by default.
         seed_every_reset: Seed each reset of an environment, by ``environment_seed(seed, b, resets=k)``, and not only
             the first one. For environments that draw later episodes from other generators, such as `random`, so that a
             second run repeats them. Do not use it if the episodes of an environment depend on each other.
