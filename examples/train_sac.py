@@ -1,4 +1,4 @@
-"""Soft actor-critic on Pendulum, with an agent of its own: it collects while this process trains from a replay buffer.
+"""Soft actor-critic, with an agent of its own: it collects while this process trains from a replay buffer.
 
 Ctrl-C ends the training early: what was learned is evaluated, and the learning curve drawn, all the same.
 """
@@ -16,58 +16,57 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from aiosampler import Agent, AgentInputs, AgentStep, AsyncSerialSampler, Spaces
+from aiosampler import Agent, AgentInputs, AgentStep, AsyncSerialSampler
 
 
 @dataclass(frozen=True)
 class Args:
+    env: str = "Pendulum-v1"  # HalfCheetah-v5 learns with --goal 5000 --steps 300000 --discount 0.99
     seed: int = 0
     steps: int = 20_000  # environment steps at most; training ends before if the evaluation reaches `goal`
     goal: float = -160.0  # mean return
     output: str = "train_sac.png"  # the learning curve
-    update_size: int = 256  # transitions of a gradient step
     learning_rate: float = 1e-3
     discount: float = 0.98
     tau: float = 0.02  # how far the target critics move at each gradient step
 
 
 def network(n: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
+    m = 64 if n < 10 else 256  # MuJoCo's worlds ask for more
+    return nn.Sequential(nn.Linear(n, m), nn.ReLU(), nn.Linear(m, m), nn.ReLU(), nn.Linear(m, outputs))
 
 
 class SacAgent(Agent):
-    """Draws actions from a Gaussian that is squashed to their bounds; evaluates with its middle."""
+    """Draws actions from a Gaussian that is squashed to their bounds, -c and c; evaluates with its middle."""
 
-    def initialize(self, spaces: Spaces) -> None:
-        self.model = network(3, 2)
+    def initialize(self, spaces: Any) -> None:
+        self.spaces, self.bound = spaces, float(spaces.action.high[0])
+        self.model = network(spaces.observation.shape[0], 2 * spaces.action.shape[0])
 
     def step(self, inputs: AgentInputs, state: Any) -> AgentStep:
-        action, _ = self.act(inputs.observation, noisy=self.mode != "eval")
-        return AgentStep(action)
+        return AgentStep(self.act(inputs.observation, noisy=self.mode != "eval")[0])
 
     def act(self, observation: torch.Tensor, *, noisy: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Actions ``[B, A]`` and the logarithms of their probabilities ``[B]``."""
         model: Any = self.model
-        mean, log_std = model(observation).chunk(2, -1)
+        mean, log_std = model(observation.float()).chunk(2, -1)  # MuJoCo has float64
         log_std, noise = log_std.clamp(-5, 2), torch.randn_like(mean) * noisy
         sample = mean + log_std.exp() * noise
         log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        squashing = 2 * (math.log(2) - sample - nn.functional.softplus(-2 * sample)) + math.log(2)
-        return 2 * sample.tanh(), (log_prob - squashing).sum(-1)  # the bounds of Pendulum are -2 and 2
+        squashing = 2 * (math.log(2) - sample - nn.functional.softplus(-2 * sample)) + math.log(self.bound)
+        return self.bound * sample.tanh(), (log_prob - squashing).sum(-1)
 
 
-class Learner:
-    """Critics, replay buffer and optimisers (Haarnoja et al. 2018)."""
-
+class Learner:  # critics, replay buffer and optimisers (Haarnoja et al. 2018)
     def __init__(self, agent: Any, args: Args) -> None:
         self.agent, self.args, self.added = agent, args, 0
-        self.critics = nn.ModuleList([network(3 + 1, 1) for _ in range(2)])
+        n, m = agent.spaces.observation.shape[0], agent.spaces.action.shape[0]
+        self.critics = nn.ModuleList([network(n + m, 1) for _ in range(2)])
         self.targets = copy.deepcopy(self.critics)
         self.log_alpha = torch.zeros((), requires_grad=True)  # what entropy is worth
         parts = agent.model.parameters(), self.critics.parameters(), [self.log_alpha]
         self.optimizers = [torch.optim.Adam(part, lr=args.learning_rate) for part in parts]
-        # Observation, action, reward, next observation, terminated
-        self.replay = [torch.zeros(args.steps, *size) for size in ((3,), (1,), (), (3,), ())]
+        self.replay = [torch.zeros(args.steps, *size) for size in ((n,), (m,), (), (n,), ())]
 
     def add(self, *batch: torch.Tensor) -> None:  # [T, B, ...]
         rows = torch.arange(self.added, self.added + batch[0].shape[:2].numel()) % self.args.steps
@@ -80,7 +79,7 @@ class Learner:
         return [critic(inputs).squeeze(-1) for critic in critics]
 
     def learn(self) -> None:
-        rows, args = torch.randint(min(self.added, self.args.steps), (self.args.update_size,)), self.args
+        rows, args = torch.randint(min(self.added, self.args.steps), (256,)), self.args
         observation, action, reward, next_observation, terminated = (column[rows] for column in self.replay)
         alpha = self.log_alpha.exp().detach()
         with torch.no_grad():
@@ -90,7 +89,7 @@ class Learner:
         self.step(1, sum(nn.functional.mse_loss(q, goal) for q in self.q(self.critics, observation, action)))
         new_action, log_prob = self.agent.act(observation)
         self.step(0, (alpha * log_prob - torch.min(*self.q(self.critics, observation, new_action))).mean())
-        self.step(2, -(self.log_alpha * (log_prob.detach() - 1)).mean())  # an entropy of -1 for each number
+        self.step(2, -(self.log_alpha * (log_prob.detach() - action.shape[-1])).mean())  # entropy: -1 for each
         with torch.no_grad():
             for slow, fast in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
                 slow.lerp_(fast, args.tau)
@@ -101,13 +100,13 @@ class Learner:
         self.optimizers[which].step()
 
 
-def draw_curve(path: str, episodes: list[tuple[int, float]], evaluations: list[tuple[int, float]]) -> None:
+def draw_curve(args: Args, episodes: list[tuple[int, float]], evaluations: list[tuple[int, float]]) -> None:
     axes = (figure := Figure(figsize=(8, 5), layout="constrained")).subplots()
     axes.plot(*np.array(episodes).reshape(-1, 2).T, ".", alpha=0.3, label="training episodes")
     axes.plot(*np.array(evaluations).reshape(-1, 2).T, "o-", label="evaluation")
-    axes.set(title="SAC on Pendulum-v1", xlabel="environment steps", ylabel="return")
+    axes.set(title=f"SAC on {args.env}", xlabel="environment steps", ylabel="return")
     axes.legend()
-    figure.savefig(path)
+    figure.savefig(args.output)
 
 
 async def main(args: Args) -> None:
@@ -115,8 +114,8 @@ async def main(args: Args) -> None:
     torch.set_num_threads(1)  # the networks are small, and the sampler needs a CPU too
     episodes: list[tuple[int, float]] = []  # environment steps so far, return
     evaluations: list[tuple[int, float]] = []  # environment steps so far, mean return
-    agent, sizes = SacAgent(), dict[str, Any](batch_T=8, batch_B=8, eval_n_envs=10, eval_max_steps=20_000)
-    async with AsyncSerialSampler("Pendulum-v1", agent=agent, seed=args.seed, **sizes) as sampler:
+    agent, sizes = SacAgent(), dict[str, Any](batch_T=8, batch_B=8, eval_n_envs=10, eval_max_steps=100_000)
+    async with AsyncSerialSampler(args.env, agent=agent, seed=args.seed, **sizes) as sampler:
         learner = Learner(agent, args)
         progress = tqdm(total=args.steps, unit=" steps")
         try:
@@ -139,7 +138,7 @@ async def main(args: Args) -> None:
                 task.uncancel()
         progress.close()
         returns = [info.Return for info in await sampler.evaluate_agent(max_trajectories=100)]
-    draw_curve(args.output, episodes, evaluations)
+    draw_curve(args, episodes, evaluations)
     print(f"evaluation: mean return {np.mean(returns):.1f} over {len(returns)} episodes")
 
 
