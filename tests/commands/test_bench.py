@@ -1,0 +1,45 @@
+"""`python -m aiosampler bench` and `tune` measure, print and draw."""
+
+import json
+import re
+
+import pytest
+
+from aiosampler.__main__ import main
+
+SHORT = ["--T=4", "--B=4", "--agent=random"]
+
+
+def test_bench_prints_all_numbers_as_json_and_draws(tmp_path, capsys):
+    picture = tmp_path / "bench.png"
+    command = ["bench", "CartPole-v1", *SHORT, "--samplers=serial", "--windows=2", "--seconds=0.05", "--json"]
+    assert main([*command, f"--picture={picture}"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (row,) = told["rows"]
+    assert (told["env"], told["T"], told["B"], row["name"], row["error"]) == ("CartPole-v1", 4, 4, "serial", "")
+    assert len(row["rates"]) == len(row["ceilings"]) == 2
+    assert row["rate"] > 0 < row["share"]
+    assert row["start_s"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow  # AsyncVectorEnv starts processes, too
+def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys):
+    command = ["bench", "CartPole-v1", *SHORT, "--samplers=serial,alternating", "--workers=3", "--peers"]
+    assert main([*command, "--windows=1", "--seconds=0.05"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"serial +[\d,]+ +[\d,]+ +\d+\.\d% +\d+\.\d\d s +(\d+ MiB|-)", lines[2])
+    assert "n_workers" in lines[3]  # three cannot be in two groups
+    assert [line.split("  ")[0] for line in lines[4:]] == ["gymnasium sync", "gymnasium async"]
+
+
+@pytest.mark.slow  # starts a number of samplers
+def test_tune_recommends_a_call(tmp_path, capsys):
+    picture = tmp_path / "tune.png"
+    assert main(["tune", "CartPole-v1", *SHORT, "--seconds=2", f"--picture={picture}"]) == 0
+    assert re.search(
+        r"^recommended: Async\w+\('CartPole-v1', agent=agent, batch_T=4, batch_B=4",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
+    assert picture.exists()
