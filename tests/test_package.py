@@ -30,6 +30,7 @@ LAYERS = [
     "servers",
     "engines",
     "samplers",
+    "ray",
     "interop",
     "commands",
     "__main__",

@@ -156,6 +156,19 @@ class Publisher:
         with self._publishing:
             return self._publish(self._sources.match(source), version)
 
+    def publish_tensors(self, tensors: list[torch.Tensor | None], version: int) -> int:
+        """Publish what `SourceMatcher.match` found for the same parameters in another process.
+
+        Args:
+            tensors: In the order of the specs; None leaves a buffer as it was.
+            version: The number to give it.
+
+        Returns:
+            The policy version.
+        """
+        with self._publishing:
+            return self._publish(tensors, version)
+
     def _publish(self, sources: list[torch.Tensor | None], version: int | None) -> int:
         if version is None:
             version = self.version + 1

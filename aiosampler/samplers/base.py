@@ -233,6 +233,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         self._session = Session(overlap=overlap, step_timeout=step_timeout, counters=self._counters, log=self._log)
         self._shared: SharedBuffers | None = None
         self._start: messages.Start | None = None
+        self._probed: messages.Probed | None = None
         self._timelines: deque[Timeline] = deque(maxlen=TRACED_BATCHES)
         self._adviser = Adviser(type(self).__name__, self.options, self._processes())
 
@@ -264,11 +265,11 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         """
         rule = "async_initialize() starts a sampler once"
         async with self._session.phase(State.NEW, State.PROBING, State.PROBED, rule):
-            shared, probed, self._start = await open_session(
+            shared, self._probed, self._start = await open_session(
                 self._session, self.options, self._processes(), self.agent, self._log
             )
             self._shared = shared
-            return (shared.samples[0], shared.samples[1]), probed.examples
+            return (shared.samples[0], shared.samples[1]), self._probed.examples
 
     async def initialize(self, affinity: Affinity | None = None) -> None:
         """Second half of the start: build all environments, reset them, and be ready to collect.

@@ -43,6 +43,11 @@ class EpisodeEnds:
         return {"_arrays": None, "_gathered": self._gather(), "_shape": self._shape}
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """T and B of the batch."""
+        return self._shape
+
+    @property
     def t(self) -> torch.Tensor:
         """``[N]`` int64: the steps at which `done` is set."""
         return self._gather()[0]

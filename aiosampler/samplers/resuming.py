@@ -79,5 +79,9 @@ class Resuming:
             raise ConfigError(f"seed={self._given_seed} is not that of the state, {seed}; leave it out")
         self.seed, self._resumes = seed, resumes + 1
         self.options = dataclasses.replace(self.options, seed=resumed_seed(seed, self._resumes))
+        self._begin_at(itr, version)
+
+    def _begin_at(self, itr: int, version: int) -> None:
+        """Number the batches, and the policy versions, from these on."""
         self._next_itr = self._session.first_itr = itr
         self._first_version = version

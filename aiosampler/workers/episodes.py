@@ -30,10 +30,12 @@ def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> byte
 
 
 class Episode(NamedTuple):
-    """An unpickled episode: its info, or whatever `terminate` returned, and whether it was cut."""
+    """An unpickled episode: its info, or whatever `terminate` returned, whether it was cut, and where it ended."""
 
     info: Any
     cut: bool
+    t: int
+    b: int
 
 
 def unpack_infos(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[TrajInfo]:
@@ -44,7 +46,7 @@ def unpack_infos(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[TrajInfo
 def unpack_episodes(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[Episode]:
     """The episodes in the same order."""
     facts = _facts(packed)
-    return [Episode(info, cut) for info, (_, _, cut, _, _) in zip(_infos(facts, kind), facts, strict=True)]
+    return [Episode(info, cut, t, b) for info, (t, b, cut, _, _) in zip(_infos(facts, kind), facts, strict=True)]
 
 
 _Facts = tuple[int, int, bool, dict[str, Any] | None, Any]

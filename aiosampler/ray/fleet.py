@@ -1,0 +1,373 @@
+"""The actors of one sampler: starting them, taking batches from them, replacing those that are lost, ending them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied
+from aiosampler.ray.actor_start import ActorStart, LostAtStart
+from aiosampler.ray.remote_actor import ActorLost, Arrived, RemoteActor
+from aiosampler.runtime import deadlines
+from aiosampler.runtime.restarts import attach
+from aiosampler.runtime.tasks import all_or_first_error
+from aiosampler.samplers.state import State, closed
+from aiosampler.workers.messages import Call, Called, Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from aiosampler.errors import ProcessFailure
+    from aiosampler.ray.plan import FleetOptions, Plan
+    from aiosampler.samplers.statistics import Counters
+    from aiosampler.workers.messages import Probed
+
+
+class Fleet:
+    """Has the actors of a sampler work for callers in one event loop.
+
+    An actor is asked for as many batches as it may be ahead. When it is lost, what it was asked for is lost too, and
+    another is placed while the others go on.
+
+    Args:
+        plan: What the actors make their samplers from.
+        options: How many there are, and how they are used.
+        counters: Told what was lost.
+
+    Attributes:
+        state: How far it has come.
+        failure: What closed it, if nobody asked for that.
+        process: None; there are several, in other places.
+        started: Whether it ever ran.
+        seed: Of all environments; set before the start.
+        first_itr: Number of the first batch.
+        version: The policy version that was published last.
+        actors: The actors.
+        lost_batches: Batches that were lost with actors.
+    """
+
+    process = None
+
+    def __init__(self, plan: Plan, options: FleetOptions, counters: Counters) -> None:
+        self._starting, self._options, self._counters = ActorStart(plan, options), options, counters
+        self.state, self.started, self.first_itr, self.seed = State.NEW, False, 0, 0
+        self.failure: BaseException | None = None
+        self.version, self._parameters = 0, None  # the reference of the latest parameters
+        self.actors = [RemoteActor(k) for k in range(options.n_actors)]
+        self.lost_batches = self._restarts = 0
+        self._failures: list[ProcessFailure] = []
+        self._order = asyncio.Lock()  # callers wait for one another
+        self._closing: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    # Starting
+
+    async def probe(self) -> Probed:
+        """Place the actors, and have each try out environment and agent.
+
+        Raises:
+            SamplerError: There is no room, or environment or agent cannot be used.
+        """
+        async with self._phase(State.NEW, State.PROBING, State.PROBED, "async_initialize() starts a sampler once"):
+            await self._starting.prepare()
+            probed: list[Probed] = await all_or_first_error(
+                self._starting.probe(actor, self.seed, self.first_itr, self.version) for actor in self.actors
+            )
+            return probed[0]
+
+    async def start(self, parameters: Any) -> None:
+        """Have the actors build their environments.
+
+        Args:
+            parameters: Reference of the parameters that they begin with.
+        """
+        rule = "initialize() follows async_initialize()"
+        async with self._phase(State.PROBED, State.STARTING, State.RUNNING, rule):
+            self._parameters = parameters
+            await all_or_first_error(self._starting.start(actor, parameters) for actor in self.actors)
+            self.started = True
+
+    @contextlib.asynccontextmanager
+    async def _phase(self, before: State, during: State, after: State, rule: str) -> Any:
+        if self.state is not State.CLOSED and self.state is not before:
+            raise SamplerError(rule)
+        self._require(before)
+        self.state = during
+        try:
+            yield
+            self._require(during)
+            self.state = after
+        except BaseException as exc:
+            error = self._died(exc.actor, exc.why) if isinstance(exc, LostAtStart) else exc
+            await self._fail(error)
+            if error is not exc:
+                raise error from exc
+            raise
+
+    # Running
+
+    def require_running(self) -> None:
+        """Raise `SamplerClosed` unless the actors run."""
+        self._require(State.RUNNING)
+
+    @property
+    def ended_as_asked(self) -> bool:
+        """Whether somebody has closed it, or is closing it, and nothing failed."""
+        return self._closing is not None and self.failure is None
+
+    async def collect(
+        self, itr: int | None, take: Callable[[list[tuple[RemoteActor, Arrived]]], Awaitable[Any]]
+    ) -> Any:
+        """Obtain a batch of each actor, or of the one that was ready first.
+
+        Args:
+            itr: Number of the batch; one more than the last by default.
+            take: Makes of them what is returned; cancelled there, they are kept.
+        """
+        async with self._order:
+            self.require_running()
+            chosen = await self._until(lambda: self._choose(itr))
+            arrived = [(actor, actor.batches[0].result()) for actor in chosen]
+            taken = await take(arrived)
+            for actor in chosen:
+                actor.batches.popleft()
+                actor.taken += 1
+                self._top_up(actor, 0)
+            return taken
+
+    def _choose(self, itr: int | None) -> list[RemoteActor] | None:
+        """The actors whose batches are next; None if they have not arrived."""
+        for actor in self.actors:
+            if actor.replacing is None:
+                self._top_up(actor, 1, itr)
+        ready = [actor for actor in self.actors if actor.batches and actor.batches[0].done()]
+        if self._options.together:
+            return ready if len(ready) == len(self.actors) else None
+        return [min(ready, key=lambda actor: actor.batches[0].result().at)] if ready else None
+
+    def _top_up(self, actor: RemoteActor, least: int, itr: int | None = None) -> None:
+        """Ask an actor for as many batches as it may be ahead, at least for some."""
+        # Without overlap, what was published before the batch is asked for chooses its actions
+        version = 0 if self._options.max_ahead else self.version
+        while len(actor.batches) < max(least, self._options.max_ahead):
+            if itr is not None:
+                actor.next_itr = itr
+            actor.ask(actor.next_itr, version)
+
+    async def _until(self, ready: Callable[[], Any]) -> Any:
+        """Suspend until something is ready; replace actors that are lost meanwhile.
+
+        Raises:
+            SamplerClosed: Somebody closed the sampler.
+            SamplerError: An actor failed, or was lost and is not replaced; the sampler is closed.
+        """
+        while True:
+            try:
+                self._see()
+                found = ready()
+            except SamplerError as exc:
+                await self._fail(exc)
+                raise
+            if found:
+                return found
+            ended = asyncio.create_task(self._ended.wait())  # owned: cancelled below
+            heads = [actor.batches[0] for actor in self.actors if actor.batches and not actor.batches[0].done()]
+            try:
+                await asyncio.wait(
+                    [ended, *heads, *(actor.replacing for actor in self.actors if actor.replacing)],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                ended.cancel()
+            if self._closing is not None:
+                raise SamplerClosed("the sampler was closed while this call was waiting")
+
+    def _see(self) -> None:
+        """Look at what was under way: lost actors are replaced, and errors raised."""
+        for actor in self.actors:
+            if actor.replacing is not None and actor.replacing.done():
+                replacing, actor.replacing = actor.replacing, None
+                error = replacing.exception()
+                if isinstance(error, LostAtStart):
+                    self._lose(actor, error.why)
+                elif error is not None:
+                    raise error
+            if actor.batches and actor.batches[0].done():
+                error = actor.batches[0].exception()
+                if isinstance(error, ActorLost):
+                    self._lose(actor, str(error))
+                elif error is not None:
+                    raise error
+
+    def _died(self, actor: RemoteActor, why: str) -> WorkerDied:
+        return WorkerDied(f"{actor.name} was lost: {why}", process=f"actor-{actor.index}", rank=actor.index)
+
+    def _lose(self, actor: RemoteActor, why: str) -> None:
+        """Replace an actor that was lost.
+
+        Raises:
+            WorkerDied: It may not be replaced.
+        """
+        error = self._died(actor, why)
+        lost = actor.forget()
+        self.lost_batches += lost
+        actor.next_itr -= lost
+        actor.kill()
+        if self._restarts >= self._options.max_actor_restarts:
+            attach(error, self._failures)
+            raise error
+        self._restarts += 1
+        actor.restarts += 1
+        actor.part_restarts += 1
+        self.lost_with([error])
+        actor.replacing = asyncio.create_task(self._replace(actor), name=f"replace-actor-{actor.index}")  # owned: _end
+
+    def lost_with(self, errors: Sequence[Any], steps: int = 0, episodes: int = 0) -> None:
+        """Count actors or workers that were lost and are replaced, and the steps and episodes lost with them."""
+        self._failures += errors
+        self._counters.lost([Loss(error, 0, 0) for error in errors])
+        if steps or episodes:
+            self._counters.lost([Loss(None, steps, episodes)])
+
+    async def _replace(self, actor: RemoteActor) -> None:
+        parameters, version = self._parameters, self.version
+        await self._starting.probe(actor, self.seed, actor.next_itr, version)
+        await self._starting.start(actor, parameters)
+        if self.version != version:
+            actor.publish(self._parameters, self.version)
+
+    def publish(self, ref: Any, version: int) -> None:
+        """Send parameters to all actors."""
+        self.version, self._parameters = version, ref
+        for actor in self.actors:
+            if actor.replacing is None:
+                actor.publish(ref, version)
+
+    async def evaluate(self, requests: Mapping[int, tuple[Any, ...]]) -> dict[int, list[bytes]]:
+        """Have some actors evaluate; return the packed episodes of those that were not lost meanwhile.
+
+        Args:
+            requests: For each of them, the arguments of `HostedSampler.evaluate` without the version.
+        """
+        async with self._order:
+            self.require_running()
+            await self._until(lambda: all(actor.replacing is None for actor in self.actors))
+            version = self.version
+            calls = {k: self._attempt(self.actors[k], "evaluate", *args, version) for k, args in requests.items()}
+            answers = await self._all(calls)
+            return {k: answer for k, answer in answers.items() if answer is not None}
+
+    async def call(self, request: Call) -> Called:
+        """Have environments do something, each in its actor; of an actor that is lost meanwhile nothing is answered."""
+        each = self._options.eval_n_envs if request.evaluation else self._options.batch_B
+        async with self._order:
+            self.require_running()
+            await self._until(lambda: all(actor.replacing is None for actor in self.actors))
+            requests = {}
+            for actor in self.actors:
+                ours = list(request.each(range(actor.index * each, (actor.index + 1) * each)))
+                if ours:
+                    environments = tuple(b - actor.index * each for b, _ in ours)
+                    requests[actor.index] = request._replace(
+                        environments=environments, arguments=tuple(packed for _, packed in ours)
+                    )
+                    actor.remember(requests[actor.index])
+            before = len(self._failures)
+            answers = await self._all({k: self._attempt(self.actors[k], "call", call) for k, call in requests.items()})
+            results: dict[int, bytes] = {}
+            errors: dict[int, SamplerError] = {}
+            for k, answer in answers.items():
+                if answer is not None:
+                    results |= {k * each + b: result for b, result in answer.results.items()}
+                    for b, error in answer.errors.items():
+                        error.add_note(self.actors[k].note)
+                        errors[k * each + b] = error
+            return Called(results, errors, tuple(Loss(error, 0, 0) for error in self._failures[before:]))
+
+    async def _all(self, calls: Mapping[int, Any]) -> dict[int, Any]:
+        try:
+            return dict(zip(calls, await all_or_first_error(calls.values()), strict=True))
+        except SamplerError as exc:
+            if self._closing is not None:
+                raise SamplerClosed("the sampler was closed while this call was waiting") from None
+            await self._fail(exc)
+            raise
+
+    async def _attempt(self, actor: RemoteActor, method: str, *args: Any) -> Any:
+        """Call an actor; None if it was lost, and is being replaced."""
+        try:
+            return await actor.call(method, *args)
+        except ActorLost as exc:
+            if self._closing is None:
+                self._lose(actor, str(exc))
+            return None
+
+    # Closing
+
+    async def aclose(self) -> None:
+        """End the actors; idempotent, and done to its end also where the caller is cancelled meanwhile.
+
+        Raises:
+            SamplerError: What a sampler had to report last.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end(), name="close-actors")  # owned: awaited below
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():
+            try:
+                await asyncio.wait((self._closing,))
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            raise cancelled
+        self._closing.result()
+
+    async def wait_closed(self) -> None:
+        """Suspend until all is closed; raise what closed it, if nobody asked for that."""
+        await self._ended.wait()
+        if self._closing is not None:
+            await asyncio.wait((self._closing,))
+        if isinstance(self.failure, Exception):
+            raise self.failure
+
+    async def _end(self) -> None:
+        running, self.state = self.state is State.RUNNING, State.CLOSED
+        self._ended.set()
+        replacing = [actor.replacing for actor in self.actors if actor.replacing is not None]
+        for task in replacing:
+            task.cancel()
+        closing = [actor for actor in self.actors if actor.place is not None and actor.replacing is None]
+        for actor in self.actors:
+            actor.forget()
+        reports = await asyncio.gather(*map(_close, closing), return_exceptions=True) if ray.is_initialized() else []
+        for actor in self.actors:
+            actor.kill()
+        if replacing:
+            await asyncio.wait(replacing)
+        self._parameters = None
+        self._starting.release()
+        errors = [report for report in reports if isinstance(report, SamplerError)]
+        if errors and running and self.failure is None:
+            raise errors[0]
+
+    async def _fail(self, exc: BaseException) -> None:
+        """Close all because of `exc`, unless it is being closed already."""
+        if self._closing is None:
+            self.failure = exc
+            with contextlib.suppress(SamplerError):
+                await self.aclose()
+
+    def _require(self, state: State) -> None:
+        if self.state is State.CLOSED:
+            raise closed(self.failure)
+        if self.state is not state:
+            raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+
+
+async def _close(actor: RemoteActor) -> None:
+    with contextlib.suppress(ActorLost, TimeoutError):
+        async with asyncio.timeout(deadlines.SAMPLER_CLOSE_S + deadlines.KILL_S):
+            await actor.call("close")

@@ -1,0 +1,147 @@
+"""What runs in a Ray actor: one sampler, with its own processes on the actor's node."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import pickle
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+import ray.util
+
+from aiosampler.agents.parameters import parameter_specs
+from aiosampler.agents.sources import SourceMatcher
+from aiosampler.errors import SamplerError
+from aiosampler.pickling import dumps
+from aiosampler.ray.travel import Reply, from_bytes, packed
+from aiosampler.samplers.beside_loop import beside_loop
+from aiosampler.specs.registry import unpack_registry
+
+if TYPE_CHECKING:
+    from aiosampler.agents.parameters import ParameterSpec
+    from aiosampler.ray.plan import Plan
+    from aiosampler.samplers.base import AsyncSamplerMixin
+    from aiosampler.specs.part import Part
+    from aiosampler.workers.messages import Call, Called
+
+
+class Place(NamedTuple):
+    """Where an actor is."""
+
+    node: str  # Ray's node id
+    address: str  # the IP address of the node
+    pid: int
+
+
+class Beginning(NamedTuple):
+    """How a sampler begins."""
+
+    part: Part
+    seed: int
+    itr: int  # number of the first batch
+    version: int  # of the parameters it begins with
+
+
+class HostedSampler:
+    """Collects with one sampler for a driver elsewhere.
+
+    The sampler collects a batch when it is asked for, so no more are ahead of the driver than it has asked for. All
+    methods are coroutines, which Ray runs in one event loop, and calls that are under way at once wait for one another
+    in the sampler. Ray may begin them in another order than they were made in; so a batch names the policy version
+    that it must not be begun without.
+    """
+
+    def __init__(self) -> None:
+        self._sampler: Any = None
+        self._kind: Any = None  # the class of trajectory infos
+        self._specs: tuple[ParameterSpec, ...] = ()
+        self._version = -1  # of the parameters that were received last
+        self._newer = asyncio.Condition()
+        self._told = 0  # failures of workers that the driver knows
+
+    async def place(self) -> Place:
+        """Tell where this actor is."""
+        return Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+
+    async def probe(self, plan: bytes, beginning: Beginning) -> bytes:
+        """Make the sampler, and have it try out environment and agent; return what it found, pickled."""
+        sampler = self._sampler = _make_sampler(pickle.loads(plan), beginning)
+        self._version = beginning.version
+        self._kind = sampler.options.payload.live["traj_info_cls"]
+        await sampler.async_initialize()
+        return dumps(sampler._probed)  # noqa: SLF001 - what the driver's agent needs is nothing for users
+
+    async def start(self, parameters: list[Any]) -> None:
+        """Start the sampler with the parameters of the driver's model."""
+        model = self._sampler.agent.model
+        self._specs = parameter_specs(model)
+        tensors = zip(SourceMatcher(self._specs).match(model), from_bytes(parameters, self._specs), strict=True)
+        for ours, given in tensors:
+            if ours is not None and given is not None:
+                ours.data.copy_(given)
+        await self._sampler.initialize()
+
+    async def next_batch(self, itr: int | None, version: int) -> Reply:
+        """Collect a batch, by the parameters of a version or later ones."""
+        await self._reach(version)
+        samples = await self._sampler.obtain_samples(itr, copy=True)
+        failures = self._sampler.statistics().failures
+        told, self._told = self._told, len(failures)
+        return packed(samples, self._kind, failures[told:])
+
+    async def publish(self, parameters: list[Any], version: int) -> None:
+        """Publish parameters, unless later ones came before."""
+        async with self._newer:
+            if version <= self._version:
+                return
+            tensors = from_bytes(parameters, self._specs)
+            publisher = self._sampler._shared.publisher  # noqa: SLF001 - by version, which users cannot give
+            await beside_loop(lambda: publisher.publish_tensors(tensors, version))
+            self._version = version
+            self._newer.notify_all()
+
+    async def evaluate(
+        self, itr: int, max_trajectories: int | None, max_steps: int | None, version: int
+    ) -> list[bytes]:
+        """Evaluate; return the episodes as they were packed in the sampler's processes."""
+        await self._reach(version)
+        session = self._sampler._session  # noqa: SLF001 - the driver unpacks episodes, whose class may be its own
+        evaluated = await session.evaluate(itr, max_trajectories, max_steps)
+        episodes: list[bytes] = evaluated.episodes
+        return episodes
+
+    async def call(self, call: Call) -> Called:
+        """Have environments of this sampler do something."""
+        called: Called = await self._sampler._session.call(call)  # noqa: SLF001 - arguments are packed already
+        return called
+
+    async def close(self) -> None:
+        """Close the sampler and its environments."""
+        if self._sampler is not None:
+            await self._sampler.aclose()
+
+    async def _reach(self, version: int) -> None:
+        async with self._newer:
+            await self._newer.wait_for(lambda: self._version >= version)
+
+
+def _make_sampler(plan: Plan, beginning: Beginning) -> AsyncSamplerMixin:
+    payload, part = plan.payload, beginning.part
+    registry = payload.load("registry")
+    if registry is not None:
+        unpack_registry(registry)
+    each = plan.env_kwargs[part.index if len(plan.env_kwargs) > 1 else 0]
+    settings = {**pickle.loads(plan.settings), **pickle.loads(each), "seed": beginning.seed}
+    objects = {name: payload.load(name) for name in ("env_fn", "agent", "traj_info_cls", "traj_info_kwargs")}
+    sampler: AsyncSamplerMixin = pickle.loads(plan.sampler_cls)(**objects, **settings)
+    sampler.options = dataclasses.replace(sampler.options, part=part)
+    sampler._begin_at(beginning.itr, beginning.version)  # noqa: SLF001 - as load_state_dict(), without another seed
+    return sampler
+
+
+def as_sampler_error(exc: BaseException) -> SamplerError | None:
+    """The error of a sampler that an actor raised, out of what Ray makes of it; None for any other."""
+    cause = getattr(exc, "cause", None)
+    return cause if isinstance(cause, SamplerError) else None

@@ -1,0 +1,156 @@
+"""One actor as the driver has it: its calls, the batches that it was asked for, and the parameters that it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
+
+from aiosampler.errors import WorkerError, text_of
+from aiosampler.ray.hosted_sampler import Place, as_sampler_error
+from aiosampler.workers.messages import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from aiosampler.ray.travel import Reply
+    from aiosampler.workers.messages import Call
+
+
+class ActorLost(Exception):
+    """An actor, or what it answered, is lost: it was killed, or its node."""
+
+
+class Arrived(NamedTuple):
+    """A batch that has arrived."""
+
+    at: float  # when, by `perf_counter`
+    reply: Reply
+
+
+class RemoteActor:
+    """An actor in one place among those of a sampler, which another takes when it is lost.
+
+    Args:
+        index: Which of the sampler's actors it is.
+
+    Attributes:
+        place: Where it is; None while it is being placed.
+        batches: The batches that it was asked for and that were not taken, the oldest first: tasks that return an
+            `Arrived`, or raise `ActorLost` or a `SamplerError`.
+        replacing: Places another here; None while there is one.
+        restarts: How many were lost here.
+        part_restarts: Those, and how many workers their samplers have lost.
+        taken: How many batches were taken.
+        next_itr: The number of the next batch that is asked for.
+        version: The policy version that it has received last.
+        told: What its environments were told, in order, for those that replace them; each by its name once.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.place: Place | None = None
+        self.batches: deque[asyncio.Task[Arrived]] = deque()
+        self.replacing: asyncio.Task[None] | None = None
+        self.restarts = self.part_restarts = self.taken = self.next_itr = 0
+        self.version: int | None = None
+        self.told: dict[tuple[Any, ...], Call] = {}
+        self._handle: Any = None
+        self._publishing: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        where = "" if self.place is None else f" on node {self.place.address} ({self.place.node[:8]})"
+        return f"actor {self.index}{where}"
+
+    @property
+    def note(self) -> str:
+        """A line for an error of its sampler, which knows of no other."""
+        return f"It happened in {self.name}, whose environments are counted from 0 here."
+
+    def create(self, actor_class: Any) -> None:
+        """Ask Ray for an actor."""
+        self._handle, self.place = actor_class.remote(), None
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the actor, and return what it returns.
+
+        Raises:
+            ActorLost: The actor is lost, or the answer.
+            SamplerError: It raised one; or, as a `WorkerError`, anything else.
+        """
+        return await self._answer(getattr(self._handle, method).remote(*args))
+
+    def ask(self, itr: int | None, version: int) -> None:
+        """Ask for one batch more."""
+        ref = self._handle.next_batch.remote(itr, version)
+        self.batches.append(_watched(self._arrive(ref), f"batch-of-actor-{self.index}"))
+        self.next_itr += 1
+
+    def publish(self, ref: Any, version: int) -> None:
+        """Send parameters, which are in the object store; while some are on their way, the latest are sent after them.
+
+        So an actor that receives slowly does not have them pile up. Where the actor is lost, its batches say so.
+        """
+        self._latest = ref, version
+        if self._publishing is None or self._publishing.done():
+            self._publishing = _watched(self._publish(), f"publish-to-actor-{self.index}")
+
+    async def _publish(self) -> None:
+        sent = -1
+        while sent < self._latest[1]:
+            ref, sent = self._latest
+            await self.call("publish", ref, sent)
+            self.version = sent
+
+    def remember(self, call: Call) -> None:
+        """Keep what environments are told, for those that replace them: of each name and environment the last."""
+        if call.ask is Ask.GET:
+            return
+        for b, packed in call.each(call.environments):
+            key = call.ask, call.name, call.evaluation, b
+            self.told.pop(key, None)
+            self.told[key] = call._replace(environments=(b,), arguments=(packed,))
+
+    def forget(self) -> int:
+        """Drop what is under way, since the actor is lost; return how many batches are lost with it."""
+        lost = len(self.batches)
+        for task in (*self.batches, *([self._publishing] if self._publishing else [])):
+            task.cancel()
+        self.batches.clear()
+        self._publishing = None
+        return lost
+
+    def kill(self) -> None:
+        """End the actor's process, if there is one, whatever it does."""
+        if self._handle is not None and ray.is_initialized():
+            ray.kill(self._handle)
+
+    async def _arrive(self, ref: Any) -> Arrived:
+        reply = await self._answer(ref)
+        return Arrived(perf_counter(), reply)
+
+    async def _answer(self, ref: Any) -> Any:
+        try:
+            return await ref
+        except RayTaskError as exc:
+            error = as_sampler_error(exc)
+            if error is None:
+                what = text_of(getattr(exc, "cause", None) or exc)
+                raise WorkerError(f"{self.name} failed: {what}", process=f"actor-{self.index}") from exc
+            error.add_note(self.note)
+            raise error from None
+        except (RayActorError, ObjectLostError, WorkerCrashedError) as exc:
+            raise ActorLost(text_of(exc).strip().partition("\n")[0]) from exc
+
+
+def _watched(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    """A task whose error somebody may meet, or nobody."""
+    task = asyncio.create_task(coroutine, name=name)  # owned: by the actor, which cancels it at the end
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task

@@ -1,0 +1,53 @@
+"""Batches of parts, joined, are the batch of the whole; also when they have travelled."""
+
+import dataclasses
+import pickle
+
+import pytest
+
+from aiosampler.ray.joining import joined
+from aiosampler.ray.ray_statistics import RaySampleStats
+from aiosampler.ray.travel import packed, unpacked
+from aiosampler.specs.part import Part
+from tests.support.agents import AgeAgent, LookingAgent
+from tests.support.in_process import InProcess
+from tests.support.samplers import assert_same
+from tests.support.worlds import CountingEnv, NestedEnv
+
+
+def travelled(samples, k, kind):
+    """A batch as it arrives from actor k."""
+    reply = packed(samples.clone(), kind, ())
+    buffers = []
+    data = pickle.dumps(reply, protocol=5, buffer_callback=buffers.append)
+    reply = pickle.loads(data, buffers=[memoryview(bytes(buffer.raw())) for buffer in buffers])  # read-only, as Ray's
+    arrived = unpacked(reply, kind)
+    return dataclasses.replace(arrived, stats=RaySampleStats.of(arrived.stats, k, f"node-{k}"))
+
+
+@pytest.mark.parametrize(
+    ("env_fn", "agent"), [(CountingEnv, AgeAgent), (NestedEnv, LookingAgent)], ids=["recurrent", "nested"]
+)
+@pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
+def test_joined_batches_are_those_of_one_sampler(env_fn, agent, mid_batch_reset):
+    arguments = {"agent": agent(), "batch_T": 6, "seed": 3, "bootstrap_value": True, "env_info_keys": ("doubled",)}
+    arguments["mid_batch_reset"] = mid_batch_reset
+    whole = InProcess(env_fn, batch_B=6, **arguments)
+    parts = [InProcess(env_fn, Part(k, 3), batch_B=2, **arguments) for k in range(3)]
+    for _ in range(3):
+        kind = whole.options.payload.live["traj_info_cls"]
+        batch = joined([travelled(part.collect(), k, kind) for k, part in enumerate(parts)])
+        assert_same(batch, whole.collect())
+        assert batch.stats.actors == (0, 1, 2)
+        assert batch.stats.nodes == ("node-0", "node-1", "node-2")
+        assert batch.stats.env_steps == int(batch.valid.sum())
+    for one in (whole, *parts):
+        one.close()
+
+
+def test_a_batch_that_has_travelled_may_be_written_to():
+    part = InProcess(CountingEnv, agent=LookingAgent(), batch_T=3, batch_B=2, seed=1)
+    samples = travelled(part.collect(), 0, part.options.payload.live["traj_info_cls"])
+    samples.env.reward.fill_(7)
+    assert samples.env.reward.unique().tolist() == [7]
+    part.close()
