@@ -81,7 +81,8 @@ class CategoricalPgAgent(ModelAgent):
     """
 
     cuda_graph = True
-    _noise: list[torch.Tensor] | None = None  # for the next steps
+    _noise: torch.Tensor | None = None  # [rows, A]: for the next steps
+    _used = 0  # rows of it
 
     def check_space(self, space: spaces.Space[Any]) -> None:
         """Accept a Discrete space."""
@@ -113,14 +114,15 @@ class CategoricalPgAgent(ModelAgent):
 
         The three operations that draw it take as long as a layer of a small model.
         """
-        if self._noise:
-            noise = self._noise.pop()
-            if noise.shape == like.shape:
-                return noise
         if like.device.type != "cpu" or like.numel() * 2 > _NOISE:  # it may be captured in a graph there, or is large
             return torch.empty_like(like).exponential_().log_()
-        self._noise = list(like.new_empty((_NOISE // like.numel(), *like.shape)).exponential_().log_())
-        return self._noise.pop()
+        n, A = like.shape  # n differs from step to step where nobody waits for the slowest
+        begin, end, noise = self._used, self._used + n, self._noise
+        if noise is None or end > len(noise) or noise.shape[1] != A or noise.dtype != like.dtype:
+            noise = self._noise = like.new_empty((_NOISE // A, A)).exponential_().log_()
+            begin, end = 0, n
+        self._used = end
+        return noise[begin:end]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_noise": None}  # or copies would use the same noise
