@@ -123,7 +123,7 @@ async def main(args: Args) -> None:
     ) as sampler:
         model = sampler.agent.model
         assert model is not None
-        optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
+        optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, fused=True)
         with until_ctrl_c(), tqdm(total=args.steps, unit=" steps") as progress:
             async for samples in sampler:
                 episodes += [(progress.n, info.Return) for info in samples.traj_infos]
