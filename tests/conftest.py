@@ -22,9 +22,12 @@ ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 # What is forked here need not import its modules in each process anew, which takes as long as all else that a small
 # test does. What is spawned, and what fork servers and programs are, imports them where they are needed.
-for module in pkgutil.walk_packages(aiosampler.__path__, "aiosampler."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+EXTRAS = {"interop", "ray"}  # may not be installed
+for room in pkgutil.iter_modules(aiosampler.__path__, "aiosampler."):
+    if room.name.rpartition(".")[2] not in {*EXTRAS, "__main__"}:
+        imported = importlib.import_module(room.name)
+        for module in pkgutil.iter_modules(getattr(imported, "__path__", ()), f"{room.name}."):
+            importlib.import_module(module.name)
 torch.set_num_threads(1)  # as in a sampler; tests run beside each other, and threads that wait for a CPU hold up others
 
 

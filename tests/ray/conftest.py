@@ -4,8 +4,6 @@ import os
 
 import pytest
 
-pytest.importorskip("ray", reason="the extra ray is not installed")
-
 
 @pytest.fixture
 def anyio_backend():

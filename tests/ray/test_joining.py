@@ -5,14 +5,17 @@ import pickle
 
 import pytest
 
-from aiosampler.ray.joining import joined
-from aiosampler.ray.ray_statistics import RaySampleStats
-from aiosampler.ray.travel import packed, unpacked
 from aiosampler.specs.part import Part
 from tests.support.agents import AgeAgent, LookingAgent
 from tests.support.in_process import InProcess
 from tests.support.samplers import assert_same
 from tests.support.worlds import CountingEnv, NestedEnv
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+from aiosampler.ray.joining import joined
+from aiosampler.ray.ray_statistics import RaySampleStats
+from aiosampler.ray.travel import packed, unpacked
 
 
 def travelled(samples, k, kind):

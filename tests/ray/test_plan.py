@@ -3,10 +3,13 @@
 import pytest
 
 from aiosampler import AsyncCpuSampler, AsyncGpuSampler, AsyncSerialSampler, ConfigError
-from aiosampler.ray import RaySampler
-from aiosampler.ray.cluster import demands
 from tests.support.agents import LookingAgent
 from tests.support.worlds import CountingEnv
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+from aiosampler.ray import RaySampler
+from aiosampler.ray.cluster import demands
 
 
 def make(kind=AsyncSerialSampler, **arguments):

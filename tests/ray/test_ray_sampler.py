@@ -20,11 +20,14 @@ from aiosampler import (
     environment_seed,
 )
 from aiosampler.errors import ResourceError
-from aiosampler.ray import RaySampler
 from tests.support.agents import LookingAgent
 from tests.support.models import LinearActorCritic
 from tests.support.samplers import assert_same
 from tests.support.worlds import CountingEnv, FaultyEnv
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+from aiosampler.ray import RaySampler
 
 pytestmark = [
     pytest.mark.slow,  # they share a cluster, which takes ten seconds to start
