@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiosampler.affinity import Affinity as Affinity
+    from aiosampler.affinity import CpuBudget as CpuBudget
     from aiosampler.affinity import make_affinity as make_affinity
     from aiosampler.affinity import usable_cpus as usable_cpus
     from aiosampler.agents.agent import Agent as Agent

@@ -1,8 +1,10 @@
 """Which CPUs the processes of a sampler may use."""
 
+import asyncio
+import contextlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,66 @@ def usable_cpu_count() -> int:
     except (OSError, ValueError):  # no such file, or "max"
         pass
     return max(1, count)
+
+
+def default_worker_count() -> int:
+    """How many workers a sampler has by default: the usable CPUs, divided among the ranks of this machine.
+
+    ``torchrun`` and its like say in ``LOCAL_WORLD_SIZE`` how many processes they have started here.
+    """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, usable_cpu_count() // max(1, int(ranks) if ranks.isdecimal() else 1))
+
+
+class CpuBudget:
+    """CPUs that the samplers of one process share: each has some of them for itself, for as long as it runs.
+
+    ::
+
+        budget = CpuBudget()  # for all runs of an experiment
+        async with budget.share(2) as cpus:  # waits, in order, until so many are free
+            async with AsyncCpuSampler(..., n_workers=2, affinity=Affinity(cpus=cpus)) as sampler:
+                ...
+
+    It belongs to one event loop.
+
+    Args:
+        cpus: To divide, by default all that this process may use.
+
+    Raises:
+        ConfigError: This process may not use them.
+    """
+
+    def __init__(self, cpus: Sequence[int] | None = None) -> None:
+        self._all = usable_cpus() if cpus is None else tuple(dict.fromkeys(_cpus("cpus", cpus)))
+        self._free = list(self._all)
+        self._order, self._freed = asyncio.Lock(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def share(self, n: int) -> AsyncIterator[tuple[int, ...]]:
+        """Have `n` CPUs until the end of the block; wait until as many are free, after all that asked before.
+
+        Args:
+            n: How many.
+
+        Returns:
+            Their numbers, in order.
+
+        Raises:
+            ConfigError: There are never so many.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self._all):
+            raise ConfigError(f"a share must be 1 to {len(self._all)} CPUs, got {n!r}")
+        async with self._order:  # who asked first gets them first, also where a later one asks for fewer
+            while len(self._free) < n:
+                self._freed.clear()
+                await self._freed.wait()
+            taken, self._free = self._free[:n], self._free[n:]
+        try:
+            yield tuple(taken)
+        finally:
+            self._free = sorted((*self._free, *taken))
+            self._freed.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class Options:
         seed: As it was given, or drawn at random.
         n_workers: As it was given; None for the default of the kind, which refines it to a number if it has workers.
         devices: As they were given; refined to the names of devices that there are.
-        part: Which of several equal samplers this is; no argument of a sampler, but set by what has several.
+        part: Which of several equal samplers this is.
 
     Raises:
         ConfigError: A value is not allowed.

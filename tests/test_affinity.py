@@ -1,5 +1,7 @@
 """On which CPUs processes run, and with how many threads."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,12 @@ from aiosampler import (
     AsyncCpuSampler,
     AsyncSerialSampler,
     ConfigError,
+    CpuBudget,
     RandomAgent,
     make_affinity,
     usable_cpus,
 )
+from aiosampler.affinity import default_worker_count
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv
 
@@ -134,3 +138,45 @@ def test_cpus_from_a_generator_are_read_once():
     affinity = Affinity(cpus=(c for c in [cpu]), workers=((c for c in [cpu]) for _ in range(2)))
     assert (affinity.cpus, affinity.workers) == ((cpu,), [(cpu,), (cpu,)])
     assert make_affinity(2, cpus=(c for c in [cpu])).workers == [(cpu,), (cpu,)]
+
+
+@pytest.mark.parametrize(("said", "count"), [("2", 4), ("3", 2), ("100", 1), ("0", 8), ("", 8), ("two", 8)])
+def test_the_ranks_of_a_machine_share_the_default_workers(said, count, monkeypatch):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpu_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+    assert default_worker_count() == count
+    sampler = AsyncCpuSampler("CartPole-v1", agent=RandomAgent(), batch_T=1, batch_B=64)
+    assert sampler.options.n_workers == count
+
+
+async def test_a_budget_gives_each_cpus_of_its_own_in_the_order_in_which_they_ask(monkeypatch):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: (0, 1, 2, 3))
+    budget, had, leave = CpuBudget(), {}, {name: asyncio.Event() for name in "abcd"}
+
+    async def run(name, n):
+        async with budget.share(n) as cpus:
+            had[name] = cpus
+            await leave[name].wait()
+            raise ValueError(name)
+
+    runs = {name: asyncio.create_task(run(name, n)) for name, n in zip("abcd", (3, 2, 1, 4), strict=True)}
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert had == {"a": (0, 1, 2)}  # c would find room, but came after b
+    runs["b"].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await runs["b"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert had == {"a": (0, 1, 2), "c": (3,)}
+    for name in "acd":
+        leave[name].set()
+    errors = await asyncio.gather(*(runs[name] for name in "acd"), return_exceptions=True)
+    assert [str(error) for error in errors] == ["a", "c", "d"]
+    assert had["d"] == (0, 1, 2, 3)
+    for n in (0, 5, True, 1.5):
+        with pytest.raises(ConfigError, match="a share must be 1 to 4 CPUs"):
+            async with budget.share(n):
+                pass
+    with pytest.raises(ConfigError, match="cpus must be some of"):
+        CpuBudget([7])

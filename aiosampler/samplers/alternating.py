@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from aiosampler.affinity import usable_cpu_count
+from aiosampler.affinity import default_worker_count
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.gpu import AsyncGpuSamplerBase
 from aiosampler.servers.action_server import AsyncAlternatingActionServer, AsyncNoOverlapAlternatingActionServer
@@ -36,7 +36,7 @@ class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
 
     def _default_workers(self, options: Options) -> int:
         D, B = len(options.devices), options.batch_B
-        return max(1, min(B, 2 * usable_cpu_count()) // (2 * D)) * 2 * D
+        return max(1, min(B, 2 * default_worker_count()) // (2 * D)) * 2 * D
 
 
 class AsyncAlternatingSampler(AsyncAlternatingSamplerBase):

@@ -29,6 +29,7 @@ from aiosampler.samplers.state import State
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import TRACED_BATCHES, Timeline, Tracing
 from aiosampler.specs.env_info_keys import as_env_info_keys
+from aiosampler.specs.part import as_part
 from aiosampler.specs.seeding import draw_seed
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             that starts threads or processes, leaves a file or socket open, or makes a random generator, is imported by
             each worker itself; this is logged at level INFO. ``()`` for none. Your main module is never imported: what
             it defines is sent by value.
+        part: ``(rank, n)`` of n samplers that share a seed: environments are numbered and seeded among all n * batch_B.
 
     Attributes:
         seed: The seed in use.
@@ -184,6 +186,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         max_wait: float | None = None,
         seed_every_reset: bool = False,
         preload: Iterable[str] | None = None,
+        part: tuple[int, int] | None = None,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -224,6 +227,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             max_wait=max_wait,
             seed_every_reset=seed_every_reset,
             preload=preload,  # type: ignore[arg-type] # becomes a tuple
+            part=as_part(part, seed),
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

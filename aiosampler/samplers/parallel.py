@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from aiosampler.affinity import usable_cpu_count
+from aiosampler.affinity import default_worker_count
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.base import AsyncSamplerMixin
 
@@ -37,4 +37,4 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
         return dataclasses.replace(options, n_workers=n_workers)
 
     def _default_workers(self, options: Options) -> int:
-        return min(options.batch_B, usable_cpu_count())
+        return min(options.batch_B, default_worker_count())

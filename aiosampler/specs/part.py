@@ -1,6 +1,10 @@
 """The position of a sampler among several equal ones, which together record what one large sampler would."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from aiosampler.errors import ConfigError
+from aiosampler.specs.batch import as_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +37,28 @@ class Part:
 
 #: The position of a sampler that is the only one.
 WHOLE = Part()
+
+
+def as_part(value: Any, seed: Any) -> Part:
+    """The argument `part` of a sampler, as a `Part`.
+
+    Args:
+        value: ``(k, n)``, or None for a sampler that is the only one.
+        seed: That was given; all parts must have the same.
+
+    Raises:
+        ConfigError: It is no position, or there is no seed that others could have as well.
+    """
+    if value is None:
+        return WHOLE
+    try:
+        index, n = value
+    except (TypeError, ValueError):
+        raise ConfigError(f"part must be a pair (k, n), such as (rank, world_size), got {value!r}") from None
+    n = as_integer("n of part=(k, n)", n, 1)
+    index = as_integer("k of part=(k, n)", index, 0)
+    if index >= n:
+        raise ConfigError(f"part=(k, n) must have k from 0 to n - 1, got {value!r}")
+    if seed is None:
+        raise ConfigError(f"part={value!r} needs a seed, the same for all {n} samplers")
+    return Part(index, n)

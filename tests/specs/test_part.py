@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from aiosampler import EnvContext, environment_seed
+from aiosampler import ConfigError, EnvContext, environment_seed
 from aiosampler.specs.part import Part
 from tests.support.agents import LookingAgent, NoisyAgent
 from tests.support.in_process import InProcess
@@ -98,3 +98,25 @@ async def test_every_kind_of_sampler_can_be_a_part(kind, no_leaks):
     for name in ("reward", "observation"):
         assert torch.equal(getattr(batches[0].env, name), getattr(batches[1].env, name)[:, 4:])
     assert batches[0].agent.agent_info["rank"].unique().tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("part", "seed", "says"),
+    [
+        ((2, 2), 1, r"k from 0 to n - 1, got \(2, 2\)"),
+        ((-1, 2), 1, "k of part"),
+        ((0, 0), 1, "n of part"),
+        (3, 1, r"part must be a pair \(k, n\)"),
+        ((0, 2, 4), 1, "must be a pair"),
+        ((0, 2), None, "needs a seed, the same for all 2 samplers"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(part, seed, says):
+    with pytest.raises(ConfigError, match=says):
+        small("serial", part=part, seed=seed)
+
+
+def test_ranks_that_share_a_seed_have_different_environments():
+    sampler = small("serial", part=(1, 4), seed=1)
+    assert sampler.options.part == Part(index=1, n=4)
+    assert small("serial", seed=1).options.part == Part()
