@@ -28,12 +28,17 @@ class Sb3Agent(Agent):
         policy: The policy, which is copied to the sampler's processes; its parameters are published.
 
     Raises:
-        ConfigError: The policy has state-dependent noise (`use_sde`), or was made for other spaces.
+        ConfigError: The policy has state-dependent noise (`use_sde`), is on a GPU, or was made for other spaces.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         if getattr(policy, "use_sde", False):
             raise ConfigError("the policy has noise that depends on the state, which Sb3Agent has not; use_sde=False")
+        if policy.device.type != "cpu":
+            raise ConfigError(
+                f"the policy is on {policy.device}, from which it cannot be copied to other processes: give Sb3Agent "
+                "copy.deepcopy(policy).to('cpu'), and publish(policy) after each update"
+            )
         self.model = policy
 
     def initialize(self, spaces: Spaces) -> None:

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tensordict import TensorDict
 
+from aiosampler.errors import ConfigError
 from aiosampler.specs.trees import Tree, tree_map
 
 if TYPE_CHECKING:
     from aiosampler.samplers.samples import Samples
+
+#: What TorchRL has at the root, beside observations of a Dict space.
+_KEYS = {"action", "done", "terminated", "truncated", "reward", "next", "is_init", "collector"}
+_KEYS |= {"agent_info", "env_info", "action_log_prob", "state_value"}
 
 
 def to_tensordict(samples: Samples) -> TensorDict:
     """The batch as a TensorDict of batch size ``[B, T]``, with the keys, shapes and dtypes of TorchRL's collectors.
 
     The axis of environments comes first, then that of time, which has the name that TorchRL's advantages expect. The
-    entries are views of the batch, and valid as long as it is, except for ``"next"`` and the values, which are copies.
+    entries are views of the batch, and valid as long as it is; what follows a step, observations and values, is a copy.
     Replay buffers copy what they get. To move the batch, call ``samples.to(device)`` before.
 
     - ``"observation"``; those of a Dict space have their own keys at the root, as in TorchRL.
@@ -34,10 +39,19 @@ def to_tensordict(samples: Samples) -> TensorDict:
 
     Args:
         samples: The batch.
+
+    Raises:
+        ConfigError: A key of the Dict space of observations is one of those above.
     """
     env, info = samples.env, samples.agent.agent_info
+    observation = _at_root(env.observation)
+    if taken := _KEYS.intersection(observation):
+        raise ConfigError(
+            f"the Dict space of observations has the keys {sorted(taken)}, under which TorchRL has other things; "
+            "rename them by a wrapper"
+        )
     root = {
-        **_at_root(env.observation),
+        **observation,
         "action": _turned(samples.agent.action),
         **{name: _turned(torch.zeros_like(env.done))[..., None] for name in ("done", "terminated", "truncated")},
         "is_init": _turned(env.first)[..., None],

@@ -111,6 +111,8 @@ def test_what_does_not_fit_is_refused():
     agent = Sb3Agent(algorithm.policy)
     with pytest.raises(ConfigError, match=r"made for the observation space .*, the environment has"):
         agent.initialize(Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)))
+    with pytest.raises(ConfigError, match=r"the policy is on meta, .*copy\.deepcopy"):
+        Sb3Agent(ppo(cartpole).policy.to("meta"))
     with pytest.raises(ConfigError, match="use_sde=False"):
         Sb3Agent(ppo(pendulum, use_sde=True).policy)
     for arguments, error, match in [

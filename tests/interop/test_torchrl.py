@@ -1,5 +1,6 @@
 """Batches in TorchRL's layout, beside what TorchRL itself collects and computes."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from aiosampler import AsyncSerialSampler, CategoricalPgAgent
+from aiosampler import AsyncSerialSampler, CategoricalPgAgent, ConfigError
 from tests.support.agents import LookingAgent
 from tests.support.models import LinearActorCritic
 from tests.support.worlds import CountingEnv, NestedEnv
@@ -141,4 +142,7 @@ def test_nested_spaces_and_infos_have_keys_of_their_own():
     ours = interop.to_tensordict(samples)
     assert torch.equal(ours["next", "env_info", "doubled"].T, samples.env.env_info["doubled"])
     assert torch.equal(ours["env_info", "doubled"].T, samples.env.prev_env_info["doubled"])
+    clash = dataclasses.replace(samples.env, observation={"action": samples.env.reward})
+    with pytest.raises(ConfigError, match=r"the keys \['action'\], under which TorchRL"):
+        interop.to_tensordict(dataclasses.replace(samples, env=clash))
     assert ("next", "state_value") not in ours.keys(include_nested=True)
