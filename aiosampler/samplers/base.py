@@ -29,7 +29,7 @@ from aiosampler.samplers.state import State
 from aiosampler.samplers.statistics import Counters, SamplerStatistics
 from aiosampler.samplers.timeline import TRACED_BATCHES, Timeline, Tracing
 from aiosampler.specs.env_info_keys import as_env_info_keys
-from aiosampler.specs.part import as_part
+from aiosampler.specs.part import part_of_rank
 from aiosampler.specs.seeding import draw_seed
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             that starts threads or processes, leaves a file or socket open, or makes a random generator, is imported by
             each worker itself; this is logged at level INFO. ``()`` for none. Your main module is never imported: what
             it defines is sent by value.
-        part: ``(rank, n)`` of n samplers that share a seed: environments are numbered and seeded among all n * batch_B.
+        rank: Number of this sampler among `n_ranks` that share a seed, such as those of distributed training.
+        n_ranks: How many there are; environments are numbered and seeded among all of them, n_ranks * batch_B.
 
     Attributes:
         seed: The seed in use.
@@ -186,7 +187,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         max_wait: float | None = None,
         seed_every_reset: bool = False,
         preload: Iterable[str] | None = None,
-        part: tuple[int, int] | None = None,
+        rank: int = 0,
+        n_ranks: int = 1,
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
@@ -227,7 +229,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             max_wait=max_wait,
             seed_every_reset=seed_every_reset,
             preload=preload,  # type: ignore[arg-type] # becomes a tuple
-            part=as_part(part, seed),
+            part=part_of_rank(rank, n_ranks, seed),
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log
@@ -319,8 +321,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             # What the body raised is the reason for all of it, and is raised instead of the cancellation.
             if not isinstance(error, Exception):
                 raise
-
-    # Batches
 
     @leaves_nothing
     async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None, *, copy: bool = False) -> Samples:

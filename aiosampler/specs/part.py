@@ -39,26 +39,20 @@ class Part:
 WHOLE = Part()
 
 
-def as_part(value: Any, seed: Any) -> Part:
-    """The argument `part` of a sampler, as a `Part`.
+def part_of_rank(rank: Any, n_ranks: Any, seed: Any) -> Part:
+    """The arguments `rank` and `n_ranks` of a sampler, as a `Part`.
 
     Args:
-        value: ``(k, n)``, or None for a sampler that is the only one.
-        seed: That was given; all parts must have the same.
+        rank: Position of this sampler.
+        n_ranks: Number of samplers.
+        seed: That was given, which all ranks must have.
 
     Raises:
-        ConfigError: It is no position, or there is no seed that others could have as well.
+        ConfigError: There is no such position, or no seed that others could have as well.
     """
-    if value is None:
-        return WHOLE
-    try:
-        index, n = value
-    except (TypeError, ValueError):
-        raise ConfigError(f"part must be a pair (k, n), such as (rank, world_size), got {value!r}") from None
-    n = as_integer("n of part=(k, n)", n, 1)
-    index = as_integer("k of part=(k, n)", index, 0)
-    if index >= n:
-        raise ConfigError(f"part=(k, n) must have k from 0 to n - 1, got {value!r}")
-    if seed is None:
-        raise ConfigError(f"part={value!r} needs a seed, the same for all {n} samplers")
-    return Part(index, n)
+    n_ranks, rank = as_integer("n_ranks", n_ranks, 1), as_integer("rank", rank, 0)
+    if rank >= n_ranks:
+        raise ConfigError(f"rank={rank} must be below n_ranks={n_ranks}")
+    if n_ranks > 1 and seed is None:
+        raise ConfigError(f"n_ranks={n_ranks} needs a seed, the same in all ranks, or they would not fit together")
+    return Part(rank, n_ranks)

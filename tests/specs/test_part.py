@@ -101,22 +101,21 @@ async def test_every_kind_of_sampler_can_be_a_part(kind, no_leaks):
 
 
 @pytest.mark.parametrize(
-    ("part", "seed", "says"),
+    ("arguments", "says"),
     [
-        ((2, 2), 1, r"k from 0 to n - 1, got \(2, 2\)"),
-        ((-1, 2), 1, "k of part"),
-        ((0, 0), 1, "n of part"),
-        (3, 1, r"part must be a pair \(k, n\)"),
-        ((0, 2, 4), 1, "must be a pair"),
-        ((0, 2), None, "needs a seed, the same for all 2 samplers"),
+        ({"rank": 2, "n_ranks": 2}, "rank=2 must be below n_ranks=2"),
+        ({"rank": 1}, "rank=1 must be below n_ranks=1"),
+        ({"rank": -1, "n_ranks": 2}, "rank must be an integer of at least 0"),
+        ({"n_ranks": 0}, "n_ranks must be an integer of at least 1"),
+        ({"rank": 1.5, "n_ranks": 2}, "rank must be an integer"),
+        ({"n_ranks": 2, "seed": None}, "n_ranks=2 needs a seed, the same in all ranks"),
     ],
 )
-def test_a_part_that_is_none_is_refused(part, seed, says):
+def test_a_rank_that_is_none_is_refused(arguments, says):
     with pytest.raises(ConfigError, match=says):
-        small("serial", part=part, seed=seed)
+        small("serial", **arguments)
 
 
 def test_ranks_that_share_a_seed_have_different_environments():
-    sampler = small("serial", part=(1, 4), seed=1)
-    assert sampler.options.part == Part(index=1, n=4)
-    assert small("serial", seed=1).options.part == Part()
+    assert small("serial", rank=1, n_ranks=4).options.part == Part(index=1, n=4)
+    assert small("serial").options.part == Part()
