@@ -6,13 +6,16 @@
     python examples/benchmark.py --env wait-1ms --samplers cpu --T 32 --B 64
     python examples/benchmark.py --env wait-50ms --samplers cpu --T 16 --B 1000 --seconds 5 --windows 3
     python examples/benchmark.py --env unequal --samplers gpu,dynamic --B 64 --workers 64 --T 32 --start-method fork
+    python examples/benchmark.py --env unequal-awaited --samplers gpu,dynamic --B 64 --T 32
 
 The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
 + (time to act on n observations)): nothing recorded, nobody waited for. An action server acts on all B observations
 while the workers wait; if groups alternate, it is all the work there is, spread evenly over W CPUs. Acting is what one
 would write by hand: the model, a multinomial draw, its log-probability, and conversion to NumPy. Windows of the
 ceiling's two times and of all samplers alternate, so that a machine that changes its speed changes it for all. Medians
-are shown; `strict` is the share of a ceiling with the time of the agent's own step, which is faster.
+are shown; `strict` is the share of a ceiling with the time of the agent's own step, which is faster. The ceilings of
+environments that are awaited wait for the slowest, which `dynamic` does not: it may have a multiple of theirs. Unequal
+waits of 1 ms, and of 20 ms each twentieth time, are 1.95 ms on average: 64 such environments allow 32,800 steps/s.
 
 A core is often slower while the others are busy, too: `--busy` measures a ceiling on W cores at once, which says what
 is left to gain for samplers that keep all of them busy.
@@ -94,15 +97,16 @@ class Waiting(gym.Wrapper[Any, Any, Any, Any]):
 class Awaited:
     """Waits for somebody else, as a simulator behind a network does; the environments of a worker wait together."""
 
-    def __init__(self, seconds: float = 0.001) -> None:
+    def __init__(self, seconds: float = 0.001, *, slow: bool = False) -> None:
         self.observation_space, self.action_space = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
         self._seconds, self._seen = seconds, np.zeros(4, np.float32)
+        self._slow, self._random = slow, random.Random()
 
     async def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         return self._seen, {}
 
     async def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        await asyncio.sleep(self._seconds)
+        await asyncio.sleep(20 * self._seconds if self._slow and self._random.random() < 0.05 else self._seconds)
         return self._seen, 0.0, False, False, {}
 
     async def close(self) -> None: ...
@@ -111,11 +115,11 @@ class Awaited:
 class WaitingTogether:
     """The ceiling of those: n of them gathered on uvloop, with the interface of a vector environment."""
 
-    def __init__(self, n: int, seconds: float = 0.001) -> None:
+    def __init__(self, n: int, seconds: float = 0.001, *, slow: bool = False) -> None:
         import uvloop
 
         self._loop = uvloop.new_event_loop()
-        self._environments = [Awaited(seconds) for _ in range(n)]
+        self._environments = [Awaited(seconds, slow=slow) for _ in range(n)]
         self.observation_space = self.single_observation_space = self._environments[0].observation_space
         self.action_space = self.single_action_space = self._environments[0].action_space
 
@@ -220,10 +224,12 @@ ENVIRONMENTS: dict[str, Callable[..., Any]] = {
 
 ENVIRONMENTS["wait-1ms"] = Awaited
 ENVIRONMENTS["wait-50ms"] = functools.partial(Awaited, 0.05)
+ENVIRONMENTS["unequal-awaited"] = functools.partial(Awaited, slow=True)
 CEILINGS: dict[str, Callable[..., Any]] = {
     **ENVIRONMENTS,
     "wait-1ms": WaitingTogether,
     "wait-50ms": functools.partial(WaitingTogether, seconds=0.05),
+    "unequal-awaited": functools.partial(WaitingTogether, slow=True),
 }
 
 
