@@ -5,13 +5,17 @@
 The turn of a worker lasts from the end of its last step of a batch to the beginning of its first of the next, less what
 lies between two steps within a batch: the agent's acting. Nothing about it should grow with T. Windows of all samplers
 alternate, so that a machine that changes its speed changes it for all; the median is shown, with the quartiles, beside
-the median time of a batch. Whatever else is at work on the same CPUs is a part of it, so it wants a quiet machine.
+the median time of a batch. Whatever else is at work on the same CPUs is a part of it, so it wants a quiet machine. Less
+disturbed is the CPU time of a batch, which Linux tells: of this process, the sampler process, and a worker on average.
+With ``--T 2`` most of it belongs to the turn.
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import statistics
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -48,10 +52,22 @@ def turns(before: Timeline, after: Timeline) -> list[float]:
     return [float(each) for each in turn / 1e3]
 
 
+def cpu_microseconds(sampler: Any) -> list[float]:
+    """CPU time so far of this process, the sampler process and a worker on average; empty where it is not told."""
+    seen = sampler.statistics()
+    processes = [[os.getpid()], [seen.sampler_pid], seen.worker_pids]
+    with contextlib.suppress(OSError):
+        return [
+            statistics.mean(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e3 for pid in pids)
+            for pids in processes
+        ]
+    return []
+
+
 async def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     lengths = [int(T) for T in args.T.split(",")]
-    measured: dict[tuple[str, int], tuple[list[float], list[float]]] = {}
+    measured: dict[tuple[str, int], tuple[list[float], list[float], list[list[float]]]] = {}
     async with contextlib.AsyncExitStack() as opened:
         samplers = {}
         for name in args.samplers.split(","):
@@ -60,22 +76,26 @@ async def main(args: argparse.Namespace) -> None:
                 arguments = {"batch_T": T, "batch_B": args.B, "n_workers": args.workers, "seed": 0}
                 sampler = KINDS[name]("CartPole-v1", agent=agent, start_method=args.start_method, **arguments)
                 samplers[name, T] = await opened.enter_async_context(sampler)
-                measured[name, T] = [], []
+                measured[name, T] = [], [], []
         for _ in range(args.windows):
             for key, sampler in samplers.items():
                 await sampler.obtain_samples()  # what was collected while another was measured
                 last = await sampler.obtain_samples()
+                before = cpu_microseconds(sampler)
                 for _ in range(args.batches):
                     samples = await sampler.obtain_samples()
                     measured[key][0].extend(turns(last.stats.timeline, samples.stats.timeline))
                     measured[key][1].append(samples.stats.seconds * 1e6)
                     last = samples
+                after = cpu_microseconds(sampler)
+                measured[key][2].append([(b - a) / args.batches for a, b in zip(before, after, strict=True)])
                 await asyncio.sleep(1.5 * samples.stats.seconds)  # until the batch ahead is complete
-    for (name, T), (microseconds, seconds) in measured.items():
+    for (name, T), (microseconds, seconds, cpu) in measured.items():
+        spent = " + ".join(f"{statistics.median(of):,.0f}" for of in zip(*cpu, strict=True))
         low, turn, high = statistics.quantiles(microseconds, n=4)
         print(
             f"{name:11} T={T} B={args.B} W={args.workers}: turn {turn:6,.0f} us (quartiles {low:,.0f} to {high:,.0f}), "
-            f"batch {statistics.median(seconds):8,.0f} us",
+            f"batch {statistics.median(seconds):8,.0f} us{spent and f', CPU {spent} us'}",
             flush=True,
         )
 
