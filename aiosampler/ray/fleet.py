@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from aiosampler.workers.messages import Probed
 
 
+_SECOND = "initialize() follows async_initialize()"
+
+
 class Fleet:
     """Has the actors of a sampler work for callers in one event loop.
 
@@ -78,14 +81,19 @@ class Fleet:
             )
             return probed[0]
 
+    def check_probed(self) -> None:
+        """Raise an error unless the first half of the start is done, and the second is not."""
+        if self.state not in (State.PROBED, State.CLOSED):
+            raise SamplerError(_SECOND)
+        self._require(State.PROBED)
+
     async def start(self, parameters: Any) -> None:
         """Have the actors build their environments.
 
         Args:
             parameters: Reference of the parameters that they begin with.
         """
-        rule = "initialize() follows async_initialize()"
-        async with self._phase(State.PROBED, State.STARTING, State.RUNNING, rule):
+        async with self._phase(State.PROBED, State.STARTING, State.RUNNING, _SECOND):
             self._parameters = parameters
             await all_or_first_error(self._starting.start(actor, parameters) for actor in self.actors)
             self.started = True

@@ -190,8 +190,13 @@ class RaySampler(AsyncOnly, RemotePublishing, EnvironmentCalls, Resuming):
             SamplerError: Something failed; the sampler is closed.
         """
         fleet = self._session
-        publisher = RemotePublisher(parameter_specs(self.agent.model), self._first_version, fleet.publish)
-        ref, _ = await beside_loop(functools.partial(publisher.put, self.agent.model, self._first_version))
+        fleet.check_probed()
+        try:
+            publisher = RemotePublisher(parameter_specs(self.agent.model), self._first_version, fleet.publish)
+            ref, _ = await beside_loop(functools.partial(publisher.put, self.agent.model, self._first_version))
+        except BaseException:
+            await fleet.aclose()
+            raise
         await fleet.start(ref)
         self._shared = publisher
         self.agent.attach(publisher)  # type: ignore[arg-type] # it publishes as the other does
@@ -246,6 +251,8 @@ class RaySampler(AsyncOnly, RemotePublishing, EnvironmentCalls, Resuming):
             for actor, batch in arrived:
                 stats, failures = batch.reply.samples.stats, batch.reply.failures
                 actor.part_restarts += len(failures)
+                for failure in failures:
+                    failure.add_note(actor.note)
                 self._session.lost_with(failures, stats.lost_steps, stats.lost_episodes)
             self._counters.batch(samples, perf_counter() - asked)
             return samples

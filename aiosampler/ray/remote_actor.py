@@ -75,6 +75,7 @@ class RemoteActor:
 
     def create(self, actor_class: Any) -> None:
         """Ask Ray for an actor."""
+        self._loop = asyncio.get_running_loop()
         self._handle, self.place = actor_class.remote(), None
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -89,7 +90,7 @@ class RemoteActor:
     def ask(self, itr: int | None, version: int) -> None:
         """Ask for one batch more."""
         ref = self._handle.next_batch.remote(itr, version)
-        self.batches.append(_watched(self._arrive(ref), f"batch-of-actor-{self.index}"))
+        self.batches.append(self._watched(self._arrive(ref), f"batch-of-actor-{self.index}"))
         self.next_itr += 1
 
     def publish(self, ref: Any, version: int) -> None:
@@ -99,7 +100,7 @@ class RemoteActor:
         """
         self._latest = ref, version
         if self._publishing is None or self._publishing.done():
-            self._publishing = _watched(self._publish(), f"publish-to-actor-{self.index}")
+            self._publishing = self._watched(self._publish(), f"publish-to-actor-{self.index}")
 
     async def _publish(self) -> None:
         sent = -1
@@ -148,9 +149,8 @@ class RemoteActor:
         except (RayActorError, ObjectLostError, WorkerCrashedError) as exc:
             raise ActorLost(text_of(exc).strip().partition("\n")[0]) from exc
 
-
-def _watched(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-    """A task whose error somebody may meet, or nobody."""
-    task = asyncio.create_task(coroutine, name=name)  # owned: by the actor, which cancels it at the end
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return task
+    def _watched(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """A task whose error somebody may meet, or nobody; also made while the loop stands still, as by `sync`."""
+        task = self._loop.create_task(coroutine, name=name)  # owned: by this actor, which cancels it at the end
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return task

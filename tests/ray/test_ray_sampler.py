@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 
+import gymnasium as gym
 import psutil
 import pytest
 import torch
@@ -174,10 +175,15 @@ async def test_actors_that_find_no_place_are_refused_in_a_sentence():
                 pass
 
 
-async def test_ranks_have_environments_of_their_own():
-    async with small(n_actors=1, rank=1, n_ranks=3) as sampler:
-        samples = await sampler.obtain_samples()
-    assert samples.env.observation[0, :, 0].tolist() == [environment_seed(5, b) for b in (2, 3)]
+def test_ranks_have_environments_of_their_own_and_need_no_event_loop():
+    agent = CategoricalPgAgent(LinearActorCritic)
+    with small(env_fn="CartPole-v1", agent=agent, n_actors=1, rank=1, n_ranks=3, overlap=False).sync() as sampler:
+        assert sampler.publish() == 1
+        samples = sampler.obtain_samples()
+        assert samples.policy_version == 1
+    for b in range(2):
+        first, _ = gym.make("CartPole-v1").reset(seed=environment_seed(5, 2 + b))
+        assert samples.env.observation[0, b].tolist() == first.tolist()
 
 
 PROGRAM = """
