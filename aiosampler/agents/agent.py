@@ -1,10 +1,12 @@
-"""The interface between samplers and policies."""
+"""The interface between samplers and policies.
 
-from __future__ import annotations
+Annotations are evaluated here, so that what makes documentation finds the types of the fields of named tuples.
+"""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosampler.errors import SamplerError
+from aiosampler.specs.trees import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from aiosampler.agents.adopted import AdoptedParameters
     from aiosampler.agents.parameters import Publisher
     from aiosampler.specs.arrays import Spaces
-    from aiosampler.specs.trees import Tree
 
 
 class AgentInputs(NamedTuple):
@@ -26,11 +27,11 @@ class AgentInputs(NamedTuple):
 
     observation: Tree
     prev_action: Tree  # zeros where an episode starts
-    prev_reward: torch.Tensor  # [B] float32, zero where an episode starts
+    prev_reward: "torch.Tensor"  # [B] float32, zero where an episode starts
     env_info: Tree = None  # dict of the `env_info_keys` that came with the observation, zero where absent
     #: [B] int64, only with ``lockstep=False``: positions of these environments in the `env_ranks` of
     #: `collector_initialize`. None if they are all of them, in order.
-    environments: torch.Tensor | None = None
+    environments: "torch.Tensor | None" = None
 
 
 class AgentStep(NamedTuple):
@@ -74,11 +75,11 @@ class Agent:
 
     recurrent: bool = False
     cuda_graph: bool = False
-    model: nn.Module | None = None
+    model: "nn.Module | None" = None
     mode: str = "train"
-    _parameters: Publisher | AdoptedParameters | None = None
+    _parameters: "Publisher | AdoptedParameters | None" = None
 
-    def initialize(self, spaces: Spaces) -> None:
+    def initialize(self, spaces: "Spaces") -> None:
         """Build `self.model` from the spaces of a single environment; called once in each process that has the agent.
 
         `torch`'s random generator is seeded for the call, so every process builds the same. In your own process that is
@@ -95,7 +96,7 @@ class Agent:
         """
         raise NotImplementedError(f"{type(self).__name__} has no step(inputs, state)")
 
-    def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
+    def value(self, inputs: AgentInputs, state: Tree) -> "torch.Tensor":
         """Estimate the values ``[B]`` of the states that `inputs` show; needed for ``bootstrap_value=True``.
 
         It is also called for final observations of episodes: then rows of environments without one are zeros.
@@ -119,7 +120,7 @@ class Agent:
         """The recurrent state ``[batch_size, ...]`` at the start of an episode, None if the agent is not recurrent."""
         return None
 
-    def collector_initialize(self, global_B: int, env_ranks: Sequence[int]) -> None:
+    def collector_initialize(self, global_B: int, env_ranks: "Sequence[int]") -> None:
         """Learn which of the B environments this copy of the agent acts for, for example to set their epsilons."""
 
     def sample_mode(self, itr: int) -> None:
@@ -152,16 +153,16 @@ class Agent:
         """
         return self._store().version
 
-    def attach(self, parameters: Publisher | AdoptedParameters) -> None:
+    def attach(self, parameters: "Publisher | AdoptedParameters") -> None:
         """Connect the agent to the parameters in the arena. The sampler calls it."""
         self._parameters = parameters
 
-    def detach(self, parameters: Publisher | AdoptedParameters | None) -> None:
+    def detach(self, parameters: "Publisher | AdoptedParameters | None") -> None:
         """Remove the connection to `parameters`, if there is one. The sampler calls it."""
         if self._parameters is parameters:
             self._parameters = None
 
-    def _store(self) -> Publisher | AdoptedParameters:
+    def _store(self) -> "Publisher | AdoptedParameters":
         if self._parameters is None:
             raise SamplerError("the agent belongs to no running sampler; start the sampler before publishing")
         return self._parameters
