@@ -153,7 +153,7 @@ class Samples:
         traj_infos: Statistics of the episodes that ended in this batch, ordered by step, then environment.
         itr: Number of the batch.
         policy_version: Version of the parameters that chose all of its actions; with ``lockstep=False`` the one that it
-            was begun with, and `AgentSamples.policy_version` tells for each.
+            was begun with; `policy_versions` is the range, and `AgentSamples.policy_version` tells for each.
         stats: How it was collected.
     """
 
@@ -164,6 +164,15 @@ class Samples:
     itr: int
     policy_version: int
     stats: SampleStats
+
+    @property
+    def policy_versions(self) -> tuple[int, int]:
+        """The lowest and the highest version of the parameters that chose its actions; blank steps do not count."""
+        versions = self.agent.policy_version
+        chosen = None if versions is None else versions[self.valid]
+        if chosen is None or not len(chosen):
+            return self.policy_version, self.policy_version
+        return int(chosen.min()), int(chosen.max())
 
     def clone(self) -> Samples:
         """A copy that is independent of the slot, and pickles at its own size."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,6 +111,9 @@ class AsyncDynamicActionServer:
             if not len(ready):
                 await arrivals.wait()
                 continue
+            if self._others_come(ready):  # workers that are about to arrive on this CPU do so first
+                os.sched_yield()
+                ready = arrivals.ready()
             if self._min_batch > 1:
                 ready = await self._enough(ready)
             await self._answer(ready)

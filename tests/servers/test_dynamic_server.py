@@ -91,6 +91,9 @@ async def test_fast_environments_go_on_into_the_next_batch_while_a_slow_one_is_i
         for samples in (first, second):
             assert (samples.agent.agent_info["which"] == torch.arange(4)).all()
             assert (samples.agent.policy_version == 0).all()
+            assert samples.policy_versions == (0, 0)
+        first.agent.policy_version[2, 1] = 3
+        assert first.policy_versions == (0, 3)
         assert (first.agent.agent_info["n"] < 4).any()
 
 
