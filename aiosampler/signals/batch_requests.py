@@ -106,6 +106,7 @@ class Asker:
         cells, side = self._members[member], number % 2
         if cells[_ANSWERED] < number:
             return None
+        fence()  # the rest must be read after the number
         size = cells[_SIZE + side]
         return None if size == _BY_MESSAGE else bytes(self._episodes[side][member][:size])
 
