@@ -294,8 +294,10 @@ def compare(name: str, steps: int | None) -> None:
     total: dict[str, float] = {}
     for variant in VARIANTS[:: 2 if name == "cartpole" else 1]:  # processes for it would take longer than all else
         command = [sys.executable, __file__, "--tasks", name, "--variant", variant, "--steps", str(steps or 0)]
-        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        seconds, score = json.loads(printed.splitlines()[-1])
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # simulators print a lot
+        if done.returncode:
+            sys.exit(done.stderr)
+        seconds, score = json.loads(done.stdout.splitlines()[-1])
         total[variant] = sum(seconds.values())
         where = ", ".join(f"{stage} {part:5.2f}" for stage, part in seconds.items())
         print(f"  {variant:18} {total[variant]:6.2f} s: {where}; last returns {score:.0f}", flush=True)
