@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import importlib
 import inspect
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -207,13 +210,25 @@ class Subject:
     @functools.cached_property
     def _example(self) -> tuple[tuple[gym.Space[Any], gym.Space[Any]], bool]:
         """Spaces, and whether it is awaited, of an environment that is made and closed for that."""
-        try:
-            environment = make_environment(self.env_fn, self.env_kwargs, 1)
-            found = single_spaces(environment), inspect.iscoroutinefunction(getattr(environment, "step", None))
-            if not inspect.iscoroutinefunction(environment.close):
-                environment.close()
-        except Exception as exc:
-            raise ConfigError(f"an environment of {self.env!r} cannot be made: {type(exc).__name__}: {exc}") from exc
+        with ThreadPoolExecutor(1) as thread:  # which has no event loop yet, for what is awaited
+            try:
+                return thread.submit(asyncio.run, self._look()).result()
+            except Exception as exc:
+                text = f"an environment of {self.env!r} cannot be made: {type(exc).__name__}: {exc}"
+                raise ConfigError(text) from exc
+
+    async def _look(self) -> tuple[tuple[gym.Space[Any], gym.Space[Any]], bool]:
+        made = make_environment(self.env_fn, self.env_kwargs, 1)
+        async with contextlib.AsyncExitStack() as opened:
+            environment = await made if inspect.isawaitable(made) else made
+            if entered := hasattr(environment, "__aenter__"):  # and leaving it closes it
+                environment = await opened.enter_async_context(environment)
+            awaits = environment is not made or any(
+                inspect.iscoroutinefunction(getattr(environment, name, None)) for name in ("step", "step_async")
+            )
+            found = single_spaces(environment), awaits
+            if not entered and (closing := environment.close()) is not None:
+                await closing
         return found
 
     def make_agent(self) -> Agent:

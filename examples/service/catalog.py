@@ -29,7 +29,7 @@ class Fragile(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(gym.make("CartPole-v1"))
 
     def step(self, action: Any) -> Any:
-        if random.random() < 1e-5:
+        if random.random() < 1e-4:
             os._exit(1)
         return self.env.step(action)
 

@@ -102,3 +102,35 @@ def test_a_ceiling_is_what_its_parts_make(kind):
         "own-pace": 4 * env_s / 2 + act_s,
     }.get(kind, (4 * env_s + 2 * act_s) / 2)
     assert best == pytest.approx(4 / whole)
+
+
+class Awaited:
+    """A world of coroutines that says whether it was closed."""
+
+    observation_space, action_space = BOX, spaces.Discrete(2)
+    closed = 0
+
+    async def step(self, action): ...
+
+    async def close(self):
+        Awaited.closed += 1
+
+
+async def make_awaited():
+    return Awaited()
+
+
+class Entered:
+    async def __aenter__(self):
+        return Awaited()
+
+    async def __aexit__(self, *error):
+        Awaited.closed += 1
+
+
+@pytest.mark.parametrize("env_fn", [Awaited, make_awaited, Entered])
+def test_an_example_of_what_is_awaited_is_looked_at_and_closed(env_fn):
+    subject, before = Subject(f"{__name__}:{env_fn.__name__}", "auto", 4, 4), Awaited.closed
+    assert subject.awaits
+    assert type(subject.make_agent()) is CategoricalPgAgent
+    assert Awaited.closed == before + 1
