@@ -121,6 +121,11 @@ class ActorCritic(nn.Module):
         outputs = int(action_space.n) if discrete else action_space.shape[0]
         self.policy, self.critic = (nn.Linear(256, n) if self.sees else mlp(shape[0], n) for n in (outputs, 1))
         self.log_std = None if discrete else nn.Parameter(torch.zeros(outputs))
+        for part, gain in ((self, 2**0.5), (self.policy, 0.01), (self.critic, 1.0)):  # as SB3 begins
+            layers: list[Any] = [layer for layer in part.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+            for layer in layers if part is self else layers[-1:]:
+                nn.init.orthogonal_(layer.weight, gain)
+                nn.init.constant_(layer.bias, 0.0)
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, ...]:
         hidden = self.body(observation / 255) if self.sees else observation.float()
