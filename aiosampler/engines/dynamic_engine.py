@@ -107,7 +107,7 @@ class DynamicEngine(ServedEngine):
         else:
             self._each, cells = 1, cells[::each]
         self._arrivals = ServerArrivals(cells, obs_ready, act_ready)
-        self._groups.append(self._arrivals)  # type: ignore[arg-type] # only its `abort` and `close` are called
+        self._meetings.append(self._arrivals)
 
     def _use_parameters(self, buffer: int) -> None:
         """Make the agent act with other parameters from its next step on."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from aiosampler.servers.accelerator import Accelerator
     from aiosampler.servers.action_server import AsyncActionServer
     from aiosampler.servers.server_cpus import ServerCpus
+    from aiosampler.signals.arrivals import ServerArrivals
     from aiosampler.workers.messages import Share
     from aiosampler.workers.runner import Columns
 
@@ -76,6 +77,7 @@ class ServedEngine:
         self._shares = self._assignment.shares
         self._workers = EngineWorkers(parts, self._shares, index=self._assignment.index, on_loss=self._on_loss)
         self._groups: list[WorkerGroup] = []
+        self._meetings: list[WorkerGroup | ServerArrivals] = []  # the groups, or where workers arrive without lockstep
         self._placement: AutomaticPlacement | None = None
         self._cpus = usable_cpus()
         self._server_cpus: ServerCpus | None = None
@@ -127,6 +129,7 @@ class ServedEngine:
             index=index,
         )
         self._groups.append(group)
+        self._meetings.append(group)
 
     async def announce(self, request: Collect) -> None:
         """Let workers begin the next batch as soon as they have finished this one, before the server does.
@@ -186,14 +189,15 @@ class ServedEngine:
 
     async def aclose(self) -> None:
         """End the workers, which close their environments first."""
-        groups, self._groups = self._groups, []
-        for group in groups:
-            group.abort()
+        self._groups = []
+        meetings, self._meetings = self._meetings, []
+        for meeting in meetings:
+            meeting.abort()
         reports = await self._workers.stop()
         unpin, self._unpin = self._unpin, lambda: None
         unpin()
-        for group in groups:
-            group.close()
+        for meeting in meetings:
+            meeting.close()
         if self._placement is not None:
             self._placement.release()
         for report in reports:
