@@ -7,7 +7,7 @@ here for as long as it takes, unless ``--address`` names a cluster.
 import argparse
 import asyncio
 import os
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import gymnasium as gym
@@ -65,22 +65,21 @@ async def measure(name: str, sampler: Any, seconds: float) -> None:
             samples = await sampler.obtain_samples()
         nbytes = sum(leaf.nbytes for leaf in pytree.tree_leaves(samples))
         watching = asyncio.create_task(lag(lags))
-        began, steps, batches, asked = perf_counter(), 0, 0, 0.0
+        began, cpu, steps, batches = perf_counter(), process_time(), 0, 0
         while perf_counter() - began < seconds:
-            before = perf_counter()
             samples = await sampler.obtain_samples()
-            asked += perf_counter() - before
             steps += samples.stats.env_steps
             batches += 1
             sampler.publish()
             await asyncio.sleep(0)
-        spent = perf_counter() - began
+        spent, cpu = perf_counter() - began, process_time() - cpu
         watching.cancel()
         del samples
     p99 = np.percentile(lags, 99) * 1e3 if lags else float("nan")
     print(
         f"{name:>20}: {steps / spent:>9,.0f} steps/s, {batches / spent:>7,.1f} batches/s of {nbytes / 1e6:.2f} MB "
-        f"({nbytes * batches / spent / 1e6:,.0f} MB/s), {spent / batches * 1e3:.2f} ms each; "
+        f"({nbytes * batches / spent / 1e6:,.0f} MB/s), {spent / batches * 1e3:.2f} ms each, "
+        f"{cpu / batches * 1e3:.2f} ms of this process's CPU; "
         f"loop late by {p99:.2f} ms (99th percentile of {len(lags)})",
         flush=True,
     )

@@ -13,7 +13,7 @@ import ray.util
 
 from aiosampler.agents.parameters import parameter_specs
 from aiosampler.agents.sources import SourceMatcher
-from aiosampler.errors import SamplerError
+from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.pickling import dumps
 from aiosampler.ray.travel import Reply, from_bytes, packed
 from aiosampler.samplers.beside_loop import beside_loop
@@ -67,7 +67,13 @@ class HostedSampler:
 
     async def probe(self, plan: bytes, beginning: Beginning) -> bytes:
         """Make the sampler, and have it try out environment and agent; return what it found, pickled."""
-        sampler = self._sampler = _make_sampler(pickle.loads(plan), beginning)
+        try:
+            sampler = self._sampler = _make_sampler(pickle.loads(plan), beginning)
+        except ImportError as exc:
+            raise ConfigError(
+                f"what the sampler is made from cannot be imported on this node: {exc}. Install it there, or send it "
+                "along, as by actor_options={'runtime_env': {'py_modules': [...]}}"
+            ) from None
         self._version = beginning.version
         self._kind = sampler.options.payload.live["traj_info_cls"]
         await sampler.async_initialize()

@@ -4,7 +4,11 @@ import dataclasses
 import pickle
 
 import pytest
+import torch
+from torch import nn
 
+from aiosampler.agents.parameters import parameter_specs
+from aiosampler.agents.sources import SourceMatcher
 from aiosampler.specs.part import Part
 from tests.support.agents import AgeAgent, LookingAgent
 from tests.support.in_process import InProcess
@@ -15,7 +19,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from aiosampler.ray.joining import joined
 from aiosampler.ray.ray_statistics import RaySampleStats
-from aiosampler.ray.travel import packed, unpacked
+from aiosampler.ray.travel import as_bytes, from_bytes, packed, unpacked
 
 
 def travelled(samples, k, kind):
@@ -54,3 +58,17 @@ def test_a_batch_that_has_travelled_may_be_written_to():
     samples.env.reward.fill_(7)
     assert samples.env.reward.unique().tolist() == [7]
     part.close()
+
+
+def test_parameters_of_any_dtype_travel_as_bytes():
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.randn(3, 2).to(torch.bfloat16).T)  # not contiguous, and nothing that NumPy has
+    model.register_buffer("count", torch.tensor(7))
+    model.register_buffer("scratch", torch.zeros(2), persistent=False)
+    specs = parameter_specs(model)
+    sources = SourceMatcher(specs).match(model.state_dict())
+    tensors = from_bytes(as_bytes(sources), specs)
+    for source, tensor in zip(sources, tensors, strict=True):
+        assert (source is None) == (tensor is None)
+        assert source is None or (torch.equal(source, tensor) and source.dtype is tensor.dtype)
+    assert [tensor is None for tensor in tensors].count(True) == 1  # what a state_dict does not have
