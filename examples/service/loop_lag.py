@@ -21,9 +21,12 @@ from websockets.asyncio.client import connect
 def ask(url: str, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except OSError as exc:
+        raise SystemExit(f"the service at {url} does not do that: {exc}; is it running?") from None
 
 
 async def ping(url: str, seconds: float) -> str:

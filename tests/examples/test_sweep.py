@@ -27,7 +27,7 @@ def stored(database):
 @pytest.mark.slow  # a sampler for each of several runs, in two programs
 def test_a_sweep_that_is_killed_goes_on_and_a_run_that_fails_ends_no_other(tmp_path):
     database = tmp_path / "sweep.sqlite"
-    command = [sys.executable, SWEEP, "--learning_rates=0.003,-1", "--seeds=2", "--steps=1500"]
+    command = [sys.executable, SWEEP, "--learning_rates=0.003,-1", "--seeds=2", "--steps=600"]
     first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not stored(database):
