@@ -16,6 +16,7 @@ import uvloop  # noqa: F401 - for what is forked, see below
 import aiosampler
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
 from tests.support.samplers import LOCKSTEP, PARALLEL, small
+from tests.support.shared_pages import make_forks_cheap
 
 ROOT = Path(__file__).parent.parent
 #: Programs that tests start use this checkout, whatever is installed.
@@ -29,6 +30,11 @@ for room in pkgutil.iter_modules(aiosampler.__path__, "aiosampler."):
         for module in pkgutil.iter_modules(getattr(imported, "__path__", ()), f"{room.name}."):
             importlib.import_module(module.name)
 torch.set_num_threads(1)  # as in a sampler; tests run beside each other, and threads that wait for a CPU hold up others
+
+
+def pytest_collection_finish():
+    """All test files are imported: what samplers are forked from is as big as it gets."""
+    make_forks_cheap()
 
 
 @pytest.fixture(
