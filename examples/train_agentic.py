@@ -30,7 +30,7 @@ from aiosampler import AsyncGpuSampler, CategoricalPgAgent, Samples, Timeline
 @dataclass(frozen=True)
 class Args:
     seed: int = 0
-    steps: int = 100_000  # turns at most; training ends before if `goal` is reached
+    steps: int = 150_000  # turns at most; training ends before if `goal` is reached
     goal: float = 0.95  # share of the last 1000 games that were won
     latency: float = 0.005  # mean seconds of an answer; none takes longer than twice that
     output: str = "train_agentic.png"  # the picture
@@ -127,7 +127,7 @@ async def main(args: Args) -> None:
                 won += [info.Return for info in samples.traj_infos]
                 progress.update(samples.stats.env_steps)
                 progress.set_postfix_str(f"won {np.mean(won[-1000:]):.2f}", refresh=False)
-                optimizer.param_groups[0]["lr"] = 2e-3 * max(0.0, 1 - progress.n / args.steps)
+                optimizer.param_groups[0]["lr"] = 3e-3 * max(0.0, 1 - progress.n / args.steps)
                 began = time.monotonic_ns()
                 learn(agent.model, optimizer, samples)
                 training.append((began, time.monotonic_ns()))
