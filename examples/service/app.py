@@ -21,12 +21,23 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import torch
-from fastapi import Body, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import (
+    Body,
+    Depends,
+    FastAPI,
+    HTTPException,
+    Request,
+    Response,
+    WebSocket,
+    WebSocketDisconnect,
+    WebSocketException,
+)
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
 
 from aiosampler import ConfigError, SamplerError
 from service.catalog import Settings
@@ -57,7 +68,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             watching.cancel()
 
 
-app = FastAPI(title="aiosampler", lifespan=lifespan)
+def from_own_page(connection: HTTPConnection) -> None:
+    """Refuse what another page has a browser ask: it may send requests, and open a WebSocket, wherever it likes."""
+    origin = connection.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != connection.headers.get("host"):
+        if connection.scope["type"] == "websocket":
+            raise WebSocketException(1008, "from another page")
+        raise HTTPException(403, "this was asked by another page than the service's own")
+
+
+app = FastAPI(title="aiosampler", lifespan=lifespan, dependencies=[Depends(from_own_page)])
 app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)  # else any page could be made to reach it by a name
 
 
@@ -167,10 +187,6 @@ async def metrics(request: Request) -> Response:
 @app.websocket("/live")
 async def live(socket: WebSocket) -> None:
     """Send the history of the run, then the newest look whenever it has changed and the reader has taken the last."""
-    origin = socket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
-        await socket.close(1008, "from another page")  # browsers let any page open a WebSocket
-        return
     if socket.app.state.readers >= MOST_READERS:
         await socket.close(1013, f"{MOST_READERS} readers are connected already")
         return

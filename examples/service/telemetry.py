@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from service.latest import Latest
 
 if TYPE_CHECKING:
     from service.control import Control
+
+log = logging.getLogger("uvicorn.error")
 
 PERIOD_S = 0.2
 MOST_POINTS = 600  # of the curves; then every other one is dropped, and they are drawn half as often from there on
@@ -41,7 +44,10 @@ class Telemetry:
     async def watch(self) -> None:
         """Look at the run until cancelled."""
         while True:
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:  # what cannot be shown is no reason to end what is being trained
+                log.exception("the run cannot be looked at")
             await asyncio.sleep(PERIOD_S)
 
     def refresh(self) -> None:
@@ -56,7 +62,9 @@ class Telemetry:
         if run is None:
             return IDLE
         statistics = run.statistics()
+        before = self.look["point"]
         if run is not self._of:
+            before = None
             self._of, self._every, self._skipped = run, 1, 0
             self._began = time.monotonic()
             self.history.clear()
@@ -73,16 +81,16 @@ class Telemetry:
             "settings": run.settings.model_dump(),
             "workers": worker_health(statistics, run.timeline),
             "shares": stage_shares(run.timeline),
-            "point": self._point(statistics, run.loss) if run.state == "running" else self.look["point"],
+            "point": self._point(counted, run.loss) if run.state == "running" else before,
         }
 
-    def _point(self, statistics: SamplerStatistics, loss: float | None) -> dict[str, Any]:
+    def _point(self, counted: dict[str, Any], loss: float | None) -> dict[str, Any]:
         point = {
             "seconds": round(time.monotonic() - self._began, 2),
-            "return": statistics.mean_return,
-            "eval_return": statistics.eval_return,
-            "steps_per_second": statistics.steps_per_second,
-            "policy_lag": statistics.policy_lag,
+            "return": counted["mean_return"],
+            "eval_return": counted["eval_return"],
+            "steps_per_second": counted["steps_per_second"],
+            "policy_lag": counted["policy_lag"],
             "loss": loss if loss is not None and np.isfinite(loss) else None,
         }
         self._skipped += 1

@@ -50,6 +50,10 @@ def test_who_comes_by_another_name_or_from_another_page_is_refused(service):
     assert service.client.get("/run", headers={"host": "evil.example"}).status_code == 400
     with pytest.raises(Exception, match="403"):
         live(service, origin="http://evil.example").close()
+    for origin in ("http://evil.example", "null"):
+        for method in ("POST", "PATCH", "DELETE"):
+            refused = service.client.request(method, "/run", json={}, headers={"origin": origin})
+            assert (refused.status_code, service.look()["state"] in ("idle", "stopped")) == (403, True)
     with live(service, origin=service.url) as reader:
         assert "history" in json.loads(reader.recv(10))
 
