@@ -182,10 +182,10 @@ class Fleet:
             if found:
                 return found
             ended = asyncio.create_task(self._ended.wait())  # owned: cancelled below
-            heads = [actor.batches[0] for actor in self.actors if actor.batches and not actor.batches[0].done()]
+            open_tasks = [task for actor in self.actors for task in actor.watched if not task.done()]
             try:
                 await asyncio.wait(
-                    [ended, *heads, *(actor.replacing for actor in self.actors if actor.replacing)],
+                    [ended, *open_tasks, *(actor.replacing for actor in self.actors if actor.replacing)],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             finally:
@@ -203,11 +203,12 @@ class Fleet:
                     self._lose(actor, error.why)
                 elif error is not None:
                     raise error
-            if actor.batches and actor.batches[0].done():
-                error = actor.batches[0].exception()
+            for task in actor.watched:
+                error = task.exception() if task.done() else None
                 if isinstance(error, ActorLost):
                     self._lose(actor, str(error))
-                elif error is not None:
+                    break
+                if error is not None:
                     raise error
 
     def _died(self, actor: RemoteActor, why: str) -> WorkerDied:

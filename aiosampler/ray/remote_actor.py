@@ -42,6 +42,7 @@ class RemoteActor:
         place: Where it is; None while it is being placed.
         batches: The batches that it was asked for and that were not taken, the oldest first: tasks that return an
             `Arrived`, or raise `ActorLost` or a `SamplerError`.
+        publishing: Sends parameters; its error is that of the actor, whose batches may wait for them.
         replacing: Places another here; None while there is one.
         restarts: How many were lost here.
         part_restarts: Those, and how many workers their samplers have lost.
@@ -60,13 +61,18 @@ class RemoteActor:
         self.version: int | None = None
         self.told: dict[tuple[Any, ...], Call] = {}
         self._handle: Any = None
-        self._publishing: asyncio.Task[None] | None = None
+        self.publishing: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
         """Its name in messages."""
         where = "" if self.place is None else f" on node {self.place.address} ({self.place.node[:8]})"
         return f"actor {self.index}{where}"
+
+    @property
+    def watched(self) -> list[asyncio.Task[Any]]:
+        """The tasks whose errors are the actor's: the one that sends parameters, and that of the oldest batch."""
+        return [*([] if self.publishing is None else [self.publishing]), *list(self.batches)[:1]]
 
     @property
     def note(self) -> str:
@@ -99,8 +105,8 @@ class RemoteActor:
         So an actor that receives slowly does not have them pile up. Where the actor is lost, its batches say so.
         """
         self._latest = ref, version
-        if self._publishing is None or self._publishing.done():
-            self._publishing = self._watched(self._publish(), f"publish-to-actor-{self.index}")
+        if self.publishing is None or self.publishing.done():
+            self.publishing = self._watched(self._publish(), f"publish-to-actor-{self.index}")
 
     async def _publish(self) -> None:
         sent = -1
@@ -121,10 +127,10 @@ class RemoteActor:
     def forget(self) -> int:
         """Drop what is under way, since the actor is lost; return how many batches are lost with it."""
         lost = len(self.batches)
-        for task in (*self.batches, *([self._publishing] if self._publishing else [])):
+        for task in (*self.batches, *([self.publishing] if self.publishing else [])):
             task.cancel()
         self.batches.clear()
-        self._publishing = None
+        self.publishing = None
         return lost
 
     def kill(self) -> None:
