@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import inspect
+import math
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,7 +139,7 @@ class Care(NamedTuple):
         process: Name of this process.
         rank: Rank of the worker.
         step_timeout: Seconds that a step, a reset or a call may take; None for no limit.
-        start_timeout: Seconds that building and resetting a replacement may take; None for no limit.
+        start_timeout: Seconds that building and resetting one environment may take; None for no limit.
         budget: How many environments may be replaced.
         describe: Makes the error that the user sees.
         abort: Array of one element: not zero when this process must end.
@@ -152,11 +153,16 @@ class Care(NamedTuple):
     describe: Callable[[BaseException], SamplerError]
     abort: Any
 
-    def late(self, life: Life, doing: str, b: int, *, evaluation: bool) -> WorkerTimeout:
+    @property
+    def patience(self) -> float:
+        """Seconds that one environment may take at the start: a little less than the parent of this process waits."""
+        return math.inf if self.start_timeout is None else 0.9 * self.start_timeout
+
+    def late(self, life: Life, doing: str, limit: str, b: int, *, evaluation: bool) -> WorkerTimeout:
         """The error for an environment that did not answer in time, with the line at which it waits."""
         error = WorkerTimeout(
             f"{environment_name(b, evaluation)} is given up in the {self.process} process: {doing} takes more than "
-            f"step_timeout={self.step_timeout} s",
+            f"{limit} s",
             process=self.process,
             rank=self.rank,
             env_index=b,

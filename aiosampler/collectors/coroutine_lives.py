@@ -135,7 +135,7 @@ class Lives:
             begins: Called with the resets of environments that are replaced meanwhile; None not to wait for these.
             step: For successive steps, returns the index of the current one, None between two; `limit` is for each.
         """
-        waited_for = [-1]
+        waited_for, since, patience = -1, 0.0, self._care.patience
         under_way: tuple[int | None, float] = (None, 0.0)  # step, and since when
 
         def begun(finished: Callable[[], None]) -> None:
@@ -149,7 +149,7 @@ class Lives:
             self._answered(None)
 
         def look(waited: float, held: float) -> None:
-            nonlocal under_way
+            nonlocal under_way, waited_for, since
             if self._care.abort[0] or (step is not None and self._halted):
                 raise Aborted
             if held:
@@ -157,15 +157,19 @@ class Lives:
                 return
             self._cells[TICK] += 1
             late = min(self.pending, default=BEING_BUILT)
-            if phase is not None and late not in (BEING_BUILT, waited_for[0]):
-                waited_for[0] = late
+            if phase is not None and late not in (BEING_BUILT, waited_for):
+                waited_for, since = late, waited
                 phase(f"{'building' if doing == 'calling env_fn' else doing} {self.name(late)}")
+            elif phase is not None and late >= 0 and waited - since >= patience and not self._restarts[late]:
+                since = waited
+                phase(f"giving up {self.name(late)}")  # so that the parent grants the time to close the others
+                self._loop.loop.call_soon_threadsafe(self._give_up, [late], f"start_timeout={self._care.start_timeout}")
             if step is not None:
                 if (now := step()) is None or now != under_way[0]:
                     under_way = now, waited
                 waited -= under_way[1]
             if limit is not None and waited >= limit:
-                self._loop.loop.call_soon_threadsafe(self._give_up_late)
+                self._loop.loop.call_soon_threadsafe(self._give_up, None, f"step_timeout={limit}")
 
         self._doing, self._begins = doing, begins
         if self._together is None:
@@ -315,12 +319,13 @@ class Lives:
             finished, self._finished, self._begins = self._finished, None, None
             finished()
 
-    def _give_up_late(self) -> None:
-        """Count those that have not answered in time as failed."""
-        for i in sorted(i for i in self.pending if i >= 0):
+    def _give_up(self, which: Sequence[int] | None, limit: str) -> None:
+        """Count some that have not answered in time as failed, by default all."""
+        for i in sorted(i for i in (self.pending if which is None else which) if i >= 0):
             life = self.each[i]
-            if not life.over:
-                self._lost(life, i, self._care.late(life, self._doing, self.index(i), evaluation=self.evaluation))
+            if i in self.pending and not life.over:
+                error = self._care.late(life, self._doing, limit, self.index(i), evaluation=self.evaluation)
+                self._lost(life, i, error)
                 life.task.cancel()
 
     def _lost(self, life: Life, i: int, error: BaseException) -> None:

@@ -133,12 +133,18 @@ class ChildHandle:
         with contextlib.suppress(ChannelClosed):
             await self._channel.send(message)
 
-    async def receive(self, timeout: float | None = None, read: Callable[[], Reading] | None = None) -> Any:
+    async def receive(
+        self,
+        timeout: float | None = None,
+        read: Callable[[], Reading] | None = None,
+        at: Callable[[], Reading] | None = None,
+    ) -> Any:
         """Receive the next message that is no report of a phase; cancelling loses none.
 
         Args:
             timeout: Seconds that it may go without progress; without `read`, seconds that one phase may take.
             read: Reads its progress.
+            at: Reads what is in hand in a phase, if that is named at its end, for the attributes of the error.
 
         Raises:
             WorkerDied: It ended.
@@ -162,7 +168,8 @@ class ChildHandle:
                 for _, reading in watch.stuck():
                     if read is None:
                         what = f"did not get on in start_timeout={timeout} s: it is still {self.phase}"
-                        raise await self.too_late(what) from None
+                        named = at() if at is not None and self.phase.endswith(f" {at()}") else None
+                        raise await self.too_late(what, named) from None
                     raise await self.stuck(reading, watch.limit) from None
             except ChannelClosed:
                 raise await self.gone(read and read()) from None

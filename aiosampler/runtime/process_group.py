@@ -109,7 +109,7 @@ class ProcessGroup:
             worker = self._workers[index]
             await worker.launched(self._start_timeout)
         await worker.send(self._work[index])
-        await worker.receive(self._start_timeout)
+        await worker.receive(self._start_timeout, at=self._readings[index])
         worker.phase = "waiting for work"
         worker.notify(functools.partial(self._take_answer, index))
 

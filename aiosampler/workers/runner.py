@@ -332,7 +332,7 @@ class Runner:
             process=process,
             rank=worker,
             step_timeout=options.step_timeout,
-            start_timeout=options.start_timeout,
+            start_timeout=None if options.in_process else options.start_timeout,
             budget=RestartBudget(options.max_worker_restarts, restarts, len(restarts) - 1 - rank),
             describe=lambda exc: describe(exc, process, worker),
             abort=self._views.control.abort_batch,
