@@ -64,8 +64,13 @@ class Vast(gym.Env):
 
 @pytest.mark.parametrize(
     ("env_fn", "T", "B", "n_workers"),
-    [(CountingEnv, 3, 4096, 2), (CountingEnv, 3, 64, 64), (Vast, 3, 4, 2), (CountingEnv, 1, 2, 2)],
-    ids=["4096-environments", "64-workers", "8-MiB", "T1"],
+    [
+        pytest.param(CountingEnv, 3, 4096, 2, id="4096-environments"),
+        pytest.param(CountingEnv, 3, 64, 64, id="64-workers", marks=pytest.mark.slow),
+        pytest.param(CountingEnv, 3, 16, 16, id="16-workers"),
+        pytest.param(Vast, 3, 4, 2, id="8-MiB"),
+        pytest.param(CountingEnv, 1, 2, 2, id="T1"),
+    ],
 )
 async def test_sizes_that_work(kind, env_fn, T, B, n_workers):
     arguments = {"agent": RandomAgent(), "batch_T": T, "batch_B": B, **n_workers_of(kind, n_workers)}

@@ -136,14 +136,13 @@ def started(code, tmp_path):
 
 
 def assert_gone(processes, before):
-    deadline = time.monotonic() + 5
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    deadline = time.monotonic() + 15
+    _, alive = psutil.wait_procs(processes, timeout=15)
     alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    assert not alive, f"alive {time.monotonic() - deadline + 5:.1f} s after the end of the user's process"
+    assert not alive, f"alive {time.monotonic() - deadline + 15:.1f} s after the end of the user's process"
     assert_no_shared_files_left(before)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     ("name", "doing"),
     [
@@ -167,11 +166,10 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
         if name == "SIGINT" and doing == "stuck":  # asyncio can cancel only what awaits; the second interrupt is final
             time.sleep(0.2)
             process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(30)
         assert_gone(family, before)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "code",
     [
@@ -187,6 +185,6 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
 def test_a_program_that_ends_in_any_way_leaves_nothing_behind(code, tmp_path):
     before = shared_files()
     with started(code, tmp_path) as (process, family):
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert_gone(family, before)
     assert "on purpose" in errors or errors == "" or "ResourceWarning" in errors
