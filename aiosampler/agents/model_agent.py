@@ -41,6 +41,11 @@ class ModelAgent(Agent):
     def __init__(self, model_fn: ModelFn, *, recurrent: bool = False, trace: bool = False) -> None:
         if not callable(model_fn):
             raise TypeError(f"model_fn must be callable with (observation_space, action_space), got {model_fn!r}")
+        if isinstance(model_fn, nn.Module):  # callable, too, which would fail only where it is called
+            raise TypeError(
+                "model_fn must build the module when it is called with (observation_space, action_space), got a "
+                f"{type(model_fn).__name__}; give its class, or a function that returns it"
+            )
         self.model_fn = model_fn
         self.recurrent = recurrent
         self.trace = trace
