@@ -27,6 +27,7 @@ import time
 from multiprocessing import process, spawn
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from aiosampler.errors import WorkerDied, WorkerTimeout
 from aiosampler.runtime.isolation import THREAD_VARIABLES
 from aiosampler.runtime.job_signals import held_back
 from aiosampler.runtime.preloading import Hindrance
@@ -347,6 +348,18 @@ def leave_own_server() -> ForkServer | None:
     if server is not None:
         server.close()
     return server
+
+
+def leave_after(failure: BaseException) -> None:
+    """Have processes forked from a new server from now on, if one of those before has died or hung.
+
+    What was wrong with it may be in what all of them were forked from. The server ends when all its children have.
+    """
+    if isinstance(failure, WorkerDied | WorkerTimeout) and _changing.acquire(blocking=False):  # else one is being made
+        try:
+            _leave()
+        finally:
+            _changing.release()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerClosed, SamplerError
-from aiosampler.runtime import deadlines
+from aiosampler.runtime import deadlines, fork_requests
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.call_checks import checked, match, running_loop
 from aiosampler.samplers.state import State, closed
@@ -68,7 +68,6 @@ class Session:
         self._watched = False  # whether `wait_closed` has raised the failure
 
     # Starting
-
     @contextlib.asynccontextmanager
     async def phase(self, before: State, during: State, after: State, rule: str) -> AsyncIterator[None]:
         """A context around a part of the start: go from state `before` through `during` to `after`.
@@ -122,7 +121,6 @@ class Session:
         self._require(self.state)
 
     # Running
-
     def require_running(self) -> None:
         """Raise `SamplerClosed` unless the session runs."""
         self._require(State.RUNNING)
@@ -300,7 +298,6 @@ class Session:
                 await self._fail(exc)
 
     # Closing
-
     async def aclose(self) -> None:
         """End the process; idempotent, and completed even if the caller is cancelled.
 
@@ -382,6 +379,7 @@ class Session:
             self._log(f"failed: {exc!r}")
             self.failure = exc
             await self._shut()
+            fork_requests.leave_after(exc)
 
     def _enter(self, state: State) -> None:
         self._log(f"{self.state.name.lower()} -> {state.name.lower()}")

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from aiosampler import RandomAgent, ResourceError, SamplerClosed
+from aiosampler import RandomAgent, ResourceError, SamplerClosed, WorkerDied
 from aiosampler.runtime import deadlines, fork_requests
 from tests.support.processes import FORK_SERVER, until, workers
 from tests.support.samplers import small
@@ -138,6 +138,21 @@ async def test_a_server_that_was_killed_is_replaced():
     killed.wait()
     async with forked("serial") as sampler:
         await sampler.obtain_samples()
+
+
+async def test_nothing_stays_of_a_sampler_whose_worker_was_killed():
+    async with forked("serial"):
+        pass
+    before = server()
+    async with forked("cpu") as sampler:
+        workers(sampler)[0].kill()
+        with pytest.raises(WorkerDied):
+            while True:
+                await sampler.obtain_samples()
+    await until(lambda: before.status() == psutil.STATUS_ZOMBIE)
+    async with forked("serial") as sampler:
+        await sampler.obtain_samples()
+    assert server().pid != before.pid
 
 
 @pytest.mark.parametrize(
