@@ -251,6 +251,10 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         """
         raise NotImplementedError
 
+    @property
+    def _process(self) -> Any:
+        return self._session.process
+
     def _processes(self) -> ProcessPlan:
         """The plan of this sampler's processes, from its refined options."""
         raise NotImplementedError
@@ -258,8 +262,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
         """First half of the start: try out environment and agent, and set up the shared memory.
 
-        The example environment is never built in this process. The agent is initialised here, too, so that its model
-        can be trained and published.
+        The example environment is not built here; the agent is initialised here, too, to be trained and published.
 
         Returns:
             The double buffer, as samples that are views of the two slots, and the examples: a dict with
@@ -271,11 +274,9 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         """
         rule = "async_initialize() starts a sampler once"
         async with self._session.phase(State.NEW, State.PROBING, State.PROBED, rule):
-            shared, self._probed, self._start = await open_session(
-                self._session, self.options, self._processes(), self.agent, self._log
-            )
-            self._shared = shared
-            return (shared.samples[0], shared.samples[1]), self._probed.examples
+            opening = open_session(self._session, self.options, self._processes(), self.agent, self._log)
+            self._shared, self._probed, self._start = await opening
+            return (self._shared.samples[0], self._shared.samples[1]), self._probed.examples
 
     async def initialize(self, affinity: Affinity | None = None) -> None:
         """Second half of the start: build all environments, reset them, and be ready to collect.
@@ -329,8 +330,7 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         Cancelling loses nothing: the batch goes on being collected, and the next call returns it.
 
         Args:
-            itr: Number of the batch, which the agent's `sample_mode` gets; by default one more than the last. With
-                overlap, the next batch is already being collected with that number, so no other is accepted.
+            itr: Number of the batch, for the agent's `sample_mode`; by default, and with overlap always, the next.
             db_idx: Slot to collect into, 0 or 1; by default they alternate.
             copy: Return a copy, as `Samples.clone` makes it, but in a thread.
 
