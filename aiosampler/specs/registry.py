@@ -44,8 +44,8 @@ def find_spec(env_id: str) -> EnvSpec:
         return gym.spec(name)
     except Exception as exc:
         raise ConfigError(
-            f"env_fn={env_id!r} is no registered environment: {str(exc).rstrip('.')}. Import the package that "
-            "registers it, or write 'package:id'"
+            f"env_fn={env_id!r} is no registered environment: {str(exc).rstrip('.')} (it may be that of a package "
+            "to import first, or to name: 'package:id')"
         ) from exc
 
 

@@ -1,6 +1,6 @@
 """A web service that owns a sampler: started, changed and stopped by REST, watched by WebSocket, with one page for it.
 
-    pip install 'aiosampler[service]'
+    pip install -e '.[service]'
     uvicorn --app-dir examples service.app:app --timeout-graceful-shutdown 5
 
 Then open http://127.0.0.1:8000. It trains in the background; http://127.0.0.1:8000/metrics is for Prometheus, and
