@@ -83,6 +83,7 @@ class CategoricalPgAgent(ModelAgent):
     cuda_graph = True
     _noise: torch.Tensor | None = None  # [rows, A]: for the next steps
     _used = 0  # rows of it
+    _ahead: list[torch.Tensor] | None = None  # the rows after those, last first, for steps with as many environments
 
     def check_space(self, space: spaces.Space[Any]) -> None:
         """Accept a Discrete space."""
@@ -114,18 +115,23 @@ class CategoricalPgAgent(ModelAgent):
 
         The three operations that draw it take as long as a layer of a small model.
         """
+        if self._ahead and self._ahead[-1].shape == like.shape:
+            self._used += like.shape[0]
+            return self._ahead.pop()
         if like.device.type != "cpu" or like.numel() * 2 > _NOISE:  # it may be captured in a graph there, or is large
             return torch.empty_like(like).exponential_().log_()
         n, A = like.shape  # n differs from step to step where nobody waits for the slowest
         begin, end, noise = self._used, self._used + n, self._noise
+        self._ahead = []
         if noise is None or end > len(noise) or noise.shape[1] != A or noise.dtype != like.dtype:
             noise = self._noise = like.new_empty((_NOISE // A, A)).exponential_().log_()
             begin, end = 0, n
+            self._ahead = [*reversed(torch.split(noise[n:], n))]
         self._used = end
         return noise[begin:end]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_noise": None}  # or copies would use the same noise
+        return {**super().__getstate__(), "_noise": None, "_ahead": None}  # or copies would use the same noise
 
     def value(self, inputs: AgentInputs, state: Tree) -> torch.Tensor:
         """The model's value ``[B]``."""
