@@ -43,9 +43,10 @@ def find_spec(env_id: str) -> EnvSpec:
             name = get_env_id(namespace, bare, version)
         return gym.spec(name)
     except Exception as exc:
+        said = str(exc).rstrip(".")
         raise ConfigError(
-            f"env_fn={env_id!r} is no registered environment: {str(exc).rstrip('.')} (it may be that of a package "
-            "to import first, or to name: 'package:id')"
+            f"env_fn={env_id!r} is no registered environment: {said}{'' if said.endswith('?') else '.'} Import the "
+            "package that registers it, or write 'package:id'"
         ) from exc
 
 
