@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import parameter_specs
-from aiosampler.errors import ConfigError, SamplerClosed, SamplerError
+from aiosampler.errors import ConfigError
 from aiosampler.ray.fleet import Fleet
 from aiosampler.ray.joining import joined
 from aiosampler.ray.plan import FleetOptions, make_plan
@@ -17,8 +16,9 @@ from aiosampler.ray.ray_statistics import ActorStatistics, RaySampleStats, RaySt
 from aiosampler.ray.remote_publisher import RemotePublisher, RemotePublishing
 from aiosampler.ray.split_evaluation import divided, merged
 from aiosampler.ray.travel import unpacked
+from aiosampler.samplers.async_use import AsyncUse
 from aiosampler.samplers.beside_loop import beside_loop
-from aiosampler.samplers.call_checks import AsyncOnly, checked
+from aiosampler.samplers.call_checks import checked
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.interrupted import leaves_nothing
 from aiosampler.samplers.resuming import Resuming
@@ -27,8 +27,7 @@ from aiosampler.samplers.statistics import Counters
 from aiosampler.specs.batch import as_integer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-    from types import TracebackType
+    from collections.abc import Mapping
 
     from aiosampler.agents.agent import Agent
     from aiosampler.options import Options
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from aiosampler.specs.trees import Tree
 
 
-class RaySampler(AsyncOnly, RemotePublishing, EnvironmentCalls, Resuming):
+class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
     """Samplers in the actors of a Ray cluster, with the interface of a local one.
 
     ::
@@ -201,24 +200,6 @@ class RaySampler(AsyncOnly, RemotePublishing, EnvironmentCalls, Resuming):
         self._shared = publisher
         self.agent.attach(publisher)  # type: ignore[arg-type] # it publishes as the other does
 
-    async def __aenter__(self) -> Self:
-        await self.async_initialize()
-        await self.initialize()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.aclose()
-        except SamplerError as exc:
-            if error is None:
-                raise
-            error.add_note(f"closing the sampler failed as well: {exc}")
-        except asyncio.CancelledError:
-            if not isinstance(error, Exception):  # as in a local sampler
-                raise
-
     # Batches
 
     @leaves_nothing
@@ -264,18 +245,6 @@ class RaySampler(AsyncOnly, RemotePublishing, EnvironmentCalls, Resuming):
         samples = unpacked(batch.reply, self.options.payload.live["traj_info_cls"])
         node = "" if actor.place is None else actor.place.node
         return dataclasses.replace(samples, stats=RaySampleStats.of(samples.stats, actor.index, node))
-
-    def __aiter__(self) -> AsyncIterator[Samples]:
-        return self
-
-    @leaves_nothing
-    async def __anext__(self) -> Samples:
-        try:
-            return await self.obtain_samples()
-        except SamplerClosed:
-            if self._session.ended_as_asked:
-                raise StopAsyncIteration from None
-            raise
 
     # Evaluation
 

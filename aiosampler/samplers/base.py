@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiosampler.affinity import Affinity
 from aiosampler.agents.agent import Agent
 from aiosampler.collectors.traj_info import TrajInfo
-from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.options import DEFAULT_START_METHOD, Options, user_objects
 from aiosampler.samplers.advice import Adviser
+from aiosampler.samplers.async_use import AsyncUse
 from aiosampler.samplers.beside_loop import beside_loop
-from aiosampler.samplers.call_checks import AsyncOnly
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
 from aiosampler.samplers.interrupted import leaves_nothing
@@ -33,12 +31,12 @@ from aiosampler.specs.part import part_of_rank
 from aiosampler.specs.seeding import draw_seed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from gymnasium.envs.registration import EnvSpec
 
+    from aiosampler.interfaces import SamplerProcess
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.shared_buffers import SharedBuffers
     from aiosampler.servers.action_server import AsyncActionServer
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     from aiosampler.workers import messages
 
 
-class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tracing, Resuming):
+class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Tracing, Resuming):
     """A sampler that runs in a process of its own, beside the code that awaits its batches.
 
     ::
@@ -252,7 +250,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         raise NotImplementedError
 
     @property
-    def _process(self) -> Any:
+    def _process(self) -> SamplerProcess | None:
+        """The sampler process as this process holds it; None before the start and after the end."""
         return self._session.process
 
     def _processes(self) -> ProcessPlan:
@@ -262,7 +261,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
     async def async_initialize(self) -> tuple[tuple[Samples, Samples], dict[str, Tree]]:
         """First half of the start: try out environment and agent, and set up the shared memory.
 
-        The example environment is not built here; the agent is initialised here, too, to be trained and published.
+        The example environment is never built in this process. The agent is initialised here, too, so that its model
+        can be trained and published.
 
         Returns:
             The double buffer, as samples that are views of the two slots, and the examples: a dict with
@@ -303,26 +303,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
             timeout = self.options.start_timeout
             await self._session.ask_start(self._start, timeout and timeout + self._processes().start_margin)
 
-    async def __aenter__(self) -> Self:
-        await self.async_initialize()
-        await self.initialize()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.aclose()
-        except SamplerError as exc:
-            if error is None:
-                raise
-            error.add_note(f"closing the sampler failed as well: {exc}")
-        except asyncio.CancelledError:
-            # Closing makes a sibling task that waits for a batch fail, so their task group cancels this task as well.
-            # What the body raised is the reason for all of it, and is raised instead of the cancellation.
-            if not isinstance(error, Exception):
-                raise
-
     @leaves_nothing
     async def obtain_samples(self, itr: int | None = None, db_idx: int | None = None, *, copy: bool = False) -> Samples:
         """Return the next batch, and give the one before back to the sampler.
@@ -330,7 +310,8 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
         Cancelling loses nothing: the batch goes on being collected, and the next call returns it.
 
         Args:
-            itr: Number of the batch, for the agent's `sample_mode`; by default, and with overlap always, the next.
+            itr: Number of the batch, which the agent's `sample_mode` gets; by default one more than the last. With
+                overlap, the next batch is already being collected with that number, so no other is accepted.
             db_idx: Slot to collect into, 0 or 1; by default they alternate.
             copy: Return a copy, as `Samples.clone` makes it, but in a thread.
 
@@ -358,18 +339,6 @@ class AsyncSamplerMixin(AsyncOnly, Publishing, Evaluating, EnvironmentCalls, Tra
 
         samples: Samples = await self._session.collect(itr, db_idx, take)
         return samples
-
-    def __aiter__(self) -> AsyncIterator[Samples]:
-        return self
-
-    @leaves_nothing
-    async def __anext__(self) -> Samples:
-        try:
-            return await self.obtain_samples()
-        except SamplerClosed:
-            if self._session.ended_as_asked:  # before this call, or while it waited
-                raise StopAsyncIteration from None
-            raise
 
     def statistics(self) -> SamplerStatistics:
         """What the sampler has done so far. Callable at any time, also after the end, and never waits."""

@@ -1,48 +1,12 @@
-"""Checks of calls of a sampler, before a request is sent: how it is used, in which loop, with which numbers."""
+"""Checks of calls of a sampler, before a request is sent: in which loop, and with which numbers."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any
 
 from aiosampler.errors import ConfigError, SamplerError
-from aiosampler.samplers.state import State
 from aiosampler.specs.batch import as_integer
-
-if TYPE_CHECKING:
-    from aiosampler.samplers.base import AsyncSamplerMixin
-    from aiosampler.samplers.session import Session
-    from aiosampler.samplers.sync import SyncSampler
-
-
-class AsyncOnly:
-    """The part of a sampler that refuses `with` and `for`, where `async with` and `async for` are needed."""
-
-    _session: Session
-
-    def sync(self) -> SyncSampler:
-        """This sampler for a program that is not asynchronous; see `SyncSampler`.
-
-        Raises:
-            SamplerError: It was started already.
-        """
-        from aiosampler.samplers.sync import SyncSampler  # imported here, since it imports the samplers
-
-        if self._session.state is not State.NEW:
-            raise SamplerError("sync() is for a sampler that was not started yet")
-        return SyncSampler(cast("AsyncSamplerMixin", self))
-
-    def __enter__(self) -> NoReturn:
-        raise TypeError(f"{self._advice('with')}, or `with sampler.sync()` where nothing is asynchronous")
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Never called: `__enter__` raises."""
-
-    def __iter__(self) -> NoReturn:
-        raise TypeError(f"{self._advice('for')}, or `with sampler.sync() as sampler` where nothing is asynchronous")
-
-    def _advice(self, word: str) -> str:
-        return f"{type(self).__name__} is asynchronous: use `async {word}`"
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
