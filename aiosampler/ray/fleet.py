@@ -13,8 +13,8 @@ from aiosampler.ray.actor_start import ActorStart, LostAtStart
 from aiosampler.ray.remote_actor import ActorLost, Arrived, RemoteActor
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.restarts import attach
-from aiosampler.runtime.tasks import all_or_first_error
-from aiosampler.samplers.state import State, closed
+from aiosampler.runtime.tasks import all_or_first_error, to_the_end
+from aiosampler.samplers.state import State, require
 from aiosampler.workers.messages import Call, Called, Loss
 
 if TYPE_CHECKING:
@@ -324,15 +324,7 @@ class Fleet:
         """
         if self._closing is None:
             self._closing = asyncio.create_task(self._end(), name="close-actors")  # owned: awaited below
-        cancelled: asyncio.CancelledError | None = None
-        while not self._closing.done():
-            try:
-                await asyncio.wait((self._closing,))
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-        if cancelled is not None:
-            raise cancelled
-        self._closing.result()
+        await to_the_end(self._closing)
 
     async def wait_closed(self) -> None:
         """Suspend until all is closed; raise what closed it, if nobody asked for that."""
@@ -370,10 +362,7 @@ class Fleet:
                 await self.aclose()
 
     def _require(self, state: State) -> None:
-        if self.state is State.CLOSED:
-            raise closed(self.failure)
-        if self.state is not state:
-            raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+        require(state, self.state, self.failure)
 
 
 async def _close(actor: RemoteActor) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from aiosampler.runtime.tasks import to_the_end
 from aiosampler.runtime.threads import in_thread
 
 if TYPE_CHECKING:
@@ -30,17 +31,7 @@ async def beside_loop(function: Callable[[], T]) -> T:
                 stack.enter_context(torch.cuda.stream(stream))
             return function()
 
-    running = asyncio.ensure_future(in_thread(call))  # owned: awaited below
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait((running,))
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    if cancelled is not None:
-        running.exception()  # marks it as retrieved, or asyncio would log it
-        raise cancelled
-    return running.result()
+    return await to_the_end(asyncio.ensure_future(in_thread(call)))
 
 
 def _cuda_streams() -> list[torch.cuda.Stream]:

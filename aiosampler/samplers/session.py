@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.runtime import deadlines, fork_requests
+from aiosampler.runtime.tasks import to_the_end
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.call_checks import checked, match, running_loop
-from aiosampler.samplers.state import State, closed
+from aiosampler.samplers.state import State, require
 from aiosampler.workers import messages
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Session:
         self._watched = False  # whether `wait_closed` has raised the failure
 
     # Starting
+
     @contextlib.asynccontextmanager
     async def phase(self, before: State, during: State, after: State, rule: str) -> AsyncIterator[None]:
         """A context around a part of the start: go from state `before` through `during` to `after`.
@@ -121,6 +123,7 @@ class Session:
         self._require(self.state)
 
     # Running
+
     def require_running(self) -> None:
         """Raise `SamplerClosed` unless the session runs."""
         self._require(State.RUNNING)
@@ -298,6 +301,7 @@ class Session:
                 await self._fail(exc)
 
     # Closing
+
     async def aclose(self) -> None:
         """End the process; idempotent, and completed even if the caller is cancelled.
 
@@ -319,17 +323,7 @@ class Session:
     async def _shut(self) -> None:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="close-sampler")  # owned: awaited below
-        cancelled: asyncio.CancelledError | None = None
-        while not self._closing.done():
-            try:
-                await asyncio.shield(self._closing)
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-            except SamplerError:
-                break
-        if cancelled is not None:
-            raise cancelled
-        self._closing.result()
+        await to_the_end(self._closing)
 
     async def wait_closed(self) -> None:
         """Suspend until the session is closed; raise the failure that closed it, if one did."""
@@ -393,6 +387,4 @@ class Session:
     def _require(self, state: State) -> None:
         if self.state is State.CLOSED:
             self._raise_unmet()
-            raise closed(self.failure)
-        if self.state is not state:
-            raise SamplerClosed("the sampler is not started: use `async with`, or async_initialize() and initialize()")
+        require(state, self.state, self.failure)
