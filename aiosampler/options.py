@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 from aiosampler.affinity import Affinity
 from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
-from aiosampler.specs.batch import BatchSpec, as_integer
+from aiosampler.specs.arguments import as_bool, as_integer, as_seconds
+from aiosampler.specs.batch import BatchSpec
 from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
@@ -98,8 +98,7 @@ class Options:
         if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
         for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            as_bool(name, getattr(self, name))
         self._integer("max_decorrelation_steps", 0)
         self._check_evaluation()
         if self.start_method not in START_METHODS:
@@ -107,7 +106,7 @@ class Options:
         self._check_preload()
         self._integer("max_worker_restarts", 0)
         for name in ("step_timeout", "start_timeout", "max_wait"):
-            _seconds(name, getattr(self, name))
+            as_seconds(name, getattr(self, name))
         self._check_batching()
 
     @property
@@ -263,13 +262,6 @@ def _check_vector_kwargs(objects: Mapping[str, Any]) -> None:
             )
         if objects[name] is not None and NUM_ENVS in objects[name]:
             raise ConfigError(f"{name} must not have num_envs, which is the number of environments of each process")
-
-
-def _seconds(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number of seconds above 0, or None for no limit, got {value!r}")
 
 
 def _mapping(name: str, value: Any) -> None:

@@ -12,8 +12,8 @@ from gymnasium.wrappers.utils import create_zero_array
 from aiosampler.agents.agent import Agent, AgentInputs, AgentStep
 from aiosampler.agents.indexing import indexable
 from aiosampler.errors import ConfigError
+from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.arrays import Spaces, space_specs
-from aiosampler.specs.batch import as_integer
 from aiosampler.specs.trees import Tree, tree_map
 
 if TYPE_CHECKING:

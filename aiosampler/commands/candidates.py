@@ -28,7 +28,7 @@ from aiosampler.samplers.alternating import AsyncAlternatingSampler, AsyncNoOver
 from aiosampler.samplers.cpu import AsyncCpuSampler
 from aiosampler.samplers.gpu import AsyncGpuSampler
 from aiosampler.samplers.serial import AsyncSerialSampler
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.context import NUM_ENVS, takes
 
 if TYPE_CHECKING:

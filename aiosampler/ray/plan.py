@@ -12,7 +12,7 @@ from aiosampler.pickling import dumps
 from aiosampler.samplers.base import AsyncSamplerMixin
 from aiosampler.samplers.gpu import AsyncGpuSamplerBase
 from aiosampler.samplers.parallel import AsyncParallelSamplerMixin
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.env_kwargs import settle_env_kwargs
 
 if TYPE_CHECKING:

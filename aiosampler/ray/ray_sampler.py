@@ -24,7 +24,8 @@ from aiosampler.samplers.interrupted import leaves_nothing
 from aiosampler.samplers.resuming import Resuming
 from aiosampler.samplers.starting import initialize_agent
 from aiosampler.samplers.statistics import Counters
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_bool, as_integer, as_seconds
+from aiosampler.specs.part import part_of_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,11 +113,8 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
         n_ranks: int = 1,
         **settings: Any,
     ) -> None:
-        n_actors, n_ranks = as_integer("n_actors", n_actors, 1), as_integer("n_ranks", n_ranks, 1)
-        if (rank := as_integer("rank", rank, 0)) >= n_ranks:
-            raise ConfigError(f"rank={rank} must be below n_ranks={n_ranks}")
-        if n_ranks > 1 and settings.get("seed") is None:
-            raise ConfigError(f"n_ranks={n_ranks} needs a seed, the same in all ranks, or they would not fit together")
+        n_actors = as_integer("n_actors", n_actors, 1)
+        among_ranks = part_of_rank(rank, n_ranks, settings.get("seed"))
         self._overlap = settings.get("overlap", True)
         if not self._overlap and not together and n_actors > 1:
             raise ConfigError(
@@ -124,17 +122,21 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
                 "use together=True, or overlap=True"
             )
         template, plan = make_plan(
-            sampler_cls, {"env_fn": env_fn, **settings}, n=n_actors * n_ranks, n_actors=n_actors, num_cpus=num_cpus
+            sampler_cls,
+            {"env_fn": env_fn, **settings},
+            n=among_ranks.all(n_actors),
+            n_actors=n_actors,
+            num_cpus=num_cpus,
         )
         local = template.options
         options = FleetOptions(
             n_actors=n_actors,
-            rank=rank,
-            n_ranks=n_ranks,
-            together=_flag("together", together),
+            rank=among_ranks.index,
+            n_ranks=among_ranks.n,
+            together=as_bool("together", together),
             max_ahead=as_integer("max_ahead", max_ahead, 1) if self._overlap else 0,
             max_actor_restarts=as_integer("max_actor_restarts", max_actor_restarts, 0),
-            place_timeout=_seconds("place_timeout", place_timeout),
+            place_timeout=as_seconds("place_timeout", place_timeout),
             actor_options={"num_cpus": local.worker_count if num_cpus is None else num_cpus, **(actor_options or {})},
             batch_B=local.batch_B,
             eval_n_envs=local.eval_n_envs,
@@ -326,15 +328,3 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
         if self._shared is not None:
             self.agent.detach(self._shared)  # type: ignore[arg-type] # as it was attached
         await self._session.aclose()
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _seconds(name: str, value: Any) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-        raise ConfigError(f"{name} must be a number of seconds above 0, or None for no limit, got {value!r}")
-    return value

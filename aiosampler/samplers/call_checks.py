@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from aiosampler.errors import ConfigError, SamplerError
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 
 
 def running_loop() -> asyncio.AbstractEventLoop:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiosampler.errors import ConfigError, text_of
 from aiosampler.pickling import dumps
 from aiosampler.samplers.interrupted import leaves_nothing
+from aiosampler.specs.arguments import as_bool
 from aiosampler.workers.messages import Ask, Call
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ class EnvironmentCalls:
             raise ConfigError(
                 f"{ask.value}({name!r}) is not possible: the sampler itself steps, resets and closes the environments"
             )
-        if not isinstance(evaluation, bool):
-            raise TypeError(f"evaluation must be True or False, got {evaluation!r}")
+        as_bool("evaluation", evaluation)
         n = self.options.eval_n_envs if evaluation else self.options.batch_B
         if n == 0:
             raise ConfigError(f"{ask.value}(evaluation=True) needs eval_n_envs of at least 1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiosampler.collectors.traj_info import TrajInfo
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.interrupted import leaves_nothing
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 from aiosampler.workers.episodes import unpack_episodes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.samplers.state import State
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.seeding import resumed_seed
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from aiosampler.errors import ConfigError
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 if TYPE_CHECKING:

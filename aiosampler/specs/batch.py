@@ -1,27 +1,10 @@
 """The specs of a batch: its leading shape ``[T, B]``, and the arrays of one step."""
 
-import operator
 from dataclasses import dataclass
-from typing import Any
 
-from aiosampler.errors import ConfigError
+from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.trees import Tree
-
-
-def as_integer(name: str, value: Any, minimum: int) -> int:
-    """`value` as a Python integer; NumPy integers are accepted.
-
-    Raises:
-        ConfigError: It is no integer, or below `minimum`.
-    """
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        integer = None
-    if integer is None or isinstance(value, bool) or integer < minimum:
-        raise ConfigError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-    return integer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

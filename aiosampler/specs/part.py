@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiosampler.errors import ConfigError
-from aiosampler.specs.batch import as_integer
+from aiosampler.specs.arguments import as_integer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,46 @@
+"""Checks of single arguments; what they return has a plain Python type."""
+
+import math
+import operator
+from typing import Any
+
+from aiosampler.errors import ConfigError
+
+
+def as_integer(name: str, value: Any, minimum: int) -> int:
+    """`value` as a Python integer; NumPy integers are accepted.
+
+    Raises:
+        ConfigError: It is no integer, or below `minimum`.
+    """
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None or isinstance(value, bool) or integer < minimum:
+        raise ConfigError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return integer
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """`value`, which must be True or False.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def as_seconds(name: str, value: Any) -> float | None:
+    """`value`, which must be a finite number above 0, or None for no limit.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a number of seconds above 0, or None for no limit, got {value!r}")
+    return value
