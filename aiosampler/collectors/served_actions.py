@@ -98,15 +98,12 @@ class ServedActions(RecordedActions):
             raise Aborted
 
 
-class DynamicActions(ServedActions):
-    """An `ActionSource` for a server that acts for each worker when it arrives, without waiting for the others.
+class ArrivingActions(RecordedActions):
+    """An `ActionSource` for a server that acts for those that have arrived, without waiting for others.
+
+    Subclasses say how to arrive. The arguments are those of `RecordedActions`, and:
 
     Args:
-        action_space: As for `RecordedActions`.
-        slots: As for `RecordedActions`.
-        cells: As for `RecordedActions`.
-        arrivals: The worker's side of the arrivals.
-        batches: As for `RecordedActions`.
         first_slot: The number that the server gives to the first of the slots.
     """
 
@@ -115,13 +112,12 @@ class DynamicActions(ServedActions):
         action_space: gym.Space[Any],
         slots: Sequence[dict[str, Tree]],
         cells: Any,
-        arrivals: WorkerArrivals,
         *,
-        batches: bool,
         first_slot: int,
+        batches: bool = False,
     ) -> None:
-        super().__init__(action_space, slots, cells, arrivals, batches=batches)
-        self._arrive, self._first_slot, self._slot = arrivals.arrive, first_slot, first_slot
+        super().__init__(action_space, slots, cells, batches=batches)
+        self._first_slot, self._slot = first_slot, first_slot
 
     def begin(self, slot: int) -> None:
         """Read actions from this slot."""
@@ -146,13 +142,40 @@ class DynamicActions(ServedActions):
         self._come(T, Kind.FINISH_IDLE if idle else Kind.FINISH)
 
     def _come(self, t: int, kind: Kind) -> None:
+        """Arrive at row t, and wait until the server has answered; raise `Aborted` if it has ended."""
+        raise NotImplementedError
+
+
+class DynamicActions(ArrivingActions):
+    """The source of a worker, which arrives with all of its environments.
+
+    Args:
+        action_space: As for `RecordedActions`.
+        slots: As for `RecordedActions`.
+        cells: As for `RecordedActions`.
+        arrivals: The worker's side of the arrivals.
+        others: The other arguments of `ArrivingActions`.
+    """
+
+    def __init__(
+        self,
+        action_space: gym.Space[Any],
+        slots: Sequence[dict[str, Tree]],
+        cells: Any,
+        arrivals: WorkerArrivals,
+        **others: Any,
+    ) -> None:
+        super().__init__(action_space, slots, cells, **others)
+        self._arrive = arrivals.arrive
+
+    def _come(self, t: int, kind: Kind) -> None:
         self._cells[AT] = NOWHERE  # waiting is not being stuck
         if not self._arrive(self._slot, t, kind):
             raise Aborted
 
 
-class ColumnActions(RecordedActions):
-    """An `ActionSource` for a single environment that arrives at the server by itself.
+class ColumnActions(ArrivingActions):
+    """The source of a single environment, which arrives by itself.
 
     Args:
         action_space: The action space of the environment.
@@ -161,7 +184,7 @@ class ColumnActions(RecordedActions):
         arrivals: The arrivals of the environments of this worker.
         member: Index of the environment in `arrivals`.
         loop: The event loop of the arrivals, which runs in another thread than the collector.
-        first_slot: As for `DynamicActions`.
+        first_slot: As for `ArrivingActions`.
     """
 
     def __init__(
@@ -175,35 +198,12 @@ class ColumnActions(RecordedActions):
         *,
         first_slot: int,
     ) -> None:
-        super().__init__(action_space, slots, cells)
+        super().__init__(action_space, slots, cells, first_slot=first_slot)
         self._arrivals, self._member, self._loop = arrivals, member, loop
-        self._first_slot, self._slot = first_slot, first_slot
-
-    def begin(self, slot: int) -> None:
-        """Read actions from this slot."""
-        super().begin(slot)
-        self._slot = self._first_slot + slot
 
     def arrive(self, t: int, kind: Kind, released: Callable[[bool], object]) -> None:
         """Arrive at row t; called in the loop, where `released` is called when the server has answered."""
         self._arrivals.arrive(self._member, self._slot, t, kind, released)
-
-    def act(self, t: int) -> Any:
-        """Wait for the actions of row t.
-
-        Raises:
-            Aborted: The server has ended.
-        """
-        self._come(t, Kind.ACT)
-        return self.given(t)
-
-    def finish(self, T: int, *, idle: bool) -> None:
-        """Wait until the server has written all that it writes.
-
-        Raises:
-            Aborted: The server has ended.
-        """
-        self._come(T, Kind.FINISH_IDLE if idle else Kind.FINISH)
 
     def _come(self, t: int, kind: Kind) -> None:
         goes_on: SimpleQueue[bool] = SimpleQueue()

@@ -145,13 +145,7 @@ class DeviceStepper(AgentStepper):
         tree_map(copy_async, self._there, self._inputs[self._slot][t])
 
     def _fetched(self, tree: Tree) -> Tree:
-        """Copies in memory of the host; waits for all work that was queued before."""
-        with self._accelerator.on(self._stream):
-            tree = tree_map(as_tensor, tree)
-            here = tree_map(self._accelerator.host_like, tree)
-            tree_map(copy_async, here, tree)
-        self._stream.synchronize()
-        return here
+        return fetched(tree, self._accelerator, self._stream)
 
     def _fit_here(self) -> None:
         """Make pinned memory that fits the outputs exactly, since a copy would convert what must be refused."""
@@ -188,9 +182,7 @@ class DeviceStepper(AgentStepper):
                     # Answer and new state may be parts of the old one, which is overwritten
                     answer, new_state = tree_map(torch.clone, (answer, new_state))
                     tree_map(copy_async, state, new_state)
-            for leaf in tree_leaves(answer):
-                if leaf.device.type != self._accelerator.device.type:
-                    raise TypeError(f"it answers with a tensor on {leaf.device}, which would be the same in each step")
+            require_on(self._accelerator, answer)
         except Exception as exc:  # whatever it is, the agent has just worked without
             log.warning("the agent's step cannot be captured as a CUDA graph, and goes on without: %s", exc)
             self._eager_steps_left = -1
@@ -245,6 +237,33 @@ def copy_async(to: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 def as_tensor(leaf: Any) -> torch.Tensor:
     """A leaf of what an agent answered: arrays and numbers are taken for tensors."""
     return leaf if isinstance(leaf, torch.Tensor) else torch.as_tensor(leaf)
+
+
+def fetched(tree: Tree, accelerator: Accelerator, stream: Any) -> Tree:
+    """Copies of a tree in pinned memory of the host; waits for all work that was queued on the stream before.
+
+    Args:
+        tree: Tensors on the device, or what `as_tensor` takes for tensors.
+        accelerator: The device.
+        stream: The stream that they are computed on.
+    """
+    with accelerator.on(stream):
+        tree = tree_map(as_tensor, tree)
+        here = tree_map(accelerator.host_like, tree)
+        tree_map(copy_async, here, tree)
+    stream.synchronize()
+    return here
+
+
+def require_on(accelerator: Accelerator, answer: Tree) -> None:
+    """Refuse an answer with tensors elsewhere, which a graph would not compute anew.
+
+    Raises:
+        TypeError: There is one.
+    """
+    for leaf in tree_leaves(answer):
+        if leaf.device.type != accelerator.device.type:
+            raise TypeError(f"it answers with a tensor on {leaf.device}, which would be the same in each step")
 
 
 def outline(tree: Tree) -> Tree:

@@ -20,7 +20,7 @@ import torch
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.local_agent import call_agent
 from aiosampler.errors import text_of
-from aiosampler.servers.device import WARM_UP_STEPS, as_tensor, copy_async, outline
+from aiosampler.servers.device import WARM_UP_STEPS, as_tensor, copy_async, fetched, outline, require_on
 from aiosampler.servers.gathered import Acting, GatheredStepper, rows_like
 from aiosampler.servers.packed import PackedTensors
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
@@ -135,11 +135,7 @@ class GatheredDeviceStepper(GatheredStepper):
         try:
             with self._accelerator.capture(self._stream) as graph:
                 answer = self._answered(size)
-                for leaf in tree_leaves(answer):
-                    if leaf.device.type != self._accelerator.device.type:
-                        raise TypeError(
-                            f"it answers with a tensor on {leaf.device}, which would be the same in each step"
-                        )
+                require_on(self._accelerator, answer)
                 tree_map(copy_async, size.answer.there, answer)
         except Exception as exc:  # whatever it is: the agent works without a graph
             log.warning("the agent's step cannot be captured as a CUDA graph, and goes on without: %s", exc)
@@ -165,13 +161,7 @@ class GatheredDeviceStepper(GatheredStepper):
         return call_agent("value()", self._fetched, value)
 
     def _fetched(self, tree: Tree) -> Tree:
-        """Copies in memory of the host; waits for all work that was queued before."""
-        with self._accelerator.on(self._stream):
-            tree = tree_map(as_tensor, tree)
-            here = tree_map(self._accelerator.host_like, tree)
-            tree_map(copy_async, here, tree)
-        self._stream.synchronize()
-        return here
+        return fetched(tree, self._accelerator, self._stream)
 
 
 class _Staged(NamedTuple):
