@@ -49,6 +49,8 @@ from aiosampler import (
     Spaces,
     make_affinity,
 )
+from aiosampler.commands.bench import rate
+from aiosampler.commands.ceilings import seconds_per_call
 
 
 def make_pong() -> "gym.Env[Any, Any]":
@@ -156,14 +158,6 @@ class Policy(nn.Module):
         return self.logits(hidden), self.value(hidden).squeeze(-1)
 
 
-def seconds_per_call(call: Callable[[], object], seconds: float) -> float:
-    calls, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
-        call()
-        calls += 1
-    return elapsed / calls
-
-
 class Ceiling:
     """Measures the best possible rate of a number of workers, for whom the agent acts `acts` times a step."""
 
@@ -248,15 +242,6 @@ async def measure_busy(
     loop = asyncio.get_running_loop()
     measuring = (loop.run_in_executor(pool, measure, of, workers, seconds) for _ in range(workers))
     return [statistics.mean(column) for column in zip(*await asyncio.gather(*measuring), strict=True)]
-
-
-async def rate(sampler: Any, seconds: float) -> float:
-    await sampler.obtain_samples()  # what was collected while something else was measured
-    await sampler.obtain_samples()
-    steps, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        steps += (await sampler.obtain_samples()).stats.env_steps
-    return steps / (time.perf_counter() - began)
 
 
 async def main(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.local_agent import call_agent, use_parameters, verify_parameters
+from aiosampler.collectors.local_agent import use_parameters, verify_parameters
 from aiosampler.engines.served_engine import ServedEngine
 from aiosampler.memory.call_log import ServingLog
 from aiosampler.runtime.outside_loop import outside_loop
@@ -119,8 +119,7 @@ class DynamicEngine(ServedEngine):
         options, views, shares = self._options, self._views, self._shares
         (agent,) = self._agents
         ours = range(shares[0].environments.start, shares[-1].environments.stop)
-        everyone, first = options.part.all(options.batch.B), options.part.first(options.batch.B)
-        call_agent("collector_initialize()", agent.collector_initialize, everyone, [first + b for b in ours])
+        self._tell_environments(agent, ours)
         training = self._branch(
             agent, views.slots, [share.environments for share in shares], waits=not options.mid_batch_reset
         )

@@ -290,8 +290,7 @@ class ServedEngine:
         for index, (group, shares, agent) in enumerate(members, self._assignment.index * len(self._groups)):
             ours = range(shares[0].environments.start, shares[-1].environments.stop)
             evaluated = range(shares[0].evaluation.start, shares[-1].evaluation.stop)
-            everyone, first = options.part.all(options.batch.B), options.part.first(options.batch.B)
-            call_agent("collector_initialize()", agent.collector_initialize, everyone, [first + b for b in ours])
+            self._tell_environments(agent, ours)
             slots = [columns(slot, ours.start, len(ours)) for slot in views.slots]
             clocks = [clock[index] for clock in views.stage_clocks]
             noise = self._make_noise(self._noise, Stream.GROUP_NOISE, index)
@@ -310,6 +309,12 @@ class ServedEngine:
             T=options.batch.T,
             abort_evaluation=views.control.abort_evaluation,
         )
+
+    def _tell_environments(self, agent: Agent, ours: range) -> None:
+        """Tell an agent which environments it acts for, by their numbers among those of all samplers."""
+        part, B = self._options.part, self._options.batch.B
+        numbers = [part.first(B) + b for b in ours]
+        call_agent("collector_initialize()", agent.collector_initialize, part.all(B), numbers)
 
     def _inference(self, agent: Agent, slots: Columns, clocks: Any, **settings: Any) -> InPlaceInference:
         settings["info_first"] = sees_steps(self._options.payload.load("traj_info_cls"))
