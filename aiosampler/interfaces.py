@@ -88,7 +88,10 @@ class SamplerMemory(Protocol):
         """End batches and evaluations in all processes at their next step."""
 
     def release(self) -> None:
-        """Drop the views of the memory."""
+        """End all use of the memory, at once."""
+
+    def unmap(self) -> None:
+        """Drop the views of the memory that was released; called in a thread."""
 
 
 class Service(Protocol):

@@ -361,9 +361,11 @@ class Session:
             self.process = process
             if memory is not None:
                 memory.release()
+                memory.unmap()
             raise
         if memory is not None:
-            await beside_loop(memory.release)  # in a thread, since unmapping the memory of a large model takes long
+            memory.release()
+            await beside_loop(memory.unmap)  # in a thread, since unmapping the memory of a large model takes long
         if report is not None and running and self.failure is None:
             raise report
 

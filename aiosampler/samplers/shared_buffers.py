@@ -58,6 +58,7 @@ class SharedBuffers:
         self._agent, self.publisher = agent, Publisher(views.parameters, parameters)
         agent.attach(self.publisher)
         self._final_version = 0
+        self._released: list[object] = []
         self._held: tuple[int, list[EpisodeEnds]] | None = None  # slot and parts of the batch that is the user's
         self._slots = [SlotSamples(slot) for slot in views.slots]
         self.samples = [slot.empty() for slot in self._slots]
@@ -116,8 +117,13 @@ class SharedBuffers:
         self._views.control.abort_all()
 
     def release(self) -> None:
-        """Drop the views of the arena; it stays mapped only as long as the user has a batch."""
+        """End all use of the arena, all at once for who asks for statistics meanwhile; `unmap` then frees it."""
         self._final_version = self.publisher.version
         self._agent.detach(self.publisher)
+        self._released += [self.publisher, self._views, self.samples, self._slots, self._held]
         del self.publisher
         self._views, self.samples, self._slots, self._held = None, [], [], None
+
+    def unmap(self) -> None:
+        """Drop what was released; the arena stays mapped only as long as the user has a batch. For any thread."""
+        self._released.clear()

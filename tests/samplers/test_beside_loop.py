@@ -107,7 +107,7 @@ async def test_in_your_own_process_and_thread_the_model_is_built_there():
     [
         (Arena, "grow", "start"),
         (SharedBuffers, "__init__", "start"),
-        (SharedBuffers, "release", "close"),
+        (SharedBuffers, "unmap", "close"),
         (timeline, "write_trace", "trace"),
     ],
 )

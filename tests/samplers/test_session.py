@@ -83,6 +83,9 @@ class FakeMemory:
     def release(self):
         self.told.append("release")
 
+    def unmap(self):
+        self.told.append("unmap")
+
 
 def batch(itr, slot=None):
     return Batch(itr, itr % 2 if slot is None else slot, 0, [], 1.0)
@@ -233,7 +236,7 @@ async def test_a_failure_closes_the_session_before_it_is_raised():
     process.answer(WorkerError("environment 1 failed"))
     with pytest.raises(WorkerError, match="environment 1 failed"):
         await session.collect(None, None)
-    assert (process.stopped, memory.told[-2:]) == (1, ["abort", "release"])
+    assert (process.stopped, memory.told[-3:]) == (1, ["abort", "release", "unmap"])
     assert session.process is None
     assert not session.ended_as_asked
     for call in (session.collect(None, None), session.evaluate(None)):
@@ -266,7 +269,7 @@ async def test_closing_goes_on_to_its_end_where_its_caller_is_cancelled():
     with pytest.raises(asyncio.CancelledError):
         await closing
     await also
-    assert (process.stopped, memory.told) == (1, ["abort", "release"])
+    assert (process.stopped, memory.told) == (1, ["abort", "release", "unmap"])
 
 
 async def test_what_the_process_reports_last_is_raised_once_the_rest_is_done():
@@ -274,7 +277,7 @@ async def test_what_the_process_reports_last_is_raised_once_the_rest_is_done():
     process.report = WorkerError("the door is stuck")
     with pytest.raises(WorkerError, match="the door is stuck"):
         await session.aclose()
-    assert memory.told[-1] == "release"
+    assert memory.told[-2:] == ["release", "unmap"]
 
 
 async def test_a_start_that_fails_or_is_cancelled_closes_the_session():
@@ -321,7 +324,7 @@ async def test_a_failure_while_no_call_waits_closes_the_session_and_is_told_to_t
         await watching
     assert caught.value is error
     assert process.stopped == 1
-    assert memory.told == ["abort", "release"]
+    assert memory.told == ["abort", "release", "unmap"]
     with pytest.raises(WorkerError) as caught:
         await session.collect(None, None)
     assert caught.value is error

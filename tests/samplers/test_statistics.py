@@ -11,6 +11,7 @@ import pytest
 from aiosampler import (
     AgentError,
     AsyncSerialSampler,
+    CategoricalPgAgent,
     RandomAgent,
     SamplerClosed,
     SamplerError,
@@ -19,6 +20,7 @@ from aiosampler import (
     WorkerError,
 )
 from tests.support.losses import B, four_workers
+from tests.support.models import LinearActorCritic
 from tests.support.processes import our_children, until
 from tests.support.samplers import KINDS, LOCKSTEP, PARALLEL, small
 from tests.support.worlds import FaultyEnv
@@ -120,6 +122,30 @@ async def test_the_processes_of_a_sampler_are_told_those_that_replace_others_too
             assert second.worker_pids[1:] == first.worker_pids[1:]
         json.dumps(sampler.statistics().as_dict(), allow_nan=False)
     assert sampler.statistics().worker_pids == sampler.statistics().server_pids == ()
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+async def test_statistics_are_there_at_every_moment_of_the_end(how):
+    sampler = small("serial", "CartPole-v1", agent=CategoricalPgAgent(LinearActorCritic))
+    await sampler.__aenter__()
+    pid, looked = sampler.statistics().sampler_pid, 0
+
+    async def end():
+        if how == "closed":
+            await sampler.aclose()
+        else:
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(WorkerDied):
+                await sampler.wait_closed()
+
+    ending = asyncio.create_task(end())
+    while not ending.done():
+        statistics, looked = sampler.statistics(), looked + 1
+        assert statistics.policy_version == 0
+        assert statistics.state in ("running", "closed")
+        await asyncio.sleep(0)
+    await ending
+    assert looked > 3
 
 
 class FailsAhead(RandomAgent):
