@@ -114,3 +114,14 @@ class TrajInfo:
 def sees_steps(kind: type[TrajInfo]) -> bool:
     """Whether a class overrides `TrajInfo.step`, so that each step must be passed to it."""
     return kind.step is not TrajInfo.step
+
+
+def restored(records: Iterable[tuple[Any, ...]]) -> list[TrajInfo]:
+    """Make infos of the class `TrajInfo` itself from records: three other values, and the attributes in their order."""
+    new, infos = TrajInfo.__new__, []
+    for _, _, _, length, total, nonzero, discounted, discount, factor in records:
+        info = new(TrajInfo)
+        info.Length, info.Return, info.NonzeroRewards, info.DiscountedReturn = length, total, nonzero, discounted
+        info._discount, info._factor = discount, factor  # noqa: SLF001 - this is a second constructor
+        infos.append(info)
+    return infos
