@@ -30,10 +30,10 @@ class Args:
     output: str = "train_atari.png"  # the learning curve
     device: str = "cpu"  # where the agent acts and is trained
     workers: int = 2
-    batch_T: int = 64  # time steps of a batch
+    batch_T: int = 128  # time steps of a batch
     batch_B: int = 16  # environments
-    epochs: int = 3  # passes over a batch
-    minibatches: int = 4  # of a pass
+    epochs: int = 4  # passes over a batch
+    minibatches: int = 8  # of a pass
     learning_rate: float = 5e-4  # at the start; it falls to zero
     discount: float = 0.99
     gae_lambda: float = 0.95
@@ -43,21 +43,22 @@ class Args:
 
 
 def make(game: str, *, training: bool = True) -> gym.Env[Any, Any]:
-    env = AtariPreprocessing(gym.make(game, frameskip=1))
+    env = AtariPreprocessing(gym.make(game, frameskip=1), screen_size=42)  # a quarter of the usual work
     return aiosampler.EpisodicLives(env, clip_rewards=True) if training else env
 
 
 class ActorCritic(nn.Module):
-    """Logits ``[n, A]`` and values ``[n]`` of stacks ``[n, 4, 84, 84]``; the network of Mnih et al. 2013."""
+    """Logits ``[n, A]`` and values ``[n]`` of stacks ``[n, 4, 42, 42]``."""
 
     def __init__(self, observation_space: Any, action_space: Any) -> None:
         super().__init__()
-        convolutions = nn.Conv2d(4, 16, 8, stride=4), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()
-        self.body = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(32 * 9 * 9, 256), nn.ReLU())
+        convolutions = nn.Conv2d(4, 16, 6, stride=3), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()
+        self.body = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(32 * 5 * 5, 256), nn.ReLU())
         self.policy, self.critic = nn.Linear(256, int(action_space.n)), nn.Linear(256, 1)
         for layer in (*self.body, self.policy, self.critic):
             if isinstance(layer, nn.Conv2d | nn.Linear):  # at first, all actions are alike
                 nn.init.orthogonal_(layer.weight, 0.01 if layer is self.policy else 2**0.5)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.body(stack / 255)
@@ -79,12 +80,12 @@ def advantages(samples: aiosampler.Samples, args: Args) -> torch.Tensor:
 
 def learn(model: nn.Module, optimizer: Any, samples: aiosampler.Samples, agent: Any, args: Args) -> None:
     stacks, info = aiosampler.FrameStacks(samples, agent), samples.agent.agent_info
-    advantage = advantages(samples, args)
-    batch = samples.agent.action, info["log_prob"], advantage, advantage + info["value"]
+    batch = samples.agent.action, info["log_prob"], advantages(samples, args)
     for _ in range(args.epochs):
-        for rows in torch.randperm(advantage.numel(), device=advantage.device).chunk(args.minibatches):
+        for rows in torch.randperm(args.batch_T * args.batch_B, device=args.device).chunk(args.minibatches):
             t, b = rows // args.batch_B, rows % args.batch_B
-            action, old_log_prob, advantage, goal = (leaf[t, b] for leaf in batch)
+            action, old_log_prob, advantage = (leaf[t, b] for leaf in batch)
+            goal = advantage + info["value"][t, b]
             logits, value = model(stacks[t, b])
             log_probs = torch.log_softmax(logits, -1)
             ratio = (log_probs.gather(-1, action[:, None]).squeeze(-1) - old_log_prob).exp()
