@@ -1,6 +1,7 @@
-"""PPO on Pong, from pixels: each frame is stored once, and stacked where an agent or the training looks at it.
+"""PPO on Pong, from 42 x 42 pixels: each frame is stored once, and stacked where an agent or the training looks at it.
 
-Two groups of workers collect in turn while this process trains. Ctrl-C ends that early: it is evaluated all the same.
+No action is repeated by chance, as in ``PongNoFrameskip-v4``. Two groups of workers collect in turn while this process
+trains. Ctrl-C ends that early: it is evaluated all the same.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import aiosampler
 class Args:
     game: str = "ALE/Pong-v5"
     seed: int = 0
-    steps: int = 10_000_000  # environment steps at most, of four frames each
+    steps: int = 4_000_000  # environment steps at most, of four frames each
     goal: float = 19.0  # mean score of the last 100 games
     output: str = "train_atari.png"  # the learning curve
     device: str = "cpu"  # where the agent acts and is trained
@@ -43,7 +44,7 @@ class Args:
 
 
 def make(game: str, *, training: bool = True) -> gym.Env[Any, Any]:
-    env = AtariPreprocessing(gym.make(game, frameskip=1), screen_size=42)  # a quarter of the usual work
+    env = AtariPreprocessing(gym.make(game, frameskip=1, repeat_action_probability=0.0), screen_size=42)
     return aiosampler.EpisodicLives(env, clip_rewards=True) if training else env
 
 
@@ -55,13 +56,12 @@ class ActorCritic(nn.Module):
         convolutions = nn.Conv2d(4, 16, 6, stride=3), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()
         self.body = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(32 * 5 * 5, 256), nn.ReLU())
         self.policy, self.critic = nn.Linear(256, int(action_space.n)), nn.Linear(256, 1)
-        for layer in (*self.body, self.policy, self.critic):
-            if isinstance(layer, nn.Conv2d | nn.Linear):  # at first, all actions are alike
-                nn.init.orthogonal_(layer.weight, 0.01 if layer is self.policy else 2**0.5)
-                nn.init.zeros_(layer.bias)
+        for name, leaf in self.named_parameters():
+            scale = 0.01 if name == "policy.weight" else 2**0.5  # at first, all actions are alike
+            nn.init.orthogonal_(leaf, scale) if leaf.dim() > 1 else nn.init.zeros_(leaf)
 
     def forward(self, stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.body(stack / 255)
+        hidden = self.body(nn.functional.layer_norm(stack.float(), stack.shape[1:]))  # contrasts, not a grey background
         return self.policy(hidden), self.critic(hidden).squeeze(-1)
 
 
@@ -79,13 +79,12 @@ def advantages(samples: aiosampler.Samples, args: Args) -> torch.Tensor:
 
 
 def learn(model: nn.Module, optimizer: Any, samples: aiosampler.Samples, agent: Any, args: Args) -> None:
-    stacks, info = aiosampler.FrameStacks(samples, agent), samples.agent.agent_info
-    batch = samples.agent.action, info["log_prob"], advantages(samples, args)
+    stacks, info, gae = aiosampler.FrameStacks(samples, agent), samples.agent.agent_info, advantages(samples, args)
+    batch = samples.agent.action, info["log_prob"], gae, gae + info["value"]
     for _ in range(args.epochs):
         for rows in torch.randperm(args.batch_T * args.batch_B, device=args.device).chunk(args.minibatches):
             t, b = rows // args.batch_B, rows % args.batch_B
-            action, old_log_prob, advantage = (leaf[t, b] for leaf in batch)
-            goal = advantage + info["value"][t, b]
+            action, old_log_prob, advantage, goal = (leaf[t, b] for leaf in batch)
             logits, value = model(stacks[t, b])
             log_probs = torch.log_softmax(logits, -1)
             ratio = (log_probs.gather(-1, action[:, None]).squeeze(-1) - old_log_prob).exp()
