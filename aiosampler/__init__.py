@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiosampler.affinity import Affinity as Affinity
-    from aiosampler.affinity import CpuBudget as CpuBudget
     from aiosampler.affinity import make_affinity as make_affinity
     from aiosampler.affinity import usable_cpus as usable_cpus
     from aiosampler.agents.agent import Agent as Agent
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from aiosampler.samplers.alternating import AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler
     from aiosampler.samplers.base import AsyncSamplerMixin as AsyncSamplerMixin
     from aiosampler.samplers.cpu import AsyncCpuSampler as AsyncCpuSampler
+    from aiosampler.samplers.cpu_budget import CpuBudget as CpuBudget
     from aiosampler.samplers.episode_assembler import Episode as Episode
     from aiosampler.samplers.episode_assembler import EpisodeAssembler as EpisodeAssembler
     from aiosampler.samplers.episode_ends import FinalObservations as FinalObservations

@@ -1,10 +1,8 @@
 """Which CPUs the processes of a sampler may use."""
 
-import asyncio
-import contextlib
 import math
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,59 +32,20 @@ def default_worker_count() -> int:
 
     ``torchrun`` and its like say in ``LOCAL_WORLD_SIZE`` how many processes they have started here.
     """
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, usable_cpu_count() // max(1, int(ranks) if ranks.isdecimal() else 1))
+    return max(1, usable_cpu_count() // _from_launcher("LOCAL_WORLD_SIZE", 1))
 
 
-class CpuBudget:
-    """CPUs that the samplers of one process share: each has some of them for itself, for as long as it runs.
+def cpus_of_this_rank() -> tuple[int, ...]:
+    """The part of the usable CPUs that this rank has among those of its machine; no more than the quota allows."""
+    cpus = usable_cpus()[: usable_cpu_count()]
+    n, rank = _from_launcher("LOCAL_WORLD_SIZE", 1), _from_launcher("LOCAL_RANK", 0)
+    rank %= n
+    return cpus[rank * len(cpus) // n : (rank + 1) * len(cpus) // n] or (cpus[rank % len(cpus)],)
 
-    ::
 
-        budget = CpuBudget()  # for all runs of an experiment
-        async with budget.share(2) as cpus:  # waits, in order, until so many are free
-            async with AsyncCpuSampler(..., n_workers=2, affinity=Affinity(cpus=cpus)) as sampler:
-                ...
-
-    It belongs to one event loop.
-
-    Args:
-        cpus: To divide, by default all that this process may use.
-
-    Raises:
-        ConfigError: This process may not use them.
-    """
-
-    def __init__(self, cpus: Sequence[int] | None = None) -> None:
-        self._all = usable_cpus() if cpus is None else tuple(dict.fromkeys(_cpus("cpus", cpus)))
-        self._free = list(self._all)
-        self._order, self._freed = asyncio.Lock(), asyncio.Event()
-
-    @contextlib.asynccontextmanager
-    async def share(self, n: int) -> AsyncIterator[tuple[int, ...]]:
-        """Have `n` CPUs until the end of the block; wait until as many are free, after all that asked before.
-
-        Args:
-            n: How many.
-
-        Returns:
-            Their numbers, in order.
-
-        Raises:
-            ConfigError: There are never so many.
-        """
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self._all):
-            raise ConfigError(f"a share must be 1 to {len(self._all)} CPUs, got {n!r}")
-        async with self._order:  # who asked first gets them first, also where a later one asks for fewer
-            while len(self._free) < n:
-                self._freed.clear()
-                await self._freed.wait()
-            taken, self._free = self._free[:n], self._free[n:]
-        try:
-            yield tuple(taken)
-        finally:
-            self._free = sorted((*self._free, *taken))
-            self._freed.set()
+def _from_launcher(variable: str, least: int) -> int:
+    said = os.environ.get(variable, "")
+    return max(least, int(said)) if said.isdecimal() else least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +67,9 @@ class Affinity:
         if isinstance(self.torch_threads, bool) or not isinstance(self.torch_threads, int) or self.torch_threads < 1:
             raise ConfigError(f"torch_threads must be an integer of at least 1, got {self.torch_threads!r}")
         if self.cpus is not None:
-            object.__setattr__(self, "cpus", _cpus("affinity.cpus", self.cpus))
+            object.__setattr__(self, "cpus", checked_cpus("affinity.cpus", self.cpus))
         if self.workers is not None:
-            workers = [_cpus(f"affinity.workers[{rank}]", cpus) for rank, cpus in enumerate(self.workers)]
+            workers = [checked_cpus(f"affinity.workers[{rank}]", cpus) for rank, cpus in enumerate(self.workers)]
             if not workers:
                 raise ConfigError("affinity.workers must have a set of CPUs for each worker, got none")
             object.__setattr__(self, "workers", workers)
@@ -145,7 +104,7 @@ def make_affinity(
     Raises:
         ConfigError: A count that is not possible, or CPUs that this process may not use.
     """
-    usable = usable_cpus() if cpus is None else _cpus("cpus", cpus)
+    usable = usable_cpus() if cpus is None else checked_cpus("cpus", cpus)
     for name, count, least in (("n_workers", n_workers, 1), ("n_gpus", n_gpus, 0)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < least):
             raise ConfigError(f"{name} must be an integer of at least {least}, got {count!r}")
@@ -172,7 +131,7 @@ def make_affinity(
     return Affinity(cpus=servers or None, workers=workers, torch_threads=torch_threads)
 
 
-def _cpus(name: str, cpus: Iterable[int]) -> tuple[int, ...]:
+def checked_cpus(name: str, cpus: Iterable[int]) -> tuple[int, ...]:
     """`cpus` as a tuple, iterated over once, since they may come from a generator.
 
     Raises:

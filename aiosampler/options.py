@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from gymnasium.envs.registration import EnvSpec
 
-from aiosampler.affinity import Affinity
+from aiosampler.affinity import Affinity, cpus_of_this_rank, default_worker_count
 from aiosampler.errors import ConfigError
 from aiosampler.payload import Payload
 from aiosampler.specs.arguments import as_bool, as_integer, as_seconds
@@ -64,6 +64,7 @@ class Options:
     batch_B: int
     n_workers: int | None
     affinity: Affinity
+    cpus: int | None
     devices: tuple[Any, ...]
     seed: int
     mid_batch_reset: bool
@@ -95,6 +96,7 @@ class Options:
             self._integer("n_workers", 1)
         if not isinstance(self.affinity, Affinity):
             raise TypeError(f"affinity must be an Affinity, got {self.affinity!r}")
+        self._check_cpus()
         if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
         for name in _FLAGS:
@@ -145,6 +147,11 @@ class Options:
         return 1 if self.n_workers is None else self.n_workers
 
     @property
+    def cpu_count(self) -> int:
+        """How many CPUs there are for it: its own, or this rank's part of those that this process may use."""
+        return self.cpus or default_worker_count()
+
+    @property
     def preloaded(self) -> tuple[str, ...]:
         """Modules that a fork server imports for this sampler; known only in the user's process."""
         if self.preload is not None:
@@ -161,6 +168,16 @@ class Options:
         integer = as_integer(name, getattr(self, name), minimum)
         object.__setattr__(self, name, integer)
         return integer
+
+    def _check_cpus(self) -> None:
+        if self.cpus is None:
+            return
+        if self._integer("cpus", 1) > (there := len(cpus_of_this_rank())):
+            raise ConfigError(f"cpus={self.cpus} is more than this process may use, which is {there}")
+        if self.affinity.cpus is not None or self.affinity.workers is not None:
+            raise ConfigError(f"cpus={self.cpus} takes CPUs that are free, and affinity names some: give one of them")
+        if self.in_process:
+            raise ConfigError(f"cpus={self.cpus} would be ignored: with in_process=True there are no processes")
 
     def _check_batching(self) -> None:
         for name in ("min_batch", "max_wait"):

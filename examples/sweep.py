@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from aiosampler import Affinity, AsyncSerialSampler, CategoricalPgAgent, CpuBudget, Samples
+from aiosampler import AsyncSerialSampler, CategoricalPgAgent, Samples
 
 TABLE = "CREATE TABLE IF NOT EXISTS curve (learning_rate REAL, seed INT, budget INT, steps INT, mean_return REAL)"
 
@@ -69,7 +69,7 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, samples: Samples, 
     optimizer.step()
 
 
-async def run(rate: float, seed: int, args: Args, cpus: tuple[int, ...], progress: Any) -> list[tuple[int, float]]:
+async def run(rate: float, seed: int, args: Args, progress: Any) -> list[tuple[int, float]]:
     """Train once; return steps and the mean return of the last episodes, some twenty times."""
     curve: list[tuple[int, float]] = []
     steps = 0
@@ -81,7 +81,7 @@ async def run(rate: float, seed: int, args: Args, cpus: tuple[int, ...], progres
         seed=seed,
         bootstrap_value=True,
         overlap=False,
-        affinity=Affinity(cpus=cpus),
+        cpus=args.cpus,  # waits until they are free, in the order of asking
     ) as sampler:
         model = sampler.agent.model
         assert model is not None
@@ -122,7 +122,6 @@ def draw(path: str, database: sqlite3.Connection, args: Args) -> None:
 
 async def main(args: Args) -> int:
     torch.set_num_threads(1)
-    budget = CpuBudget()
     wanted = list(itertools.product(map(float, args.learning_rates.split(",")), range(args.seeds)))
     failures: list[str] = []
     with contextlib.closing(sqlite3.connect(args.database)) as database:
@@ -133,12 +132,11 @@ async def main(args: Args) -> int:
         with tqdm(total=args.steps * len(left), unit=" steps") as progress:
 
             async def attempt(rate: float, seed: int) -> None:
-                async with budget.share(args.cpus) as cpus:
-                    try:
-                        curve = await run(rate, seed, args, cpus, progress)
-                    except Exception as exc:  # the others go on
-                        failures.append(f"learning rate {rate:g}, seed {seed}: {type(exc).__name__}: {exc}")
-                        return
+                try:
+                    curve = await run(rate, seed, args, progress)
+                except Exception as exc:  # the others go on
+                    failures.append(f"learning rate {rate:g}, seed {seed}: {type(exc).__name__}: {exc}")
+                    return
                 with database:  # all of it, or nothing
                     rows = [(rate, seed, args.steps, *point) for point in curve]
                     database.executemany("INSERT INTO curve VALUES (?, ?, ?, ?, ?)", rows)

@@ -1,7 +1,5 @@
 """On which CPUs processes run, and with how many threads."""
 
-import asyncio
-
 import numpy as np
 import pytest
 
@@ -10,12 +8,11 @@ from aiosampler import (
     AsyncCpuSampler,
     AsyncSerialSampler,
     ConfigError,
-    CpuBudget,
     RandomAgent,
     make_affinity,
     usable_cpus,
 )
-from aiosampler.affinity import default_worker_count
+from aiosampler.affinity import cpus_of_this_rank, default_worker_count
 from tests.support.samplers import small
 from tests.support.worlds import CountingEnv
 
@@ -149,34 +146,12 @@ def test_the_ranks_of_a_machine_share_the_default_workers(said, count, monkeypat
     assert sampler.options.n_workers == count
 
 
-async def test_a_budget_gives_each_cpus_of_its_own_in_the_order_in_which_they_ask(monkeypatch):
-    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: (0, 1, 2, 3))
-    budget, had, leave = CpuBudget(), {}, {name: asyncio.Event() for name in "abcd"}
-
-    async def run(name, n):
-        async with budget.share(n) as cpus:
-            had[name] = cpus
-            await leave[name].wait()
-            raise ValueError(name)
-
-    runs = {name: asyncio.create_task(run(name, n)) for name, n in zip("abcd", (3, 2, 1, 4), strict=True)}
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert had == {"a": (0, 1, 2)}  # c would find room, but came after b
-    runs["b"].cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await runs["b"]
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert had == {"a": (0, 1, 2), "c": (3,)}
-    for name in "acd":
-        leave[name].set()
-    errors = await asyncio.gather(*(runs[name] for name in "acd"), return_exceptions=True)
-    assert [str(error) for error in errors] == ["a", "c", "d"]
-    assert had["d"] == (0, 1, 2, 3)
-    for n in (0, 5, True, 1.5):
-        with pytest.raises(ConfigError, match="a share must be 1 to 4 CPUs"):
-            async with budget.share(n):
-                pass
-    with pytest.raises(ConfigError, match="cpus must be some of"):
-        CpuBudget([7])
+@pytest.mark.parametrize(
+    ("size", "rank", "cpus"),
+    [("2", "0", (0, 1)), ("2", "1", (2, 3, 4)), ("5", "4", (4,)), ("10", "9", (4,)), ("", "3", (0, 1, 2, 3, 4))],
+)
+def test_the_ranks_of_a_machine_divide_its_cpus(size, rank, cpus, monkeypatch):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: (0, 1, 2, 3, 4))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert cpus_of_this_rank() == cpus

@@ -135,8 +135,7 @@ async def resuming(program):
 
 
 async def budget(program):
-    make = functools.partial(AsyncSerialSampler, in_process=True)
-    names = await run(program, asyncio=asyncio, AsyncSerialSampler=make)
+    names = await run(program, asyncio=asyncio)
     assert names["steps"] == [32 * 16] * 4
 
 
@@ -150,7 +149,7 @@ WAYS = {
     "copy=True": batch,
     "EpisodeAssembler()": episodes,
     "state_dict()": resuming,
-    "CpuBudget()": budget,
+    '"cpus": 1': budget,
 }
 
 

@@ -81,6 +81,8 @@ def make_plan(
     given = dict(settings)
     if given.get("in_process"):
         raise ConfigError("in_process=True would hold up the event loop of an actor; leave it out")
+    if given.get("cpus") is not None:
+        raise ConfigError("cpus would be of one node's process, and Ray divides CPUs among actors: give num_cpus")
     B, eval_B = (as_integer(name, given.get(name, 0), least) for name, least in (("batch_B", 1), ("eval_n_envs", 0)))
     each = _env_kwargs(given, B, eval_B, n)
     if issubclass(sampler_cls, AsyncParallelSamplerMixin) and given.get("n_workers") is None:

@@ -150,7 +150,7 @@ class Adviser:
             B=options.batch_B,
             workers=plan.counts.workers,
             groups=max(1, len(plan.groups)),
-            cpus=len({cpu for cpus in placed for cpu in cpus}) if placed else usable_cpu_count(),
+            cpus=len({cpu for cpus in placed for cpu in cpus}) if placed else options.cpus or usable_cpu_count(),
         )
         self._timelines: list[Timeline] = []
         self._seconds: list[float] = []

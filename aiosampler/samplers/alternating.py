@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from aiosampler.affinity import default_worker_count
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.gpu import AsyncGpuSamplerBase
 from aiosampler.servers.action_server import AsyncAlternatingActionServer, AsyncNoOverlapAlternatingActionServer
@@ -36,7 +35,7 @@ class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
 
     def _default_workers(self, options: Options) -> int:
         D, B = len(options.devices), options.batch_B
-        return max(1, min(B, 2 * default_worker_count()) // (2 * D)) * 2 * D
+        return max(1, min(B, 2 * options.cpu_count) // (2 * D)) * 2 * D
 
 
 class AsyncAlternatingSampler(AsyncAlternatingSamplerBase):

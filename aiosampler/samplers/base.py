@@ -16,6 +16,7 @@ from aiosampler.options import DEFAULT_START_METHOD, Options, user_objects
 from aiosampler.samplers.advice import Adviser
 from aiosampler.samplers.async_use import AsyncUse
 from aiosampler.samplers.beside_loop import beside_loop
+from aiosampler.samplers.cpu_budget import placed, take_cpus
 from aiosampler.samplers.environment_calls import EnvironmentCalls
 from aiosampler.samplers.evaluation import Evaluating
 from aiosampler.samplers.interrupted import leaves_nothing
@@ -73,6 +74,10 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         n_workers: Number of worker processes; for the parallel samplers.
         affinity: CPUs and threads of the processes. By default the system's scheduler places them; for alternating
             groups on few CPUs, the placements of `make_affinity` are tried in the first batches.
+        cpus: How many CPUs the sampler has for itself, out of those that all samplers of this process share; its
+            processes keep to them, and by default it has as many workers. The start waits until as many are free, in
+            the order of asking. Where ``torchrun`` has started several ranks on this machine, each shares out its part
+            of the CPUs. By default a sampler neither waits, nor leaves CPUs to others.
         device: Where the agent's model runs.
         seed: Seed of everything random in the sampler; None draws one, which is in the attribute `seed`.
         mid_batch_reset: Reset an environment at once when its episode ends. If False it waits for the next batch, and
@@ -160,6 +165,7 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         env_kwargs: EnvKwargs | None = None,
         n_workers: int | None = None,
         affinity: Affinity | None = None,
+        cpus: int | None = None,
         device: str | torch.device | Sequence[str | torch.device] = "cpu",
         seed: int | None = None,
         mid_batch_reset: bool = True,
@@ -205,6 +211,7 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
             batch_B=batch_B,
             n_workers=n_workers,
             affinity=Affinity() if affinity is None else affinity,
+            cpus=cpus,
             devices=tuple(device) if isinstance(device, Iterable) and not isinstance(device, str) else (device,),
             seed=draw_seed() if seed is None else seed,
             mid_batch_reset=mid_batch_reset,
@@ -274,6 +281,8 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         """
         rule = "async_initialize() starts a sampler once"
         async with self._session.phase(State.NEW, State.PROBING, State.PROBED, rule):
+            if self.options.cpus is not None:
+                await take_cpus(self._session, self.options.cpus, type(self).__name__)
             opening = open_session(self._session, self.options, self._processes(), self.agent, self._log)
             self._shared, self._probed, self._start = await opening
             return (self._shared.samples[0], self._shared.samples[1]), self._probed.examples
@@ -295,7 +304,7 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         async with self._session.phase(State.PROBED, State.STARTING, State.RUNNING, rule):
             assert self._shared is not None
             assert self._start is not None
-            self._start = dataclasses.replace(self._start, affinity=self.options.affinity)
+            self._start = dataclasses.replace(self._start, affinity=placed(self.options.affinity, self._session.cpus))
             # No local variable refers to the publisher: a traceback would keep it alive, and the shared memory
             await beside_loop(
                 functools.partial(self._shared.publisher.publish, self.agent.model, version=self._first_version)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from aiosampler.affinity import default_worker_count
 from aiosampler.engines.assignments import assign
 from aiosampler.engines.kinds import EngineKind
 from aiosampler.engines.server_process import run_action_server
@@ -76,7 +75,7 @@ class AsyncGpuSamplerBase(AsyncParallelSamplerMixin):
         await run_action_server(sock, arena, index)
 
     def _default_workers(self, options: Options) -> int:
-        return min(options.batch_B, max(len(options.devices), default_worker_count()))
+        return min(options.batch_B, max(len(options.devices), options.cpu_count))
 
     def _processes(self) -> ProcessPlan:
         assert self.action_server is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from aiosampler.affinity import default_worker_count
 from aiosampler.errors import ConfigError
 from aiosampler.samplers.base import AsyncSamplerMixin
 
@@ -18,7 +17,7 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
 
     Worker w has a contiguous share of the B environments, as even as possible, the remainder to the first workers; it
     writes its columns of a batch in place. `n_workers` is by default the number of CPUs that this process may use (its
-    CPU mask and its container's quota), and no more than there are environments.
+    CPU mask and its container's quota), or that of `cpus`, and no more than there are environments.
     """
 
     def _refined(self, options: Options) -> Options:
@@ -37,4 +36,4 @@ class AsyncParallelSamplerMixin(AsyncSamplerMixin):
         return dataclasses.replace(options, n_workers=n_workers)
 
     def _default_workers(self, options: Options) -> int:
-        return min(options.batch_B, default_worker_count())
+        return min(options.batch_B, options.cpu_count)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiosampler.interfaces import SamplerMemory, SamplerProcess
+    from aiosampler.samplers.cpu_budget import CpuShare
     from aiosampler.samplers.statistics import Counters
 
 
@@ -45,6 +46,8 @@ class Session:
         process: The sampler process, set by `open_session`; None before the start and after the end.
         memory: The memory shared with the process, set by `open_session`; None before.
         first_itr: Number of the first batch, by default.
+        cpus: Its share of the CPUs, set by `take_cpus`; None if it has none of its own.
+        closed: Set when it is closed.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Session:
         self.failure: BaseException | None = None
         self.process: SamplerProcess | None = None
         self.memory: SamplerMemory | None = None
+        self.cpus: CpuShare | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._order = asyncio.Lock()  # held by the caller that talks to the process
         self._pending: deque[type] = deque()  # types of the answers that are still to come
@@ -63,7 +67,7 @@ class Session:
         self._evaluations = 0  # number of evaluations that were requested
         self._closing: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None  # a request that may be large
-        self._closed = asyncio.Event()
+        self.closed = asyncio.Event()
         self._noticing: asyncio.Task[None] | None = None
         self._unmet: SamplerError | None = None  # a failure while no call waited, which no call has raised yet
         self._watched = False  # whether `wait_closed` has raised the failure
@@ -312,7 +316,7 @@ class Session:
             if not self._loop.is_closed():
                 raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
             self.state, process, self.process = State.CLOSED, self.process, None
-            self._closed.set()
+            self._leave()
             if process is not None:
                 process.abandon()
             return
@@ -327,7 +331,7 @@ class Session:
 
     async def wait_closed(self) -> None:
         """Suspend until the session is closed; raise the failure that closed it, if one did."""
-        await self._closed.wait()
+        await self.closed.wait()
         if isinstance(self.failure, Exception):
             self._watched = True
             raise self.failure
@@ -342,7 +346,12 @@ class Session:
         try:
             await self._end()
         finally:
-            self._closed.set()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.closed.set()
+        if self.cpus is not None:
+            self.cpus.release()
 
     async def _end(self) -> None:
         running = self.state is State.RUNNING
