@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
 from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied
 from aiosampler.ray.actor_start import ActorStart, LostAtStart
 from aiosampler.ray.remote_actor import ActorLost, Arrived, RemoteActor
+from aiosampler.ray.split_call import answer, requests
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.restarts import attach
 from aiosampler.runtime.tasks import all_or_first_error, to_the_end
-from aiosampler.samplers.state import State, require
-from aiosampler.workers.messages import Call, Called, Loss
+from aiosampler.samplers.state import State, closed, require
+from aiosampler.workers.messages import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,17 +24,23 @@ if TYPE_CHECKING:
     from aiosampler.errors import ProcessFailure
     from aiosampler.ray.plan import FleetOptions, Plan
     from aiosampler.samplers.statistics import Counters
-    from aiosampler.workers.messages import Probed
+    from aiosampler.workers.messages import Call, Called, Probed
 
 
 _SECOND = "initialize() follows async_initialize()"
 
 
+def abandon(actors: Sequence[RemoteActor]) -> None:
+    """End actors whose sampler was dropped without being closed; from any thread."""
+    for actor in actors:
+        actor.abandon()
+
+
 class Fleet:
     """Has the actors of a sampler work for callers in one event loop.
 
-    An actor is asked for as many batches as it may be ahead. When it is lost, what it was asked for is lost too, and
-    another is placed while the others go on.
+    An actor is asked for as many batches as it may be ahead. When it is lost, which is noticed whether or not anything
+    is asked of it, what it was asked for is lost too, and another is placed while the others go on.
 
     Args:
         plan: What the actors make their samplers from.
@@ -59,12 +66,15 @@ class Fleet:
         self.state, self.started, self.first_itr, self.seed = State.NEW, False, 0, 0
         self.failure: BaseException | None = None
         self.version, self._parameters = 0, None  # the reference of the latest parameters
-        self.actors = [RemoteActor(k) for k in range(options.n_actors)]
+        self.actors = [RemoteActor(k, self._look) for k in range(options.n_actors)]
         self.lost_batches = self._restarts = 0
         self._failures: list[ProcessFailure] = []
         self._order = asyncio.Lock()  # callers wait for one another
         self._closing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
+        self._news = asyncio.Event()  # something that was under way is done
+        self._unmet: BaseException | None = None  # a failure that no call has raised yet
+        self._watched = False  # whether `wait_closed` has raised the failure
 
     # Starting
 
@@ -97,6 +107,8 @@ class Fleet:
             self._parameters = parameters
             await all_or_first_error(self._starting.start(actor, parameters) for actor in self.actors)
             self.started = True
+        for actor in self.actors:
+            actor.watch()
 
     @contextlib.asynccontextmanager
     async def _phase(self, before: State, during: State, after: State, rule: str) -> Any:
@@ -166,35 +178,46 @@ class Fleet:
             actor.ask(actor.next_itr, version)
 
     async def _until(self, ready: Callable[[], Any]) -> Any:
-        """Suspend until something is ready; replace actors that are lost meanwhile.
+        """Suspend until something is ready; for one caller at a time.
 
         Raises:
             SamplerClosed: Somebody closed the sampler.
             SamplerError: An actor failed, or was lost and is not replaced; the sampler is closed.
         """
         while True:
+            self._look()
+            self._news.clear()
+            if self._closing is not None:
+                await self._raise_why_closed()
+            if found := ready():
+                return found
+            await self._news.wait()
+
+    async def _raise_why_closed(self) -> NoReturn:
+        """Raise the failure that closes the sampler, when that is done; or that somebody has closed it."""
+        if self.failure is None:
+            raise SamplerClosed("the sampler was closed while this call was waiting")
+        assert self._closing is not None
+        await asyncio.wait((self._closing,))
+        self._raise_unmet()
+        raise closed(self.failure)
+
+    def _look(self) -> None:
+        """See what is done of what was under way: replace actors that are lost; close all when one has failed."""
+        self._news.set()
+        if self.state is State.RUNNING:
             try:
                 self._see()
-                found = ready()
-            except SamplerError as exc:
-                await self._fail(exc)
-                raise
-            if found:
-                return found
-            ended = asyncio.create_task(self._ended.wait())  # owned: cancelled below
-            open_tasks = [task for actor in self.actors for task in actor.watched if not task.done()]
-            try:
-                await asyncio.wait(
-                    [ended, *open_tasks, *(actor.replacing for actor in self.actors if actor.replacing)],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                ended.cancel()
-            if self._closing is not None:
-                raise SamplerClosed("the sampler was closed while this call was waiting")
+            except Exception as exc:
+                self._unmet = exc
+                self._shut(exc)
 
     def _see(self) -> None:
-        """Look at what was under way: lost actors are replaced, and errors raised."""
+        """Replace actors that are lost.
+
+        Raises:
+            SamplerError: An actor failed, or may not be replaced.
+        """
         for actor in self.actors:
             if actor.replacing is not None and actor.replacing.done():
                 replacing, actor.replacing = actor.replacing, None
@@ -233,6 +256,7 @@ class Fleet:
         actor.part_restarts += 1
         self.lost_with([error])
         actor.replacing = asyncio.create_task(self._replace(actor), name=f"replace-actor-{actor.index}")  # owned: _end
+        actor.replacing.add_done_callback(lambda _: self._look())
 
     def lost_with(self, errors: Sequence[Any], steps: int = 0, episodes: int = 0) -> None:
         """Count actors or workers that were lost and are replaced, and the steps and episodes lost with them."""
@@ -245,6 +269,7 @@ class Fleet:
         parameters, version = self._parameters, self.version
         await self._starting.probe(actor, self.seed, actor.next_itr, version)
         await self._starting.start(actor, parameters)
+        actor.watch()
         if self.version != version:
             actor.publish(self._parameters, self.version)
 
@@ -266,8 +291,7 @@ class Fleet:
             await self._until(lambda: all(actor.replacing is None for actor in self.actors))
             version = self.version
             calls = {k: self._attempt(self.actors[k], "evaluate", *args, version) for k, args in requests.items()}
-            answers = await self._all(calls)
-            return {k: answer for k, answer in answers.items() if answer is not None}
+            return await self._all(calls)
 
     async def call(self, request: Call) -> Called:
         """Have environments do something, each in its actor; of an actor that is lost meanwhile nothing is answered."""
@@ -275,43 +299,34 @@ class Fleet:
         async with self._order:
             self.require_running()
             await self._until(lambda: all(actor.replacing is None for actor in self.actors))
-            requests = {}
-            for actor in self.actors:
-                ours = list(request.each(range(actor.index * each, (actor.index + 1) * each)))
-                if ours:
-                    environments = tuple(b - actor.index * each for b, _ in ours)
-                    requests[actor.index] = request._replace(
-                        environments=environments, arguments=tuple(packed for _, packed in ours)
-                    )
-                    actor.remember(requests[actor.index])
+            asked = requests(request, each, len(self.actors))
+            for k, ours in asked.items():
+                self.actors[k].remember(ours)
             before = len(self._failures)
-            answers = await self._all({k: self._attempt(self.actors[k], "call", call) for k, call in requests.items()})
-            results: dict[int, bytes] = {}
-            errors: dict[int, SamplerError] = {}
-            for k, answer in answers.items():
-                if answer is not None:
-                    results |= {k * each + b: result for b, result in answer.results.items()}
-                    for b, error in answer.errors.items():
-                        error.add_note(self.actors[k].note)
-                        errors[k * each + b] = error
-            return Called(results, errors, tuple(Loss(error, 0, 0) for error in self._failures[before:]))
+            answers = await self._all({k: self._attempt(self.actors[k], "call", ours) for k, ours in asked.items()})
+            losses = tuple(Loss(error, 0, 0) for error in self._failures[before:])
+            return answer(answers, each, [actor.note for actor in self.actors], losses)
 
     async def _all(self, calls: Mapping[int, Any]) -> dict[int, Any]:
+        """What the actors answer that are not lost meanwhile."""
         try:
-            return dict(zip(calls, await all_or_first_error(calls.values()), strict=True))
+            answers = dict(zip(calls, await all_or_first_error(calls.values()), strict=True))
         except SamplerError as exc:
-            if self._closing is not None:
-                raise SamplerClosed("the sampler was closed while this call was waiting") from None
-            await self._fail(exc)
-            raise
+            if self._closing is None:
+                await self._fail(exc)
+                raise
+        if self._closing is not None:
+            await self._raise_why_closed()
+        return {k: each for k, each in answers.items() if each is not None}
 
     async def _attempt(self, actor: RemoteActor, method: str, *args: Any) -> Any:
         """Call an actor; None if it was lost, and is being replaced."""
+        incarnation = actor.incarnation
         try:
             return await actor.call(method, *args)
         except ActorLost as exc:
-            if self._closing is None:
-                self._lose(actor, str(exc))
+            if self._closing is None and actor.replacing is None and actor.incarnation == incarnation:
+                self._lose(actor, str(exc))  # here, since nothing else may have noticed yet
             return None
 
     # Closing
@@ -320,11 +335,11 @@ class Fleet:
         """End the actors; idempotent, and done to its end also where the caller is cancelled meanwhile.
 
         Raises:
-            SamplerError: What a sampler had to report last.
+            SamplerError: What a sampler had to report last, or a failure that nothing has raised yet.
         """
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._end(), name="close-actors")  # owned: awaited below
-        await to_the_end(self._closing)
+        await to_the_end(self._shut(None))
+        if not self._watched:
+            self._raise_unmet()
 
     async def wait_closed(self) -> None:
         """Suspend until all is closed; raise what closed it, if nobody asked for that."""
@@ -332,11 +347,26 @@ class Fleet:
         if self._closing is not None:
             await asyncio.wait((self._closing,))
         if isinstance(self.failure, Exception):
+            self._watched = True
             raise self.failure
 
-    async def _end(self) -> None:
-        running, self.state = self.state is State.RUNNING, State.CLOSED
-        self._ended.set()
+    def _shut(self, exc: BaseException | None) -> asyncio.Task[None]:
+        """Begin to end the actors, if that has not begun; `exc` is why, if nobody asked for it."""
+        if self._closing is None:
+            self.failure = exc
+            running, self.state = self.state is State.RUNNING, State.CLOSED
+            self._ended.set()
+            self._news.set()
+            self._closing = asyncio.create_task(self._end(running), name="close-actors")  # owned: awaited by `aclose`
+        return self._closing
+
+    def _raise_unmet(self) -> None:
+        """Raise, once, a failure that no call has raised."""
+        unmet, self._unmet = self._unmet, None
+        if unmet is not None:
+            raise unmet
+
+    async def _end(self, running: bool) -> None:
         replacing = [actor.replacing for actor in self.actors if actor.replacing is not None]
         for task in replacing:
             task.cancel()
@@ -356,12 +386,12 @@ class Fleet:
 
     async def _fail(self, exc: BaseException) -> None:
         """Close all because of `exc`, unless it is being closed already."""
-        if self._closing is None:
-            self.failure = exc
-            with contextlib.suppress(SamplerError):
-                await self.aclose()
+        with contextlib.suppress(SamplerError):
+            await to_the_end(self._shut(exc))
 
     def _require(self, state: State) -> None:
+        if self.state is State.CLOSED:
+            self._raise_unmet()
         require(state, self.state, self.failure)
 
 

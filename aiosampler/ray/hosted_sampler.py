@@ -123,6 +123,10 @@ class HostedSampler:
         called: Called = await self._sampler._session.call(call)  # noqa: SLF001 - arguments are packed already
         return called
 
+    async def watch(self) -> None:
+        """Suspend until the sampler is closed; raise what closed it, unless it was `close`."""
+        await self._sampler.wait_closed()
+
     async def close(self) -> None:
         """Close the sampler and its environments."""
         if self._sampler is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import parameter_specs
 from aiosampler.errors import ConfigError
-from aiosampler.ray.fleet import Fleet
+from aiosampler.ray.fleet import Fleet, abandon
 from aiosampler.ray.joining import joined
 from aiosampler.ray.plan import FleetOptions, make_plan
 from aiosampler.ray.ray_statistics import ActorStatistics, RaySampleStats, RayStatistics
@@ -61,8 +62,9 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
     An actor that is lost, by itself or with its node, is replaced up to `max_actor_restarts` times, counted over the
     whole sampler, wherever Ray finds a place. The others go on. Batches that it was asked for are lost, and asked for
     again. Its environments begin anew, seeded by ``environment_seed(seed, b, restarts=...)``, and are told what those
-    before were told by `call`, `set_attr` and `set_reset_options`. A loss is met at the next call, and `statistics`
-    show it from then on.
+    before were told by `call`, `set_attr` and `set_reset_options`. A loss is noticed as soon as Ray knows of it, also
+    while nothing is asked of the sampler: `statistics` show it, and one beyond the allowed ends `wait_closed`, or else
+    is raised by the next call.
 
     Args:
         sampler_cls: The class of the actors' samplers, such as `AsyncCpuSampler`.
@@ -155,6 +157,7 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
         self._counters = Counters()
         self._session: Fleet = Fleet(plan, options, self._counters)  # type: ignore[assignment] # as the bases use it
         self._shared: RemotePublisher | None = None  # type: ignore[assignment] # likewise
+        weakref.finalize(self, abandon, self._session.actors).atexit = False  # or tasks that watch would keep them
 
     # Starting
 
@@ -310,7 +313,7 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
 
     @leaves_nothing
     async def wait_closed(self) -> None:
-        """Suspend until the sampler has been closed, by somebody or by a failure, which a call has met.
+        """Suspend until the sampler has been closed, by somebody or by a failure, also one while no call waited.
 
         Raises:
             SamplerError: The failure that closed it.

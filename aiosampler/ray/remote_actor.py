@@ -15,7 +15,7 @@ from aiosampler.ray.hosted_sampler import Place, as_sampler_error
 from aiosampler.workers.messages import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from aiosampler.ray.travel import Reply
     from aiosampler.workers.messages import Call
@@ -37,12 +37,15 @@ class RemoteActor:
 
     Args:
         index: Which of the sampler's actors it is.
+        changed: Called in the event loop when one of its tasks is done.
 
     Attributes:
+        incarnation: How many actors there have been in this place.
         place: Where it is; None while it is being placed.
         batches: The batches that it was asked for and that were not taken, the oldest first: tasks that return an
             `Arrived`, or raise `ActorLost` or a `SamplerError`.
         publishing: Sends parameters; its error is that of the actor, whose batches may wait for them.
+        watching: Ends when the actor or its sampler does, so that this is noticed while nothing is asked of them.
         replacing: Places another here; None while there is one.
         restarts: How many were lost here.
         part_restarts: Those, and how many workers their samplers have lost.
@@ -52,8 +55,8 @@ class RemoteActor:
         told: What its environments were told, in order, for those that replace them; each by its name once.
     """
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, changed: Callable[[], None]) -> None:
+        self.index, self._changed, self.incarnation = index, changed, 0
         self.place: Place | None = None
         self.batches: deque[asyncio.Task[Arrived]] = deque()
         self.replacing: asyncio.Task[None] | None = None
@@ -62,6 +65,7 @@ class RemoteActor:
         self.told: dict[tuple[Any, ...], Call] = {}
         self._handle: Any = None
         self.publishing: asyncio.Task[None] | None = None
+        self.watching: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -71,8 +75,9 @@ class RemoteActor:
 
     @property
     def watched(self) -> list[asyncio.Task[Any]]:
-        """The tasks whose errors are the actor's: the one that sends parameters, and that of the oldest batch."""
-        return [*([] if self.publishing is None else [self.publishing]), *list(self.batches)[:1]]
+        """The tasks whose errors are the actor's: of the oldest batch, not of those that follow a failure."""
+        tasks = (self.publishing, *list(self.batches)[:1], self.watching)
+        return [task for task in tasks if task is not None]
 
     @property
     def note(self) -> str:
@@ -83,6 +88,11 @@ class RemoteActor:
         """Ask Ray for an actor."""
         self._loop = asyncio.get_running_loop()
         self._handle, self.place = actor_class.remote(), None
+        self.incarnation += 1
+
+    def watch(self) -> None:
+        """Begin to watch over the actor and its sampler."""
+        self.watching = self._watched(self._answer(self._handle.watch.remote()), f"watch-actor-{self.index}")
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call a method of the actor, and return what it returns.
@@ -127,16 +137,23 @@ class RemoteActor:
     def forget(self) -> int:
         """Drop what is under way, since the actor is lost; return how many batches are lost with it."""
         lost = len(self.batches)
-        for task in (*self.batches, *([self.publishing] if self.publishing else [])):
-            task.cancel()
+        for task in (*self.batches, self.publishing, self.watching):
+            if task is not None:
+                task.cancel()
         self.batches.clear()
-        self.publishing = None
+        self.publishing = self.watching = None
         return lost
 
     def kill(self) -> None:
         """End the actor's process, if there is one, whatever it does."""
         if self._handle is not None and ray.is_initialized():
             ray.kill(self._handle)
+
+    def abandon(self) -> None:
+        """End the actor when its event loop turns; from any thread."""
+        if self._handle is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.forget)
+            self._loop.call_soon_threadsafe(self.kill)
 
     async def _arrive(self, ref: Any) -> Arrived:
         reply = await self._answer(ref)
@@ -158,5 +175,10 @@ class RemoteActor:
     def _watched(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """A task whose error somebody may meet, or nobody; also made while the loop stands still, as by `sync`."""
         task = self._loop.create_task(coroutine, name=name)  # owned: by this actor, which cancels it at the end
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # which marks it as retrieved
+            self._changed()

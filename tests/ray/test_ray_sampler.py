@@ -1,6 +1,7 @@
 """Samplers on a cluster of three nodes: the same data, from any of them, and what is lost with a node is told."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 
@@ -23,6 +24,7 @@ from aiosampler import (
 from aiosampler.errors import ResourceError
 from tests.support.agents import LookingAgent
 from tests.support.models import LinearActorCritic
+from tests.support.processes import until
 from tests.support.samplers import assert_same
 from tests.support.worlds import CountingEnv, FaultyEnv
 
@@ -110,7 +112,7 @@ async def test_environments_are_spoken_to_by_their_index_among_all():
 async def test_cancelling_loses_no_batch():
     async with small(n_actors=1) as sampler:
         for itr in range(5):
-            task = asyncio.create_task(sampler.obtain_samples())
+            task = asyncio.create_task(sampler.obtain_samples(copy=True))  # suspends at least while it is copied
             await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -146,7 +148,7 @@ async def test_a_lost_node_is_told_and_the_run_goes_on(cluster):
 
 async def test_a_loss_beyond_the_allowed_ends_it():
     with pytest.raises(WorkerDied, match=r"actor 0 on node .* was lost") as error:
-        async with small() as sampler:
+        async with small(n_actors=1) as sampler:
             await sampler.obtain_samples()
             psutil.Process(sampler.statistics().actors[0].pid).kill()
             async with asyncio.timeout(60):
@@ -155,6 +157,40 @@ async def test_a_loss_beyond_the_allowed_ends_it():
     assert sampler.statistics().error is error.value
     with pytest.raises(WorkerDied):
         await sampler.wait_closed()
+
+
+async def test_losses_are_noticed_while_nothing_is_asked_of_it():
+    with pytest.raises(WorkerDied) as error:
+        async with small(overlap=False, together=True, max_actor_restarts=1) as sampler, asyncio.timeout(60):
+            lost = sampler.statistics().actors[1].pid
+            psutil.Process(lost).kill()
+            await until(lambda: sampler.statistics().actors[1].pid not in (None, lost), 60)  # it is replaced
+            assert (await sampler.obtain_samples()).valid.all()
+            psutil.Process(sampler.statistics().actors[0].pid).kill()
+            with pytest.raises(WorkerDied, match="actor 0 on node"):
+                await sampler.wait_closed()
+            assert sampler.statistics().state == "closed"
+            with pytest.raises(SamplerClosed, match="closed by: actor 0 on node"):
+                await sampler.obtain_samples()
+            raise sampler.statistics().error
+    assert [failure.rank for failure in error.value.earlier] == [1]
+
+
+async def test_a_failure_while_nothing_is_asked_is_raised_once():
+    with pytest.raises(WorkerDied, match="actor 0 on node"):
+        async with small(n_actors=1, overlap=False) as sampler:
+            psutil.Process(sampler.statistics().actors[0].pid).kill()
+            await until(lambda: sampler.statistics().state == "closed", 60)
+    with pytest.raises(SamplerClosed):
+        sampler.publish()
+
+
+async def test_a_sampler_that_is_dropped_takes_its_actors_along():
+    sampler = await small(n_actors=1).__aenter__()
+    actor = psutil.Process(sampler.statistics().actors[0].pid)
+    del sampler
+    gc.collect()
+    await until(lambda: not actor.is_running(), 60)
 
 
 async def test_an_environment_that_raises_names_its_actor():
