@@ -24,7 +24,7 @@ from aiosampler import AsyncCpuSampler, CategoricalPgAgent, Samples
 class Args:
     seed: int = 0
     steps: int = 150_000  # environment steps at most; training ends before if the evaluation reaches `goal`
-    goal: float = 475.0  # mean return
+    goal: float = 495.0  # mean return of 20 episodes; at 475, which counts as solved, luck would end it now and then
     output: str = "train_ppo.png"  # the learning curve
     batch_T: int = 32  # time steps of a batch
     batch_B: int = 16  # environments
