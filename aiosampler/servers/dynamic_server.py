@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aiosampler.signals.arrivals import Members, ServerArrivals
 
 EVALUATION = N_SLOTS  # number of the slot for evaluation, after those of batches
+TURN_NS = 1_000_000  # how long other tasks of the loop wait at most while members are ready all the time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,12 +92,13 @@ class AsyncDynamicActionServer:
         self._sizes = [np.array([len(share) for share in branch.shares]) for branch in (training, evaluation)]
         self._owed = 0 * self._sizes[0]  # for each member, the number of requested batches that it has not finished
         self._evaluating = self._owed > 0  # for each member, whether it will arrive again in this evaluation
+        self._coming = self._owed > 0  # for each member, whether it will arrive again at all
         self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots
         self._mode: int | None = None  # number of the batch for which the agent's mode is set; None in an evaluation
-        self._outside = NoRunningLoop()
+        self._outside, self._inference_mode = NoRunningLoop(), torch.inference_mode()  # not entered twice at a time
         self._under_way: Members = np.zeros(0, np.int64)  # members that the agent is acting for
         self._log = log
-        self._calls: list[tuple[list[int], int, int, int, int]] = []  # under way: slots, begin, n, waited, longest
+        self._calls: list[tuple[Sequence[int], int, int, int, int]] = []  # under way: slots, begin, n, waited, longest
         self.calls = self.acted = 0  # number of calls of the agent, and of environments in them
 
     async def serve(self) -> None:
@@ -105,7 +107,7 @@ class AsyncDynamicActionServer:
         Raises:
             AgentFault: The agent raised, or returned what does not fit.
         """
-        arrivals = self._arrivals
+        arrivals, turn_ends = self._arrivals, 0
         while True:
             ready = arrivals.ready()
             if not len(ready):
@@ -117,13 +119,16 @@ class AsyncDynamicActionServer:
             if self._min_batch > 1:
                 ready = await self._enough(ready)
             await self._answer(ready)
-            await asyncio.sleep(0)  # lets other tasks of this loop run
+            if perf_counter_ns() >= turn_ends:
+                await asyncio.sleep(0)  # lets other tasks of this loop run
+                turn_ends = perf_counter_ns() + TURN_NS
 
     def expect(self, itr: int, slot: int) -> None:
         """Expect batch `itr` in `slot`; some members may still be in the batch before."""
         self._itrs[slot] = itr
         self._log.begin(itr, slot)
         self._owed += self._sizes[0] > 0
+        self._update_coming()
 
     def evaluating(self, itr: int) -> None:
         """Expect an evaluation; no batch is being collected."""
@@ -141,6 +146,7 @@ class AsyncDynamicActionServer:
         """Called when a worker has ended; its environments begin anew with the next batch."""
         self._owed[members] = 0
         self._evaluating[members] = False
+        self._update_coming()
         kept = [other for other in self._under_way.tolist() if other not in members]
         self._under_way = np.array(kept, np.int64)
         with torch.inference_mode():
@@ -161,29 +167,35 @@ class AsyncDynamicActionServer:
 
     def _others_come(self, ready: Members) -> bool:
         """Whether other members will arrive even if the ready ones are not released."""
-        coming = self._evaluating | (self._owed > 0)
-        coming[ready] = False
-        return bool(coming.any())
+        coming = self._coming
+        return bool(np.count_nonzero(coming) > np.count_nonzero(coming[ready]))
+
+    def _update_coming(self) -> None:
+        self._coming = self._evaluating | (self._owed > 0)
 
     def _count(self, members: Members) -> int:
         """The number of environments of these members, in the branches of their slots."""
-        evaluate = self._arrivals.places(members)[0] == EVALUATION
+        evaluate = self._arrivals.places(members).slots == EVALUATION
         training, evaluation = self._sizes
         return int(np.where(evaluate, evaluation[members], training[members]).sum())
 
     async def _answer(self, ready: Members) -> None:
         """Do what these members ask for, and release them; suspends only while a device infers."""
-        with torch.inference_mode(), self._outside:
+        with self._inference_mode, self._outside:
             acting, finished = self._launch(ready)
-        for branch in acting:
-            if len(finished) and not branch.stepper.done():
-                self._arrivals.release(finished)
-                finished = finished[:0]
-            while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
-                await asyncio.sleep(0)
-        with torch.inference_mode():
+            if all(branch.stepper.done() for branch in acting):  # at once, on the CPU
+                for branch in acting:
+                    branch.stepper.record()
+                acting = []
+        if acting:
+            self._arrivals.release(finished)
+            finished = finished[:0]
             for branch in acting:
-                branch.stepper.record()
+                while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
+                    await asyncio.sleep(0)
+            with self._inference_mode:
+                for branch in acting:
+                    branch.stepper.record()
         if self._calls:
             (slots, began, n, waited, longest), end = self._calls.pop(), perf_counter_ns()
             for slot in slots:
@@ -199,12 +211,14 @@ class AsyncDynamicActionServer:
         """
         self._cells[TICK] += 1
         self._cells[AT] = AGENT
-        slots, rows, kinds = self._arrivals.places(ready)
-        if not kinds.any() and rows.all() and slots.max() < EVALUATION:  # all are within a batch, as usual
+        places = self._arrivals.places(ready)
+        slots, rows = places.slots, places.rows
+        if places.within(EVALUATION):  # all are within a batch, as usual
             self._under_way = ready
             self._training.stepper.stepped(ready)
             self._act(self._training, ready, slots, rows)
             return [self._training], ready[:0]
+        kinds = places.kinds
         acting, under_way = [], []
         for branch, which, slots_there in self._by_branch(slots):
             members, there = ready[which], slots_there[which]
@@ -240,6 +254,7 @@ class AsyncDynamicActionServer:
                 self._log.finished(slot, branch.shares[member], int(self._arrivals.times(members[i])))
             else:
                 self._evaluating[member] = False
+        self._update_coming()
         return acts
 
     def _begin(self, branch: Branch, member: int, slot: int) -> None:
@@ -259,6 +274,5 @@ class AsyncDynamicActionServer:
         self.acted += n
         if branch is self._training:
             arrived = self._arrivals.times(members)
-            waited, longest = began - int(arrived.sum()) // len(arrived), began - int(arrived.min())
-            first, last = int(slots.min()), int(slots.max())
-            self._calls.append(([first] if first == last else [first, last], began, n, waited, longest))
+            mean, first = int(np.add.reduce(arrived)) // len(arrived), int(np.minimum.reduce(arrived))
+            self._calls.append((branch.stepper.slots_under_way, began, n, began - mean, began - first))

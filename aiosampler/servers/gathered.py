@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NO_SLOT = -1
 
+Array = np.ndarray[Any, Any]
+
 
 class GatheredStepper:
     """Steps an agent for some of B environments, which may be in different rows and slots, and records its outputs.
@@ -44,8 +46,8 @@ class GatheredStepper:
         self._first, self._n = shares[0].start, shares[-1].stop - shares[0].start
         self._flat = [_Flat(slot) for slot in slots]
         self._staged = rows_like(self._flat[0].inputs, B)
-        # For each number of environments, views of the staging memory, and their leaves
-        self._copies: dict[int, tuple[AgentInputs, list[torch.Tensor]]] = {}
+        # For each number of environments, views of the staging memory, and their leaves as arrays
+        self._copies: dict[int, tuple[AgentInputs, list[Array]]] = {}
         self._answers = {name: tree_map(lambda a: np.empty_like(a[0]), slots[0][name]) for name in _ANSWERS}
         self._action, self._info = (Recorder(name, self._answers[name]) for name in _ANSWERS)
         self._initial = agent.initial_state(B)
@@ -58,10 +60,12 @@ class GatheredStepper:
         self._values = slots[0]["bootstrap_value"] is not None
         self._parts = [[columns(slot, share.start, len(share)) for share in shares] for slot in slots]
         self._final = [FinalInputs(len(share)) for share in shares]
-        # For each member, slot and row of the step that it takes; NO_SLOT if it takes none, or its answer is dropped
+        # For each member, slot and row of the step that it takes; NO_SLOT if it takes none. Only for a recurrent agent
         self._slot_of, self._row_of = np.full(len(shares), NO_SLOT), np.zeros(len(shares), np.int64)
+        self._dropped: list[int] = []  # members whose answers to the launched step are not recorded
         self._starts = np.array([share.start for share in shares])
         self._sizes = np.array([len(share) for share in shares])
+        self._single = bool((self._sizes == 1).all())
         self._waits, self._waiting = waits, np.zeros(B, np.bool_)
 
     @property
@@ -105,8 +109,9 @@ class GatheredStepper:
 
     def void(self, members: Sequence[int]) -> None:
         """Reset the recurrent state of these members, and drop what is still to be recorded for them."""
-        self._slot_of[members] = NO_SLOT
+        self._dropped += members
         if self.recurrent:
+            self._slot_of[members] = NO_SLOT
             shares = [self._shares[member] for member in members]
             self._reset(np.concatenate([np.arange(share.start, share.stop) for share in shares]))
 
@@ -125,26 +130,34 @@ class GatheredStepper:
         Raises:
             AgentFault: The agent raised.
         """
-        self._slot_of[members], self._row_of[members] = slots, rows
-        self._acting = Acting(members, *self._spans(members, slots, rows), version)
+        self._dropped = []
+        if self.recurrent:
+            self._slot_of[members], self._row_of[members] = slots, rows
+        self._acting = Acting(*self._spans(members, slots, rows), version)
         self._infer(self._acting)
         return len(self._acting.environments)
 
     def _spans(self, members: Members, slots: Members, rows: Members) -> tuple[Members, list[_Span]]:
         """The environments of some members, and their rows in each slot."""
-        sizes, environments = self._sizes[members], self._starts[members]
-        if (sizes != 1).any():
+        environments = self._starts[members]
+        if not self._single:
+            sizes = self._sizes[members]
             first = np.cumsum(sizes) - sizes
             environments = np.repeat(environments - first, sizes) + np.arange(sizes.sum())
             slots, rows = np.repeat(slots, sizes), np.repeat(rows, sizes)
-        here = int(slots[0]) if len(slots) else 0
-        if (slots == here).all():
-            return environments, [_Span(here, rows * self._B + environments, slice(0, len(environments)))]
-        order = np.argsort(slots, kind="stable")
-        environments, numbers = environments[order], (rows * self._B + environments)[order]
-        in_first = int(np.count_nonzero(slots == 0))
-        spans = enumerate((slice(0, in_first), slice(in_first, len(order))))
+        n, numbers = len(environments), rows * self._B + environments
+        in_first = n - int(np.count_nonzero(slots))
+        if in_first == n or not in_first:
+            return environments, [_Span(0 if in_first else 1, numbers, slice(0, n))]
+        order = slots.argsort(kind="stable")
+        environments, numbers = environments[order], numbers[order]
+        spans = enumerate((slice(0, in_first), slice(in_first, n)))
         return environments, [_Span(slot, numbers[of_step], of_step) for slot, of_step in spans]
+
+    @property
+    def slots_under_way(self) -> list[int]:
+        """The slots of the launched step, in order."""
+        return [span.slot for span in self._acting.spans]
 
     def settle(self) -> None:
         """Block this thread until all work that was queued on a device is done."""
@@ -160,9 +173,8 @@ class GatheredStepper:
             AgentFault: An output does not fit.
         """
         acting, (action, agent_info) = self._acting, self._answer
-        lost = acting.members[self._slot_of[acting.members] == NO_SLOT]
-        if len(lost):
-            acting = acting.without(np.concatenate([np.asarray(self._shares[member]) for member in lost.tolist()]))
+        if self._dropped:
+            acting = acting.without([b for member in self._dropped for b in self._shares[member]])
         n = len(acting.environments)
         actions = self._exact_leaves("action", action, n) or self._written(self._action, "action", action, n)
         infos = self._exact_leaves("agent_info", agent_info, n)
@@ -221,8 +233,8 @@ class GatheredStepper:
             AgentFault: It raised, or its state does not fit.
         """
         n, index = len(acting.environments), torch.from_numpy(acting.environments)
-        inputs = self._inputs(acting.spans, n)._replace(environments=index - self._first if self._first else index)
-        state = tree_map(lambda leaf: leaf[index], self._state)
+        inputs = self._inputs(acting.spans, n, index - self._first if self._first else index)
+        state = tree_map(lambda leaf: leaf[index], self._state) if self.recurrent else None
         try:
             action, agent_info, state = self._agent.step(inputs, state)
         except BaseException as exc:  # as in `fault_of`
@@ -264,24 +276,24 @@ class GatheredStepper:
         share = self._shares[member]
         return tree_map(lambda leaf: leaf[share.start : share.stop], self._initial)
 
-    def _inputs(self, spans: Sequence[_Span], n: int) -> AgentInputs:
+    def _inputs(self, spans: Sequence[_Span], n: int, environments: torch.Tensor) -> AgentInputs:
         rows = spans[0].rows
         if len(spans) == 1 and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
             first = int(rows[0])
-            return tree_map(lambda leaf: leaf[first : first + n], self._flat[spans[0].slot].inputs)  # type: ignore[no-any-return]
-        if n not in self._copies:
-            copies = tree_map(lambda staged: staged[:n], self._staged)
-            self._copies[n] = copies, tree_leaves(copies)
-        copies, leaves = self._copies[n]
-        self._gather(spans, leaves)
-        return copies
+            inputs: AgentInputs = tree_map(lambda leaf: leaf[first : first + n], self._flat[spans[0].slot].inputs)
+        else:
+            if n not in self._copies:
+                copies = tree_map(lambda staged: staged[:n], self._staged)
+                self._copies[n] = copies, [leaf.numpy() for leaf in tree_leaves(copies)]
+            inputs, arrays = self._copies[n]
+            self._gather(spans, arrays)
+        return inputs._replace(environments=environments)
 
-    def _gather(self, spans: Sequence[_Span], staged: Sequence[torch.Tensor]) -> None:
+    def _gather(self, spans: Sequence[_Span], staged: Sequence[Array]) -> None:
         """Copy the inputs of some rows to leaves of the staging memory that have one row for each."""
         for slot, rows, of_step in spans:
-            index, whole = torch.from_numpy(rows), len(rows) == len(staged[0])
-            for leaf, to in zip(self._flat[slot].leaves, staged, strict=True):
-                torch.index_select(leaf, 0, index, out=to if whole else to[of_step])
+            for leaf, to in zip(self._flat[slot].arrays, staged, strict=True):
+                leaf.take(rows, 0, to[of_step], "clip")  # no row is outside; "raise" would copy twice
 
 
 _ANSWERS = ("action", "agent_info")
@@ -299,19 +311,17 @@ class Acting(NamedTuple):
     """One step of the agent.
 
     Attributes:
-        members: The members that it acts for.
         environments: For each row of the step, its environment.
         spans: For each slot, the rows in it.
         version: The policy version.
     """
 
-    members: Members
     environments: Members
     spans: Sequence[_Span]
     version: int
 
-    def without(self, gone: Members) -> Acting:
-        """The same step, without recording for some members."""
+    def without(self, gone: Sequence[int]) -> Acting:
+        """The same step, without recording for some environments."""
         spans = []
         for slot, rows, of_step in self.spans:
             kept = np.flatnonzero(~np.isin(self.environments[of_step], gone))
@@ -338,7 +348,7 @@ class _Flat:
             observation, prev_action, prev_reward = (_flat_tensors(slot[name]) for name in names)
             infos = _flat_tensors(slot["prev_env_info"] or None)
         self.inputs = AgentInputs(observation, prev_action, prev_reward, infos)
-        self.leaves = tree_leaves(self.inputs)
+        self.arrays: list[Array] = [leaf.numpy() for leaf in tree_leaves(self.inputs)]
         self._action, self._agent_info, self._prev_action = (
             [_flat(leaf) for leaf in tree_leaves(slot[name])] for name in (*_ANSWERS, "prev_action")
         )

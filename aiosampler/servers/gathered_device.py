@@ -94,7 +94,7 @@ class GatheredDeviceStepper(GatheredStepper):
             self._by_rows[rows] = _Size(self._staged, rows, self._accelerator)
         self._size = size = self._by_rows[rows]
         inputs, state_rows = size.staged.here
-        self._gather(acting.spans, [leaf[:n] for leaf in size.inputs])
+        self._gather(acting.spans, [array[:n] for array in size.inputs])
         environments = torch.from_numpy(acting.environments)
         inputs.environments[:n], inputs.environments[n:] = environments, environments[0]
         inputs.environments.sub_(self._first)
@@ -176,7 +176,8 @@ class _Size:
         index = torch.zeros(n, dtype=torch.int64)
         like = _Staged(rows_like(inputs, n)._replace(environments=index), index)
         self.n, self.staged = n, PackedTensors(like, accelerator)
-        self.inputs = tree_leaves(self.staged.here.inputs._replace(environments=None))  # in pinned memory
+        leaves = tree_leaves(self.staged.here.inputs._replace(environments=None))
+        self.inputs = [leaf.numpy() for leaf in leaves]  # in pinned memory
         self.answer: PackedTensors | None = None  # in the shapes of the last outputs
         self.graph: Any = None
         self.held: Tree = None  # keeps memory alive that the graph uses

@@ -12,12 +12,14 @@ asleep         its worker  1 while it needs a post to go on
 leave          the server  1 tells a released member to abort
 place          its worker  its row and slot, and what it asks for: ``row << 8 | slot << 4 | kind``
 time           its worker  when it arrived, in nanoseconds of the monotonic clock
-server_asleep  the server  1 while it needs a post to look
+server_asleep  all         of the first member: the server sets 1 when it needs a post to look, and whoever is about to
+                           post sets 0
 =============  ==========  ==========================================================================================
 
 A worker that arrives posts only if `server_asleep` is set, and the server looks for arrivals once more after it has set
-that. So arrivals while the server is working cost no system call, and none is missed. Counts are not reset for a batch:
-a member may be in the next batch while another is still in the last.
+that. So none is missed, and only the first of those that arrive while the server sleeps makes a system call. It sets 0
+before it posts: later, the server may sleep again. If it is killed in between, `ServerArrivals.lose` posts. Counts are
+not reset for a batch: a member may be in the next batch while another is still in the last.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from aiosampler.signals.counter import Signal
-from aiosampler.signals.fence import fence
+from aiosampler.signals.fence import WRITES_STAY_IN_ORDER, fence
 from aiosampler.signals.rendezvous import ARRIVED, ASLEEP, CELLS, FOR_GOOD, LEAVE, RELEASED, WorkerSide
 from aiosampler.signals.waiter import Waiter
 
@@ -48,6 +50,38 @@ class Kind(IntEnum):
     FINISH_IDLE = 2  # the same, if all of its environments wait
 
 
+class Places:
+    """Where members have arrived, and what they ask for.
+
+    Args:
+        packed: Their cells `place`, at least one.
+    """
+
+    __slots__ = ("_packed", "_union")
+
+    def __init__(self, packed: Members) -> None:
+        self._packed, self._union = packed, int(np.bitwise_or.reduce(packed))
+
+    def within(self, n_slots: int) -> bool:
+        """Whether all of them want actions for a row after the first, in the first `n_slots` slots, a power of two."""
+        return not self._union & 15 and self._union >> 4 & 15 < n_slots and int(np.minimum.reduce(self._packed)) > 255
+
+    @property
+    def slots(self) -> Members:
+        """Numbers of their slots."""
+        return self._packed >> 4 & 15
+
+    @property
+    def rows(self) -> Members:
+        """Their rows."""
+        return self._packed >> 8
+
+    @property
+    def kinds(self) -> Members:
+        """What they ask for, each a `Kind`."""
+        return self._packed & 15
+
+
 class WorkerArrivals(WorkerSide):
     """The worker's side, if the worker is one member.
 
@@ -62,6 +96,8 @@ class WorkerArrivals(WorkerSide):
     def __init__(self, cells: Any, member: int, obs_ready: Signal, act_ready: Signal, *, spin: bool) -> None:
         super().__init__(cells, member, obs_ready, act_ready, spin=spin)
         self._round = self._mine[ARRIVED]  # a replacement goes on from the count of the lost worker
+        self._server = memoryview(cells[0])
+        self._mine[ASLEEP] = not spin  # one that never spins sleeps at each arrival, so it says so only once
 
     def begin(self) -> None:
         """Does nothing: counts are not reset for a batch."""
@@ -71,25 +107,43 @@ class WorkerArrivals(WorkerSide):
         mine = self._mine
         mine[_PLACE] = row << 8 | slot << 4 | kind
         mine[_TIME] = perf_counter_ns()
-        fence()  # before `meet` says that they are there
-        return self.meet()
+        if not WRITES_STAY_IN_ORDER:
+            fence()  # before the next write says that they are there
+        if self._spin:
+            return self.meet()
+        self._round = wanted = self._round + 1
+        mine[ARRIVED] = wanted
+        fence()
+        if self._is_last(wanted):
+            self._obs_ready.post()
+        while mine[RELEASED] < wanted:
+            self._act_ready.take()
+        return not mine[LEAVE]
 
     def _is_last(self, wanted: int) -> bool:
-        return bool(self._mine[_SERVER_ASLEEP])  # posts only if the server sleeps
+        """Whether to post: only if the server sleeps, and nobody else is about to."""
+        if not self._server[_SERVER_ASLEEP]:
+            return False
+        self._server[_SERVER_ASLEEP] = 0
+        return True
 
 
 class LoopArrivals:
     """The worker's side for several members, on an event loop: they wait by callbacks, without blocking a thread.
 
     Args:
-        cells: The cells of these members.
+        group: The cells of all members that the server serves.
+        ours: Indices of these members among them.
         obs_ready: The signal to the server.
         act_ready: The signal to this worker.
         loop: The event loop, in whose thread all methods but `abort` are called.
     """
 
-    def __init__(self, cells: Any, obs_ready: Signal, act_ready: Signal, loop: asyncio.AbstractEventLoop) -> None:
-        self._cells, self._rows = cells, [memoryview(row) for row in cells]
+    def __init__(
+        self, group: Any, ours: range, obs_ready: Signal, act_ready: Signal, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._cells = cells = group[ours.start : ours.stop]
+        self._rows, self._server = [memoryview(row) for row in cells], memoryview(group[0])
         self._arrived, self._released = cells[:, ARRIVED], cells[:, RELEASED]
         self._obs_ready, self._act_ready = obs_ready, act_ready
         self._waiting: dict[int, Callable[[bool], object]] = {}
@@ -110,11 +164,12 @@ class LoopArrivals:
         mine[_PLACE] = row << 8 | slot << 4 | kind
         mine[_TIME] = perf_counter_ns()
         self._waiting[member] = released
-        fence()  # before it says that they are there
+        if not WRITES_STAY_IN_ORDER:
+            fence()  # before the next write says that they are there
         mine[ARRIVED] += 1
         fence()
-        if mine[_SERVER_ASLEEP]:
-            self._cells[:, _SERVER_ASLEEP] = 0  # before the post, after which the server says anew that it sleeps
+        if self._server[_SERVER_ASLEEP]:
+            self._server[_SERVER_ASLEEP] = 0
             self._obs_ready.post()
         if mine[LEAVE]:
             self._on_act_ready()
@@ -144,7 +199,7 @@ class ServerArrivals:
 
     def __init__(self, cells: Any, obs_ready: Signal, act_ready: Sequence[Signal]) -> None:
         self._arrived, self._released, self._asleep = cells[:, ARRIVED], cells[:, RELEASED], cells[:, ASLEEP]
-        self._places, self._times, self._server_asleep = cells[:, _PLACE], cells[:, _TIME], cells[:, _SERVER_ASLEEP]
+        self._places, self._times, self._server = cells[:, _PLACE], cells[:, _TIME], memoryview(cells[0])
         self._leave = cells[:, LEAVE]
         self._obs_ready, self._act_ready = obs_ready, list(dict.fromkeys(act_ready))
         self._worker = np.array([self._act_ready.index(signal) for signal in act_ready])
@@ -155,12 +210,12 @@ class ServerArrivals:
 
     def ready(self) -> Members:
         """The members that have arrived and were not released yet."""
-        return np.flatnonzero(self._arrived > self._released)
+        members: Members = (self._arrived > self._released).nonzero()[0]
+        return members
 
-    def places(self, members: Members) -> tuple[Members, Members, Members]:
-        """Slots, rows and kinds of members that have arrived."""
-        places = self._places[members]
-        return places >> 4 & 15, places >> 8, places & 15
+    def places(self, members: Members) -> Places:
+        """Where members have arrived."""
+        return Places(self._places[members])
 
     def times(self, members: Members) -> Members:
         """When members have arrived, in nanoseconds."""
@@ -169,14 +224,14 @@ class ServerArrivals:
 
     async def wait(self, known: int = 0) -> None:
         """Suspend until more than `known` members have arrived; maybe earlier."""
-        self._server_asleep[:] = 1
+        self._server[_SERVER_ASLEEP] = 1
         fence()  # or a member that arrives right now may not see that the server sleeps
         try:
             if np.count_nonzero(self._arrived > self._released) <= known:
                 self.wake_ups += 1
                 await self._waiter
         finally:
-            self._server_asleep[:] = 0
+            self._server[_SERVER_ASLEEP] = 0
 
     def release(self, members: Members) -> None:
         """Release members that have arrived, after they were answered."""
@@ -189,6 +244,7 @@ class ServerArrivals:
     def lose(self, members: Sequence[int]) -> None:
         """Release these members for good, since their process has ended."""
         self._released[members] = self._arrived[members]
+        self._obs_ready.post()  # one of them may have been about to
 
     def abort(self) -> None:
         """Make all members abort, now or when they arrive next."""

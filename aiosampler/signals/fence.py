@@ -6,6 +6,9 @@ import threading
 _lock = threading.Lock()
 _STRONG = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
+#: Whether other processes see this process's writes in the order in which they were made, without a fence.
+WRITES_STAY_IN_ORDER = _STRONG
+
 
 def fence() -> None:
     """Make earlier writes visible to other processes before anything later is read or written.

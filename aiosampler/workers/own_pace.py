@@ -32,7 +32,8 @@ class OwnPaceRunner(Runner):
     """A `Runner` in which each environment has a collector of its own, and arrives at the server by itself.
 
     Args:
-        cells: For each environment, its cells for arrivals.
+        group: The cells for arrivals of all environments that the server serves.
+        ours: Indices of those of this worker among them.
         obs_ready: The signal to the server.
         act_ready: The signal to this worker.
         action_space: The action space of a single environment.
@@ -42,11 +43,18 @@ class OwnPaceRunner(Runner):
     runs_ahead = True
 
     def __init__(
-        self, cells: Any, obs_ready: Signal, act_ready: Signal, action_space: gym.Space[Any], **others: Any
+        self,
+        group: Any,
+        ours: range,
+        obs_ready: Signal,
+        act_ready: Signal,
+        *,
+        action_space: gym.Space[Any],
+        **others: Any,
     ) -> None:
         super().__init__(**others)
-        self._action_space, self._cells = action_space, cells
-        self._arrivals = LoopArrivals(cells, obs_ready, act_ready, self._event_loop().loop)
+        self._action_space = action_space
+        self._arrivals = LoopArrivals(group, ours, obs_ready, act_ready, self._event_loop().loop)
         self._clocks = [
             SharedClock(clock[self._share.rank], len(self._share.environments)) for clock in self._views.step_clocks
         ]

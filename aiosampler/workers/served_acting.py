@@ -54,9 +54,9 @@ def served_runner(
         return Runner(acting=served, aborts=(rendezvous.leave, rendezvous.leave), **common)
     aborts = control.abort_batch, control.abort_evaluation
     if work.probed.coroutines:
-        ours = cells[(rank - group.start) * members :][:members]
-        acting, space = OwnPaceActing(work, views), work.probed.spaces.action
-        return OwnPaceRunner(ours, obs_ready, act_ready, space, acting=acting, aborts=aborts, **common)
+        ours = range((rank - group.start) * members, (rank - group.start + 1) * members)
+        common |= {"acting": OwnPaceActing(work, views), "aborts": aborts, "action_space": work.probed.spaces.action}
+        return OwnPaceRunner(cells, ours, obs_ready, act_ready, **common)
     arrivals = WorkerArrivals(cells, rank - group.start, obs_ready, act_ready, spin=work.spin)
     return Runner(acting=DynamicActing(work, views, arrivals), aborts=aborts, **common)
 

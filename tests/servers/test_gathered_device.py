@@ -14,7 +14,7 @@ from aiosampler.servers.accelerator import Accelerator
 from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, BatchingRule, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.servers.gathered_device import GatheredDeviceStepper
-from aiosampler.signals.arrivals import Kind
+from aiosampler.signals.arrivals import Kind, Places
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.trees import tree_leaves, tree_map
@@ -114,7 +114,8 @@ class Workers:
 
     def places(self, members):
         kinds = [Kind.FINISH if self.t[member] == T else Kind.ACT for member in members]
-        return tuple(map(np.array, ([self.batch[m] % 2 for m in members], [self.t[m] for m in members], kinds)))
+        places = zip(members, kinds, strict=True)
+        return Places(np.array([self.t[m] << 8 | (self.batch[m] % 2) << 4 | kind for m, kind in places]))
 
     def times(self, members):
         return 0 * members

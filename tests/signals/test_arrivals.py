@@ -1,0 +1,68 @@
+"""Arrivals at a server: who posts to it, and that nobody waits for a post that does not come."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from aiosampler.signals.arrivals import Kind, ServerArrivals, WorkerArrivals
+from aiosampler.signals.counter import Signal
+from aiosampler.signals.rendezvous import ASLEEP, FOR_GOOD, RELEASED, rendezvous_specs
+
+W = 4
+
+
+class CountedSignal(Signal):
+    posts = 0
+
+    def post(self):
+        self.posts += 1
+        super().post()
+
+
+@pytest.fixture
+def meeting():
+    """The cells of W workers, whose arrivals are answered at once, and the signal to the server."""
+    layout = rendezvous_specs(W)
+    cells = np.zeros(layout.shape, layout.dtype)
+    cells[:, RELEASED] = FOR_GOOD
+    return cells, CountedSignal()
+
+
+@pytest.mark.parametrize("spin", [False, True])
+async def test_only_the_first_who_arrives_while_the_server_sleeps_posts(meeting, spin):
+    cells, obs_ready = meeting
+    signals = [Signal() for _ in range(W)]
+    server = ServerArrivals(cells, obs_ready, signals)
+    workers = [WorkerArrivals(cells, i, obs_ready, signals[i], spin=spin) for i in range(W)]
+    assert all(worker.arrive(0, 3, Kind.ACT) for worker in workers)
+    assert obs_ready.posts == 0
+    for n in (1, 2):
+        waiting = asyncio.ensure_future(server.wait())
+        await asyncio.sleep(0)
+        assert all(worker.arrive(0, 3, Kind.ACT) for worker in workers)
+        assert obs_ready.posts == n
+        await waiting
+    assert server.wake_ups == 2
+    server.close()
+
+
+async def test_the_server_looks_again_when_a_worker_is_lost_that_may_not_have_posted(meeting):
+    cells, obs_ready = meeting
+    signals = [Signal() for _ in range(W)]
+    server = ServerArrivals(cells, obs_ready, signals)
+    waiting = asyncio.ensure_future(server.wait())
+    await asyncio.sleep(0)
+    server.lose([2])
+    await waiting
+    server.close()
+
+
+def test_a_worker_that_never_spins_is_posted_to_at_each_answer(meeting):
+    cells, obs_ready = meeting
+    for spin in (False, True):
+        act_ready = Signal()
+        WorkerArrivals(cells, 1, obs_ready, act_ready, spin=spin)
+        assert cells[1, ASLEEP] == (not spin)
+        act_ready.close()
+    obs_ready.close()
