@@ -14,7 +14,8 @@ import torch
 
 from aiosampler.affinity import usable_cpu_count
 from aiosampler.commands.candidates import Candidate, Subject, memory_of, processes_of
-from aiosampler.commands.ceilings import Bounds, Ceiling, VectorLoop
+from aiosampler.commands.ceilings import Bounds, Ceiling
+from aiosampler.commands.peers import Peer, ways
 from aiosampler.errors import ConfigError
 from aiosampler.specs.context import NUM_ENVS, takes
 
@@ -83,18 +84,19 @@ async def bench(
     Args:
         subject: What is sampled.
         candidates: Ways to sample it.
-        peers: Also loops with Gymnasium's vector environments.
+        peers: Also what other libraries have, with the same agent.
         windows: How many times each is measured.
         seconds: Of one window.
 
     Raises:
-        ConfigError: Gymnasium has no loop for such environments.
+        ConfigError: `peers` are for single environments that are not awaited.
     """
     if peers and (subject.awaits or takes(subject.env_fn, NUM_ENVS)):
         raise ConfigError(f"--peers is for single environments with ordinary methods, {subject.env!r} makes others")
     torch.set_num_threads(1)  # as in a sampler's processes
     rows = {candidate: Row(candidate.name) for candidate in candidates}
-    others: list[tuple[Row, VectorLoop]] = []
+    others: list[Row] = []
+    loops: dict[str, Peer] = {}
     async with contextlib.AsyncExitStack() as opened:
         samplers = {}
         for candidate, row in rows.items():
@@ -108,11 +110,17 @@ async def bench(
             row.start_s = time.perf_counter() - began
             await rate(sampler, seconds / 2)
             row.memory_mib = memory_of(processes_of(sampler))
-        for kind in ("sync", "async") if peers else ():
-            tell(f"starting gymnasium {kind}")
+        workers = max((candidate.n_workers or 1 for candidate in candidates), default=1)
+        for name, make in ways(subject, workers) if peers else ():
+            tell(f"starting {name}")
+            others.append(row := Row(name))
             began = time.perf_counter()
-            loop = opened.enter_context(contextlib.closing(VectorLoop(subject, kind)))
-            others.append((Row(f"gymnasium {kind}", start_s=time.perf_counter() - began), loop))
+            try:
+                loops[name] = opened.enter_context(contextlib.closing(make()))
+            except Exception as exc:  # of that library, or that it is not there
+                row.error = str(exc)
+                continue
+            row.start_s = time.perf_counter() - began
         bounds = (
             None if subject.awaits else opened.enter_context(contextlib.closing(Bounds(subject, usable_cpu_count())))
         )
@@ -127,11 +135,12 @@ async def bench(
                 got = await rate(sampler, seconds)
                 rows[candidate].rates.append(got)
                 await asyncio.sleep(0.05 + 1.5 * subject.T * subject.B / got)  # until it has collected ahead, and rests
-            for row, loop in others:
-                tell(f"window {window + 1} of {windows}: {row.name}")
-                row.rates.append(await asyncio.to_thread(loop.rate, seconds))
+            for row in others:
+                if row.name in loops:
+                    tell(f"window {window + 1} of {windows}: {row.name}")
+                    row.rates.append(await asyncio.to_thread(loops[row.name].rate, seconds))
     tell("")
-    return [*rows.values(), *(row for row, _ in others)]
+    return [*rows.values(), *others]
 
 
 def tell(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aiosampler.affinity import usable_cpu_count
+from aiosampler.affinity import Affinity, make_affinity, usable_cpu_count, usable_cpus
 from aiosampler.agents.agent import Agent
 from aiosampler.agents.categorical import CategoricalPgAgent
 from aiosampler.agents.gaussian import GaussianPgAgent
@@ -44,6 +45,7 @@ KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "no-overlap": (AsyncNoOverlapAlternatingSampler, {}),
 }
 LOCAL = ("serial", "cpu")  # the agent is where the environments are
+ALTERNATING = ("alternating", "no-overlap")
 LEAST_IMAGE = 36  # pixels of a side, for the convolutions below
 
 
@@ -243,15 +245,45 @@ class Candidate:
     Attributes:
         kind: One of `KINDS`.
         n_workers: None for a serial sampler.
+        placement: ``"pinned"``, each worker to one CPU; ``"apart"``, each group to a half of them; ``"unplaced"``, left
+            to the scheduler; None for what the sampler does by itself.
     """
 
     kind: str
     n_workers: int | None = None
+    placement: str | None = None
 
     @property
     def name(self) -> str:
         """Such as ``cpu x 4``."""
-        return self.kind if self.n_workers is None else f"{self.kind} x {self.n_workers}"
+        name = self.kind if self.n_workers is None else f"{self.kind} x {self.n_workers}"
+        return name if self.placement is None else f"{name}, {self.placement}"
+
+    @property
+    def alternates(self) -> bool:
+        """Whether its workers are two groups."""
+        return self.kind in ALTERNATING
+
+    def placed(self, subject: Subject) -> list[Candidate]:
+        """The same with each placement that it can be given here."""
+        if self.n_workers is None or subject.awaits or not hasattr(os, "sched_setaffinity"):
+            return []
+        names = ["pinned"]
+        if self.alternates and subject.device == "cpu":
+            names += ["apart", "unplaced"] if len(usable_cpus()) > 1 else ["unplaced"]
+        return [dataclasses.replace(self, placement=name) for name in names]
+
+    def _affinity(self, subject: Subject) -> tuple[Affinity, str]:
+        """Its placement, and what makes that, as one would write it."""
+        if self.placement == "unplaced":
+            return Affinity(cpus=usable_cpus()), "Affinity(cpus=usable_cpus())"
+        options: dict[str, Any] = {
+            "n_gpus": int(self.kind not in LOCAL and subject.device != "cpu"),
+            "alternating": self.alternates,
+            "apart": self.placement == "apart",
+        }
+        written = "".join(f", {name}={value!r}" for name, value in options.items() if value)
+        return make_affinity(self.n_workers, **options), f"make_affinity({self.n_workers}{written})"
 
     def options(self, subject: Subject) -> dict[str, Any]:
         """Arguments of its constructor, beside environment and agent."""
@@ -270,12 +302,17 @@ class Candidate:
         Raises:
             ConfigError: This kind cannot be had so.
         """
-        return KINDS[self.kind][0](subject.env_fn, agent=subject.make_agent(), seed=0, **self.options(subject))
+        options = self.options(subject)
+        if self.placement is not None:
+            options["affinity"], _ = self._affinity(subject)
+        return KINDS[self.kind][0](subject.env_fn, agent=subject.make_agent(), seed=0, **options)
 
     def call(self, subject: Subject) -> str:
         """The call of the constructor, as one would write it."""
         env = repr(subject.env) if isinstance(subject.env_fn, str) else subject.env.partition(":")[2]
         options = "".join(f", {name}={value!r}" for name, value in self.options(subject).items())
+        if self.placement is not None:
+            options += f", affinity={self._affinity(subject)[1]}"
         return f"{KINDS[self.kind][0].__name__}({env}, agent=agent{options})"
 
 

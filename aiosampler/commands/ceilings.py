@@ -1,11 +1,10 @@
-"""What could be had at best: how long an environment's step and an agent's take by themselves, and loops of others."""
+"""What could be had at best: how long an environment's step and an agent's take by themselves."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -17,7 +16,6 @@ from aiosampler.specs.trees import tree_map
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiosampler.agents.agent import Agent
     from aiosampler.specs.trees import Tree
 
 
@@ -125,50 +123,3 @@ def some_inputs(subject: Subject, n: int) -> AgentInputs:
     observation: Tree = tree_map(rows, observation_space.sample())
     prev_action: Tree = tree_map(lambda leaf: torch.zeros_like(rows(leaf)), action_space.sample())
     return AgentInputs(observation, prev_action, torch.zeros(n))
-
-
-class VectorLoop:
-    """What one would write with a vector environment of Gymnasium: the same agent, and the same things kept.
-
-    Args:
-        subject: What is sampled, with a Gymnasium id or a function for single environments, and arrays as observations.
-        kind: ``"sync"`` or ``"async"``.
-    """
-
-    def __init__(self, subject: Subject, kind: str) -> None:
-        self._subject = subject
-        makers = [lambda: make_environment(subject.env_fn, subject.env_kwargs, 1)] * subject.B
-        made = gym.vector.SyncVectorEnv if kind == "sync" else gym.vector.AsyncVectorEnv
-        self._environments: Any = made(makers)
-        self._agent: Agent = subject.make_agent()
-        self._agent.initialize(Spaces(*subject.spaces))
-        self._agent.sample_mode(0)
-        self._observation, _ = self._environments.reset(seed=0)
-        self._state = self._agent.initial_state(subject.B)
-        self._action = some_inputs(subject, subject.B).prev_action
-        self._reward = torch.zeros(subject.B)
-        self._kept: dict[str, list[Any]] = {}
-
-    @torch.inference_mode()
-    def batch(self) -> None:
-        """Collect a batch of T steps."""
-        kept: dict[str, list[Any]] = {name: [] for name in ("observation", "action", "reward", "done", "agent_info")}
-        for _ in range(self._subject.T):
-            observation = tree_map(lambda leaf: torch.from_numpy(np.array(leaf)), self._observation)
-            step = self._agent.step(AgentInputs(observation, self._action, self._reward), self._state)
-            action = tree_map(lambda leaf: leaf.numpy(), step.action)
-            self._observation, reward, terminated, truncated, _ = self._environments.step(action)
-            self._action, self._state = step.action, step.state
-            self._reward = torch.from_numpy(np.asarray(reward, np.float32))
-            record = (observation, step.action, self._reward, (terminated, truncated), step.agent_info)
-            for name, value in zip(kept, record, strict=True):
-                kept[name].append(value)
-        self._kept = kept
-
-    def rate(self, seconds: float) -> float:
-        """Steps per second over some seconds."""
-        return self._subject.T * self._subject.B / seconds_per_call(self.batch, seconds)
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._environments.close()

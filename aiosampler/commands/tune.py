@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEAST_WINDOW_S = 0.2
 FINALISTS = 3
+PLAIN_SHARE, PLACED_SHARE = 0.5, 0.7  # of the time, until which those are tried
 
 
 def candidates_for(subject: Subject, cpus: int) -> list[Candidate]:
@@ -44,7 +45,9 @@ def candidates_for(subject: Subject, cpus: int) -> list[Candidate]:
 
 
 async def tune(subject: Subject, seconds: float) -> list[Row]:
-    """Try what is likely once, and the best of it twice more, each in a sampler of its own.
+    """Try what is likely once, then the best of it in other placements, and the best of all twice more.
+
+    Each is tried in a sampler of its own. Placements are tried of the fastest, and of the fastest with groups.
 
     Args:
         subject: What is sampled.
@@ -54,27 +57,34 @@ async def tune(subject: Subject, seconds: float) -> list[Row]:
         A row for each that was tried, the fastest first.
     """
     torch.set_num_threads(1)
-    there = candidates_for(subject, usable_cpu_count())
     rows: dict[Candidate, Row] = {}
     tell("importing torch for all samplers")  # which a fork server does once, so it counts for none of them
-    await _measure(subject, there[0], Row(""), 0)
+    plain = candidates_for(subject, usable_cpu_count())
+    await _measure(subject, plain[0], Row(""), 0)
     began = time.perf_counter()
-    for k, candidate in enumerate(there):
-        left = seconds * 2 / 3 - (time.perf_counter() - began)  # the rest is for the finalists
-        if left <= 0 and rows:
-            break
-        tell(f"{candidate.name}: {k + 1} of {len(there)}, {time.perf_counter() - began:.0f} of {seconds:.0f} s")
-        rows[candidate] = row = Row(candidate.name)
-        await _measure(subject, candidate, row, max(LEAST_WINDOW_S, left / (len(there) - k) / 3))
-    finalists = sorted((each for each in rows if rows[each].rates), key=lambda each: -rows[each].rate)[:FINALISTS]
-    for k in range(2):
-        for candidate in finalists:
-            left = seconds - (time.perf_counter() - began)
-            if left <= 0:
+
+    def ranked() -> list[Candidate]:
+        return sorted((each for each in rows if rows[each].rates), key=lambda each: -rows[each].rate)
+
+    async def attempt(there: list[Candidate], until: float) -> None:
+        """Measure each once more, for even parts of the time that is left then."""
+        for k, candidate in enumerate(there):
+            left = until - (time.perf_counter() - began)
+            if left <= 0 and rows:
                 break
-            tell(f"{candidate.name} again, {time.perf_counter() - began:.0f} of {seconds:.0f} s")
-            window = left / (len(finalists) * (2 - k)) / 3
-            await _measure(subject, candidate, rows[candidate], max(LEAST_WINDOW_S, window))
+            told = f"{k + 1} of {len(there)}, {time.perf_counter() - began:.0f} of {seconds:.0f} s"
+            tell(f"{candidate.name}{' again' if candidate in rows else ''}: {told}")
+            row = rows.setdefault(candidate, Row(candidate.name))
+            await _measure(subject, candidate, row, max(LEAST_WINDOW_S, left / (len(there) - k) / 3))
+
+    await attempt(plain, seconds * PLAIN_SHARE)
+    fastest = [*ranked()[:1], *[each for each in ranked() if each.alternates][:1]]
+    await attempt(
+        [placed for each in dict.fromkeys(fastest) for placed in each.placed(subject)], seconds * PLACED_SHARE
+    )
+    finalists = ranked()[:FINALISTS]
+    for share in (1 - (1 - PLACED_SHARE) / 2, 1):
+        await attempt(finalists, seconds * share)
     tell("")
     return [rows[each] for each in sorted(rows, key=lambda each: (each not in finalists, -rows[each].rate))]
 
@@ -98,15 +108,17 @@ def recommendation(subject: Subject, rows: list[Row]) -> str:
         subject: What was sampled.
         rows: Of `tune`.
     """
-    tried = {candidate.name: candidate for candidate in candidates_for(subject, usable_cpu_count())}
+    plain = candidates_for(subject, usable_cpu_count())
+    tried = {each.name: each for candidate in plain for each in (candidate, *candidate.placed(subject))}
     best = next((row for row in rows if row.rates), None)
     if best is None:
         return "nothing could be tried: see the errors above"
     text = f"recommended: {tried[best.name].call(subject)}"
     close = [row.name for row in rows[1:] if row.rates and row.rate > 0.9 * best.rate]
     spread = (max(best.rates) - min(best.rates)) / statistics.median(best.rates)
-    if len(rows) < len(tried):
-        text += f"\ntried {len(rows)} of {len(tried)} ways; give it more time by --seconds"
+    there = sum(tried[row.name].placement is None for row in rows)
+    if there < len(plain):
+        text += f"\ntried {there} of {len(plain)} ways; give it more time by --seconds"
     if close:
         text += f"\nwithin 10 % of it: {', '.join(close)}; its own windows differ by {spread:.0%}"
     return text

@@ -1,11 +1,14 @@
 """`python -m aiosampler bench` and `tune` measure, print and draw."""
 
+import functools
+import itertools
 import json
 import re
 
 import pytest
 
 from aiosampler.__main__ import main
+from aiosampler.commands import bench, peers
 
 SHORT = ["--T=4", "--B=4", "--agent=random"]
 
@@ -24,13 +27,21 @@ def test_bench_prints_all_numbers_as_json_and_draws(tmp_path, capsys):
 
 
 @pytest.mark.slow  # AsyncVectorEnv starts processes, too
-def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys):
+def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys, monkeypatch):
+    there = peers.ways
+
+    def three(subject, workers):
+        yield from itertools.islice(there(subject, workers), 2)
+        yield peers.Way("another", functools.partial(peers._missing, "no_such_package"))
+
+    monkeypatch.setattr(bench, "ways", three)
     command = ["bench", "CartPole-v1", *SHORT, "--samplers=serial,alternating", "--workers=3", "--peers"]
     assert main([*command, "--windows=1", "--seconds=0.05"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"serial +[\d,]+ +[\d,]+ +\d+\.\d% +\d+\.\d\d s +(\d+ MiB|-)", lines[2])
     assert "n_workers" in lines[3]  # three cannot be in two groups
-    assert [line.split("  ")[0] for line in lines[4:]] == ["gymnasium sync", "gymnasium async"]
+    assert [line.split("  ")[0] for line in lines[4:6]] == ["gymnasium sync", "gymnasium async"]
+    assert "not installed: pip install no-such-package" in lines[6]
 
 
 @pytest.mark.slow  # starts a number of samplers

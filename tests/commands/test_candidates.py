@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from aiosampler import AgentInputs, CategoricalPgAgent, GaussianPgAgent, RandomAgent, Spaces
 from aiosampler.__main__ import main
-from aiosampler.commands.candidates import KINDS, Candidate, Subject, find, make_agent
+from aiosampler.commands.candidates import ALTERNATING, KINDS, Candidate, Subject, find, make_agent
 from aiosampler.commands.ceilings import Bounds
 from aiosampler.commands.tune import candidates_for
 
@@ -86,6 +86,30 @@ def test_what_is_tried_can_be_had(cpus, B):
     assert len(set(there)) == len(there) >= 1
     for candidate in there:
         candidate.make(subject)  # is refused if it cannot
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_placement_is_tried_and_told(kind, monkeypatch):
+    monkeypatch.setattr("aiosampler.affinity.usable_cpus", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr("aiosampler.commands.candidates.usable_cpus", lambda: (0, 1, 2, 3))
+    subject = Subject("CartPole-v1", "random", 4, 8)
+    placed = Candidate(kind, None if kind == "serial" else 4).placed(subject)
+    calls = {each.placement: each.call(subject).partition("affinity=")[2] for each in placed}
+    where = {each.placement: each.make(subject).options.affinity for each in placed}
+    if kind == "serial":
+        assert calls == {}
+    elif kind in ALTERNATING:
+        assert calls == {
+            "pinned": "make_affinity(4, alternating=True))",
+            "apart": "make_affinity(4, alternating=True, apart=True))",
+            "unplaced": "Affinity(cpus=usable_cpus()))",
+        }
+        assert where["pinned"].workers == [(0,), (1,), (0,), (1,)]
+        assert where["apart"].workers == [(0,), (1,), (2,), (3,)]
+        assert where["unplaced"].cpus == (0, 1, 2, 3)
+    else:
+        assert calls == {"pinned": "make_affinity(4))"}
+        assert where["pinned"].workers == [(0,), (1,), (2,), (3,)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
