@@ -112,7 +112,7 @@ class ActorStart:
         with _lost_at_start(actor):
             await actor.call("start", parameters)
             for call in actor.told.values():
-                await actor.call("call", call)
+                await actor.call_in_turn("call", 0, call)
 
     def release(self) -> None:
         """Let go what is in the object store."""

@@ -280,17 +280,16 @@ class Fleet:
             if actor.replacing is None:
                 actor.publish(ref, version)
 
-    async def evaluate(self, requests: Mapping[int, tuple[Any, ...]]) -> dict[int, list[bytes]]:
+    async def evaluate(self, asked: Mapping[int, tuple[Any, ...]]) -> dict[int, list[bytes]]:
         """Have some actors evaluate; return the packed episodes of those that were not lost meanwhile.
 
         Args:
-            requests: For each of them, the arguments of `HostedSampler.evaluate` without the version.
+            asked: For each of them, the arguments of `HostedSampler.evaluate` after the version.
         """
         async with self._order:
             self.require_running()
             await self._until(lambda: all(actor.replacing is None for actor in self.actors))
-            version = self.version
-            calls = {k: self._attempt(self.actors[k], "evaluate", *args, version) for k, args in requests.items()}
+            calls = {k: self._attempt(self.actors[k], "evaluate", self.version, *args) for k, args in asked.items()}
             return await self._all(calls)
 
     async def call(self, request: Call) -> Called:
@@ -303,7 +302,7 @@ class Fleet:
             for k, ours in asked.items():
                 self.actors[k].remember(ours)
             before = len(self._failures)
-            answers = await self._all({k: self._attempt(self.actors[k], "call", ours) for k, ours in asked.items()})
+            answers = await self._all({k: self._attempt(self.actors[k], "call", 0, ours) for k, ours in asked.items()})
             losses = tuple(Loss(error, 0, 0) for error in self._failures[before:])
             return answer(answers, each, [actor.note for actor in self.actors], losses)
 
@@ -319,11 +318,11 @@ class Fleet:
             await self._raise_why_closed()
         return {k: each for k, each in answers.items() if each is not None}
 
-    async def _attempt(self, actor: RemoteActor, method: str, *args: Any) -> Any:
+    async def _attempt(self, actor: RemoteActor, method: str, version: int, *args: Any) -> Any:
         """Call an actor; None if it was lost, and is being replaced."""
         incarnation = actor.incarnation
         try:
-            return await actor.call(method, *args)
+            return await actor.call_in_turn(method, version, *args)
         except ActorLost as exc:
             if self._closing is None and actor.replacing is None and actor.incarnation == incarnation:
                 self._lose(actor, str(exc))  # here, since nothing else may have noticed yet

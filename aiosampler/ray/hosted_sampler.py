@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import pickle
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
@@ -15,11 +17,13 @@ from aiosampler.agents.parameters import parameter_specs
 from aiosampler.agents.sources import SourceMatcher
 from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.pickling import dumps
-from aiosampler.ray.travel import Reply, from_bytes, packed
+from aiosampler.ray.travel import Lent, Reply, from_bytes, packed
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.specs.registry import unpack_registry
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from aiosampler.agents.parameters import ParameterSpec
     from aiosampler.ray.plan import Plan
     from aiosampler.samplers.base import AsyncSamplerMixin
@@ -48,8 +52,8 @@ class HostedSampler:
     """Collects with one sampler for a driver elsewhere.
 
     The sampler collects a batch when it is asked for, so no more are ahead of the driver than it has asked for. All
-    methods are coroutines, which Ray runs in one event loop, and calls that are under way at once wait for one another
-    in the sampler. Ray may begin them in another order than they were made in; so a batch names the policy version
+    methods are coroutines, which Ray runs in one event loop. Of those that are under way at once it may begin a later
+    one first. So what must be in order is numbered from 0 on, and waits for its turn; and it names the policy version
     that it must not be begun without.
     """
 
@@ -58,8 +62,11 @@ class HostedSampler:
         self._kind: Any = None  # the class of trajectory infos
         self._specs: tuple[ParameterSpec, ...] = ()
         self._version = -1  # of the parameters that were received last
-        self._newer = asyncio.Condition()
+        self._turn = 0  # the number of what is done now, or next
+        self._news = asyncio.Condition()  # of the turn, or of the version
         self._told = 0  # failures of workers that the driver knows
+        self._lent: deque[asyncio.Event] = deque()  # of the last batches: set when their slots may be written to
+        self._lends = 1  # how many of them may be open when the next batch is asked for
 
     async def place(self) -> Place:
         """Tell where this actor is."""
@@ -76,6 +83,8 @@ class HostedSampler:
             ) from None
         self._version = beginning.version
         self._kind = sampler.options.payload.live["traj_info_cls"]
+        # While a batch goes to one slot, Ray copies the one before from the other; which debugging would fill at once
+        self._lends = 0 if sampler.options.debug else 1
         await sampler.async_initialize()
         return dumps(sampler._probed)  # noqa: SLF001 - what the driver's agent needs is nothing for users
 
@@ -89,39 +98,46 @@ class HostedSampler:
                 ours.data.copy_(given)
         await self._sampler.initialize()
 
-    async def next_batch(self, itr: int | None, version: int) -> Reply:
-        """Collect a batch, by the parameters of a version or later ones."""
-        await self._reach(version)
-        samples = await self._sampler.obtain_samples(itr, copy=True)
-        failures = self._sampler.statistics().failures
-        told, self._told = self._told, len(failures)
-        return packed(samples, self._kind, failures[told:])
+    async def next_batch(self, turn: int, version: int, itr: int | None) -> Reply:
+        """Collect a batch."""
+        async with self._in_turn(turn, version):
+            while len(self._lent) > self._lends:
+                await self._lent[0].wait()
+                self._lent.popleft()
+            samples = await self._sampler.obtain_samples(itr)
+            returned, loop = asyncio.Event(), asyncio.get_running_loop()
+            self._lent.append(returned)
+            failures = self._sampler.statistics().failures
+            told, self._told = self._told, len(failures)
+            lent = Lent(lambda: loop.is_closed() or loop.call_soon_threadsafe(returned.set))
+            return packed(samples, self._kind, failures[told:], lent)
 
     async def publish(self, parameters: list[Any], version: int) -> None:
         """Publish parameters, unless later ones came before."""
-        async with self._newer:
+        async with self._news:
             if version <= self._version:
                 return
             tensors = from_bytes(parameters, self._specs)
             publisher = self._sampler._shared.publisher  # noqa: SLF001 - by version, which users cannot give
             await beside_loop(lambda: publisher.publish_tensors(tensors, version))
             self._version = version
-            self._newer.notify_all()
+            self._news.notify_all()
 
     async def evaluate(
-        self, itr: int, max_trajectories: int | None, max_steps: int | None, version: int
+        self, turn: int, version: int, itr: int, max_trajectories: int | None, max_steps: int | None
     ) -> list[bytes]:
         """Evaluate; return the episodes as they were packed in the sampler's processes."""
-        await self._reach(version)
-        session = self._sampler._session  # noqa: SLF001 - the driver unpacks episodes, whose class may be its own
-        evaluated = await session.evaluate(itr, max_trajectories, max_steps)
-        episodes: list[bytes] = evaluated.episodes
-        return episodes
+        async with self._in_turn(turn, version):
+            session = self._sampler._session  # noqa: SLF001 - the driver unpacks episodes, whose class may be its own
+            evaluated = await session.evaluate(itr, max_trajectories, max_steps)
+            episodes: list[bytes] = evaluated.episodes
+            return episodes
 
-    async def call(self, call: Call) -> Called:
+    async def call(self, turn: int, version: int, call: Call) -> Called:
         """Have environments of this sampler do something."""
-        called: Called = await self._sampler._session.call(call)  # noqa: SLF001 - arguments are packed already
-        return called
+        async with self._in_turn(turn, version):
+            called: Called = await self._sampler._session.call(call)  # noqa: SLF001 - arguments are packed already
+            return called
 
     async def watch(self) -> None:
         """Suspend until the sampler is closed; raise what closed it, unless it was `close`."""
@@ -132,9 +148,17 @@ class HostedSampler:
         if self._sampler is not None:
             await self._sampler.aclose()
 
-    async def _reach(self, version: int) -> None:
-        async with self._newer:
-            await self._newer.wait_for(lambda: self._version >= version)
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, turn: int, version: int) -> AsyncIterator[None]:
+        """A context around what is done one after another, with the parameters of a version or later ones."""
+        async with self._news:
+            await self._news.wait_for(lambda: self._turn == turn and self._version >= version)
+        try:
+            yield
+        finally:
+            async with self._news:
+                self._turn += 1
+                self._news.notify_all()
 
 
 def _make_sampler(plan: Plan, beginning: Beginning) -> AsyncSamplerMixin:

@@ -89,6 +89,7 @@ class RemoteActor:
         self._loop = asyncio.get_running_loop()
         self._handle, self.place = actor_class.remote(), None
         self.incarnation += 1
+        self._turns = 0
 
     def watch(self) -> None:
         """Begin to watch over the actor and its sampler."""
@@ -103,9 +104,13 @@ class RemoteActor:
         """
         return await self._answer(getattr(self._handle, method).remote(*args))
 
+    async def call_in_turn(self, method: str, version: int, *args: Any) -> Any:
+        """`call` a method when all is done that was asked for before, and not without a version of the parameters."""
+        return await self._answer(self._in_turn(method, version, *args))
+
     def ask(self, itr: int | None, version: int) -> None:
         """Ask for one batch more."""
-        ref = self._handle.next_batch.remote(itr, version)
+        ref = self._in_turn("next_batch", version, itr)
         self.batches.append(self._watched(self._arrive(ref), f"batch-of-actor-{self.index}"))
         self.next_itr += 1
 
@@ -154,6 +159,10 @@ class RemoteActor:
         if self._handle is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.forget)
             self._loop.call_soon_threadsafe(self.kill)
+
+    def _in_turn(self, method: str, version: int, *args: Any) -> Any:
+        turn, self._turns = self._turns, self._turns + 1
+        return getattr(self._handle, method).remote(turn, version, *args)
 
     async def _arrive(self, ref: Any) -> Arrived:
         reply = await self._answer(ref)

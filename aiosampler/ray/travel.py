@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from aiosampler.collectors.open_episodes import FinishedEpisode
 from aiosampler.workers.episodes import pack_episodes, unpack_infos
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aiosampler.agents.parameters import ParameterSpec
     from aiosampler.collectors.traj_info import TrajInfo
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Reply(NamedTuple):
     """A batch on its way from an actor.
 
-    Its arrays are copies: they share nothing with the slot, which the actor's sampler goes on writing to.
+    In the actor its arrays are views of a slot, which Ray copies to the object store, or into a message if they are
+    small: that copy is the one that travels. The slot must not be written to before; see `Lent`.
     """
 
     samples: Samples  # with NumPy arrays in place of tensors, and no trajectory infos
@@ -31,16 +33,35 @@ class Reply(NamedTuple):
     failures: tuple[SamplerError, ...]  # why workers of the actor's sampler were lost since the last batch
 
 
-def packed(samples: Samples, kind: type[TrajInfo], failures: tuple[SamplerError, ...]) -> Reply:
-    """Make the reply of an actor from a batch that is a copy.
+class Lent:
+    """The arrays of a batch, lent to Ray, which says to nobody when it has copied them.
+
+    Each array that `array` makes keeps this object alive, and so does whoever has the array, or reads its memory. So
+    when nothing of them is left, this object ends, and the memory may be written to.
+
+    Args:
+        returned: Called then, from any thread.
+    """
+
+    def __init__(self, returned: Callable[[], object]) -> None:
+        weakref.finalize(self, returned).atexit = False
+
+    def array(self, tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+        """An array with the memory of a tensor."""
+        return np.asarray(_Memory(tensor.numpy(), keeps=self))
+
+
+def packed(samples: Samples, kind: type[TrajInfo], failures: tuple[SamplerError, ...], lent: Lent) -> Reply:
+    """Make the reply of an actor.
 
     Args:
         samples: The batch.
         kind: The class of its trajectory infos, which may be defined in the user's main module.
         failures: See `Reply`.
+        lent: Keeps the memory of the batch.
     """
     episodes = [FinishedEpisode(0, i, info) for i, info in enumerate(samples.traj_infos)]
-    arrays = samples.map(torch.Tensor.numpy)  # type: ignore[arg-type] # no tensors until they have travelled
+    arrays = samples.map(lent.array)  # type: ignore[arg-type] # no tensors until they have travelled
     return Reply(dataclasses.replace(arrays, traj_infos=[]), pack_episodes(episodes, kind), failures)
 
 
@@ -49,14 +70,14 @@ def unpacked(reply: Reply, kind: type[TrajInfo]) -> Samples:
     return dataclasses.replace(reply.samples.map(as_tensor), traj_infos=unpack_infos([reply.episodes], kind))
 
 
-class _Writable:
-    """The memory of an array, which it keeps alive, without the mark that it must not be written to."""
+class _Memory:
+    """The memory of an array, which it keeps alive, with another object, and without the mark not to be written to."""
 
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+    def __init__(self, array: np.ndarray[Any, Any], keeps: object = None) -> None:
         interface = dict(array.__array_interface__)
         interface["data"] = (interface["data"][0], False)
         self.__array_interface__ = interface
-        self._array = array
+        self._kept = array, keeps
 
 
 def as_tensor(array: Any) -> torch.Tensor:
@@ -65,7 +86,7 @@ def as_tensor(array: Any) -> torch.Tensor:
     Ray marks such arrays as read-only, since several processes may read one object. What this package puts there is
     read by one process alone, so the tensor may be written to; torch knows no other tensors.
     """
-    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Memory(array)))
 
 
 def as_bytes(tensors: Sequence[torch.Tensor | None]) -> list[np.ndarray[Any, Any] | None]:

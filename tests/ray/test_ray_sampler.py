@@ -5,7 +5,6 @@ import gc
 import subprocess
 import sys
 
-import gymnasium as gym
 import psutil
 import pytest
 import torch
@@ -22,7 +21,9 @@ from aiosampler import (
     environment_seed,
 )
 from aiosampler.errors import ResourceError
+from aiosampler.specs.part import Part
 from tests.support.agents import LookingAgent
+from tests.support.in_process import InProcess
 from tests.support.models import LinearActorCritic
 from tests.support.processes import until
 from tests.support.samplers import assert_same
@@ -31,6 +32,7 @@ from tests.support.worlds import CountingEnv, FaultyEnv
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from aiosampler.ray import RaySampler
+from aiosampler.ray.joining import joined
 
 pytestmark = [
     pytest.mark.slow,  # they share a cluster, which takes ten seconds to start
@@ -86,10 +88,12 @@ async def test_batches_come_from_whoever_is_ready_and_are_not_torn():
         for actor, itrs in numbers.items():
             assert itrs == list(range(len(itrs)))
             assert sampler.statistics().actors[actor].batches == len(itrs)
-        seeds = [environment_seed(sampler.seed, b) for b in range(8)]
+        arguments = {"agent": LookingAgent(), "batch_T": 5, "batch_B": 4, "seed": 5}
+        alone = [InProcess(CountingEnv, Part(k, 2), **arguments) for k in range(2)]
         for kept, _ in held:
-            first = 4 * kept.stats.actors[0]
-            assert (kept.env.observation[..., 0] == torch.tensor(seeds[first : first + 4])).all()
+            assert_same(kept, alone[kept.stats.actors[0]].collect())
+        for one in alone:
+            one.close()
         assert all(actor.ahead <= 2 for actor in sampler.statistics().actors)
         held[0][0].env.reward.zero_()  # it may be written to
         assert {actor.node for actor in sampler.statistics().actors} <= {node["NodeID"] for node in nodes()}
@@ -211,22 +215,27 @@ async def test_actors_that_find_no_place_are_refused_in_a_sentence():
                 pass
 
 
-def test_ranks_have_environments_of_their_own_and_need_no_event_loop():
-    agent = CategoricalPgAgent(LinearActorCritic)
-    with small(env_fn="CartPole-v1", agent=agent, n_actors=1, rank=1, n_ranks=3, overlap=False).sync() as sampler:
-        assert sampler.publish() == 1
-        samples = sampler.obtain_samples()
-        assert samples.policy_version == 1
-    for b in range(2):
-        first, _ = gym.make("CartPole-v1").reset(seed=environment_seed(5, 2 + b))
-        assert samples.env.observation[0, b].tolist() == first.tolist()
+def test_ranks_record_together_what_one_sampler_does_and_need_no_event_loop():
+    ranks = [small(n_actors=1, rank=rank, n_ranks=2, overlap=False, bootstrap_value=True) for rank in range(2)]
+    whole = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5, bootstrap_value=True)
+    with ranks[0].sync() as first, ranks[1].sync() as second:
+        pids = {sampler.statistics().actors[0].pid for sampler in (first, second)}
+        assert len(pids) == 2  # each has actors of its own
+        for itr in range(4):
+            assert first.publish() == second.publish() == itr + 1
+            batches = [sampler.obtain_samples() for sampler in (first, second)]
+            assert [samples.policy_version for samples in batches] == [itr + 1] * 2
+            assert_same(joined(batches), whole.collect())
+    whole.close()
 
 
 PROGRAM = """
 import asyncio, os, ray, sys
 from aiosampler import AsyncCpuSampler
 from aiosampler.ray import RaySampler
+from aiosampler.specs.part import Part
 from tests.support.agents import LookingAgent
+from tests.support.in_process import InProcess
 from tests.support.worlds import CountingEnv
 
 async def main():
