@@ -10,7 +10,7 @@ from aiosampler import AgentInputs, AsyncSerialSampler, CategoricalPgAgent, DqnA
 from aiosampler.agents.traced import TracedModule
 from tests.support.samplers import KINDS, small
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ class ThriftyAgent(Agent):
         return AgentStep(tree_map(lambda leaf: leaf.expand(len(inputs.prev_reward), 2), self.action))
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_an_environment_may_write_to_its_action(kind, action):
@@ -62,6 +63,7 @@ async def test_an_environment_may_write_to_its_action(kind, action):
             assert (samples.env.next_observation()[..., 1] == 1).all()
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_an_environment_may_keep_its_action(kind, action):
@@ -95,6 +97,7 @@ class WritingAgent(ThriftyAgent):
         return super().step(inputs, state)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["observation", "prev_action", "prev_reward"])
 async def test_an_agent_that_writes_to_its_inputs_is_refused(kind, name):
@@ -118,6 +121,7 @@ class CountingAgent(Agent):
         return state.add_(1)[:, 0]
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_agent_may_write_to_the_state_that_a_value_is_asked_for(kind):
     async with small(kind, GreedyEnv, agent=CountingAgent(), batch_T=3, bootstrap_value=True) as sampler:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from aiosampler import Agent, AgentStep, ConfigError, RandomAgent, WorkerError
 from tests.support.samplers import EVERYWHERE, small
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.same_code]
 
 
 class ReportingEnv(gym.Env):

@@ -36,6 +36,7 @@ class LateEnvironments(SingleEnvironments):
                 super().reset([i], None, [None] * len(actions), row.start)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait"])
 async def test_rows_until_an_environment_begins_its_episode_are_blank(kind, mid_batch_reset, monkeypatch):

@@ -16,7 +16,7 @@ from tests.support.in_process import InProcess, gather
 from tests.support.samplers import EVERYWHERE, small
 from tests.support.worlds import CountingEnv, NestedEnv
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 SPACES = {

@@ -20,18 +20,19 @@ pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
 
 two_devices = {"device": ["cpu", "cpu"]}
+#: Each kind with numbers of workers, of which some are slow: they say the same once more, of more processes.
 ARRANGEMENTS = [
-    pytest.param(functools.partial(kind, n_workers=n_workers, **devices), id=f"{name}-{n_workers}")
-    for name, kind, devices, counts in (
-        ("cpu", AsyncCpuSampler, {}, (1, 2, 3, 8)),
-        ("gpu", AsyncGpuSampler, {}, (1, 2, 3, 8)),
-        ("devices", AsyncGpuSampler, two_devices, (2, 3)),
-        ("alternating", AsyncAlternatingSampler, {}, (2, 4, 8)),
-        ("alternating-devices", AsyncAlternatingSampler, two_devices, (4,)),
-        ("no-overlap", AsyncNoOverlapAlternatingSampler, {}, (2, 4, 8)),
-        ("no-overlap-devices", AsyncNoOverlapAlternatingSampler, two_devices, (4,)),
+    pytest.param(functools.partial(kind, n_workers=n, **more), id=f"{name}-{n}", marks=[pytest.mark.slow] * (n in slow))
+    for name, kind, more, counts, slow in (
+        ("cpu", AsyncCpuSampler, {}, (1, 2, 3, 8), (1, 8)),
+        ("gpu", AsyncGpuSampler, {}, (1, 2, 3, 8), (2, 8)),
+        ("devices", AsyncGpuSampler, two_devices, (2, 3), (2,)),
+        ("alternating", AsyncAlternatingSampler, {}, (2, 4, 8), (2, 8)),
+        ("alternating-devices", AsyncAlternatingSampler, two_devices, (4,), ()),
+        ("no-overlap", AsyncNoOverlapAlternatingSampler, {}, (2, 4, 8), (4, 8)),
+        ("no-overlap-devices", AsyncNoOverlapAlternatingSampler, two_devices, (4,), (4,)),
     )
-    for n_workers in counts
+    for n in counts
 ] + [pytest.param(functools.partial(AsyncSerialSampler, in_process=True), id="in-process")]
 
 

@@ -14,7 +14,7 @@ from tests.support.losses import SEED, B, Replay, assert_others_same, assert_who
 from tests.support.processes import until, workers
 from tests.support.samplers import PARALLEL, leaves
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
+pytestmark = [pytest.mark.usefixtures("no_leaks", "same_generators"), pytest.mark.same_code]
 
 
 @pytest.fixture(params=PARALLEL)

@@ -12,6 +12,7 @@ from tests.support.models import small_model
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
 
+@pytest.mark.same_code
 async def test_one_policy_version_for_a_whole_batch_under_constant_publishing(lockstep):
     agent = CategoricalPgAgent(small_model)
     async with lockstep(agent=agent, batch_T=40, batch_B=8, n_workers=4) as sampler:

@@ -96,6 +96,7 @@ class LoopingAgent(Agent):
         return AgentStep(inputs.observation[:, 0].long() % 2)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_environments_use_loops_of_their_own(kind, use, no_leaks):
@@ -122,6 +123,7 @@ class Alarmed(LoopingEnv):
         return super().step(action)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_alarms_ring_in_steps(kind, no_leaks):
     async with small(kind, Alarmed, env_kwargs={"use": "guard"}, batch_T=3) as sampler:

@@ -13,6 +13,7 @@ from tests.support.worlds import CountingEnv, DetailedTrajInfo
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 async def test_every_start_method_gives_the_batches_of_the_serial_loop(kind, start_method, same_generators):
     await assert_batches_of_the_serial_loop(kind, start_method)
@@ -70,6 +71,7 @@ async def test_the_next_batch_is_collected_while_the_user_has_this_one(kind):
         assert second.env.observation.data_ptr() != first.env.observation.data_ptr()
 
 
+@pytest.mark.same_code
 async def test_environments_are_seeded_by_their_index_alone(kind):
     async with small(kind, batch_B=2) as two, small(kind, batch_B=4) as three:
         a, b = await two.obtain_samples(), await three.obtain_samples()
@@ -78,12 +80,14 @@ async def test_environments_are_seeded_by_their_index_alone(kind):
         assert seeds == [environment_seed(5, 0), environment_seed(5, 1)]
 
 
+@pytest.mark.same_code
 async def test_a_seed_that_was_drawn_is_told(kind):
     async with small(kind, seed=None) as sampler:
         samples = await sampler.obtain_samples()
         assert samples.env.observation[0, 0, 0] == environment_seed(sampler.seed, 0)
 
 
+@pytest.mark.same_code
 async def test_final_observations_of_a_batch_that_was_given_back_are_no_silent_mixture(kind):
     async with small(kind) as sampler:
         first = await sampler.obtain_samples()

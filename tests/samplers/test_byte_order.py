@@ -8,7 +8,7 @@ from aiosampler import RandomAgent
 from tests.support.samplers import assert_same, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.same_code]
 
 
 class _Plain(CountingEnv):

@@ -91,6 +91,7 @@ class SlowToStart(CountingEnv):
         return super().reset(seed=seed, options=options)
 
 
+@pytest.mark.same_code
 async def test_starting_and_closing(kind):
     async def use(sampler):
         async with sampler:
@@ -168,6 +169,7 @@ def usage():
     return len(os.listdir("/proc/self/fd")), psutil.Process().num_threads()
 
 
+@pytest.mark.same_code
 async def test_ten_in_sequence_and_two_at_once_leave_nothing(kind):
     async with kind():
         pass
@@ -181,6 +183,7 @@ async def test_ten_in_sequence_and_two_at_once_leave_nothing(kind):
     await until(lambda: usage()[1] <= threads)  # one that has been joined ends a moment later
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("case", "start_method"), [("serial", "spawn"), *((kind, "fork") for kind in CANCELLED)], indirect=["case"]
 )

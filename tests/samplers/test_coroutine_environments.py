@@ -15,7 +15,7 @@ from tests.support.coroutines import Awaited, awaited
 from tests.support.samplers import EVERYWHERE, assert_same, small
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 
 class TellingEnv(CountingEnv):

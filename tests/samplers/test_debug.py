@@ -8,7 +8,7 @@ from tests.support.in_process import InProcess
 from tests.support.samplers import assert_same, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.same_code]
 
 
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])

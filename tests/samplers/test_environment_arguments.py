@@ -13,7 +13,7 @@ from tests.support.processes import our_children
 from tests.support.samplers import PARALLEL, small
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.same_code]
 
 B, EVAL_B, SEED = 4, 2, 5
 

@@ -23,7 +23,7 @@ from tests.support.samplers import EVERYWHERE, KINDS, PARALLEL, assert_same, sma
 from tests.support.torchless import cartpole
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
+pytestmark = [pytest.mark.usefixtures("no_leaks", "same_generators"), pytest.mark.same_code]
 
 
 @pytest.fixture

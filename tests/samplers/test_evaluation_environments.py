@@ -75,6 +75,7 @@ async def test_batches_are_those_without_them(kind, tmp_path):
             await sampler.evaluate_agent()
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("name", PARALLEL)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_worker_lost_in_an_evaluation_repeats_none(name, tmp_path):

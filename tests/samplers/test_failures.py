@@ -27,6 +27,7 @@ class _OneFaulty(FaultyEnv):
         return super().reset(seed=seed, options=options)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
     [
@@ -102,6 +103,7 @@ class _Wrong(RandomAgent):
             self.what = "shape"
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("what", "words"),
     [

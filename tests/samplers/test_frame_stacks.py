@@ -15,7 +15,7 @@ from tests.support.in_process import InProcess
 from tests.support.samplers import assert_same, small
 from tests.support.worlds import CountingEnv, NestedEnv
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 
 class StackLookingAgent(LookingAgent):

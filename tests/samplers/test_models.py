@@ -128,6 +128,7 @@ def _draw(model):
     model.noise.normal_()
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(("change", "name"), [(_count, "seen"), (_replace, "policy")])
 @pytest.mark.parametrize("itr", [0, 1])
 async def test_a_model_that_changes_while_it_acts_is_refused(kind, change, name, itr):
@@ -154,6 +155,7 @@ class _Column(nn.Module):
         return self.policy(observation.float()), self.value(observation.float())
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("batch_B", [2, 4])
 async def test_a_column_of_values_is_refused(kind, batch_B):
     with pytest.raises(AgentError, match=r"CategoricalPgAgent gave value .*, expected .*value\.squeeze\(-1\)"):

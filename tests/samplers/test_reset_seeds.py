@@ -32,6 +32,7 @@ async def batches(kind, env_fn=ElsewhereEnv, **arguments):
         return [first, *[await sampler.obtain_samples(copy=True) for _ in range(3)]], evaluated
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_every_reset_has_a_seed_of_its_own_the_same_in_every_sampler(kind):
     got, evaluated = await batches(kind, seed_every_reset=True)

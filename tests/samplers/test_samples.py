@@ -14,7 +14,7 @@ from tests.support.in_process import InProcess, gather
 from tests.support.samplers import EVERYWHERE, assert_same, leaves, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 
 def test_a_clone_outlives_its_slot():

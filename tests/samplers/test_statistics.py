@@ -54,6 +54,7 @@ class Failing(RandomAgent):
             raise ArithmeticError("no more")
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("what", ["environment", "agent"])
 async def test_what_ended_a_sampler_is_told_whatever_failed(parallel, what):
     for kind in (parallel, functools.partial(small, AsyncSerialSampler)):
@@ -154,6 +155,7 @@ class FailsAhead(RandomAgent):
             raise ArithmeticError("no more")
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("kind", "how"),
     # One agent acts for both batches at once where workers go at their own pace

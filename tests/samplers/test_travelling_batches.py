@@ -18,7 +18,7 @@ from tests.support.in_process import InProcess
 from tests.support.samplers import EVERYWHERE, assert_same, leaves, small
 from tests.support.worlds import CountingEnv, NestedEnv
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 
 class Named(NamedTuple):

@@ -15,7 +15,7 @@ from tests.support.samplers import EVERYWHERE, KINDS, PARALLEL, assert_same, sma
 from tests.support.vectors import MODES, OfThoseAlone, WithoutMasks, vector_of
 from tests.support.worlds import ChaoticEnv, CountingEnv, DetailedTrajInfo, NestedEnv
 
-pytestmark = pytest.mark.usefixtures("same_generators")
+pytestmark = [pytest.mark.usefixtures("same_generators"), pytest.mark.same_code]
 
 
 class TellingEnv(CountingEnv):

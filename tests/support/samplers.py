@@ -40,6 +40,8 @@ PARALLEL = {name: kind for name, kind in KINDS.items() if name != "serial"}
 SERVED = {name: kind for name, kind in PARALLEL.items() if name != "cpu"}
 #: Those in which the order of an agent's draws, and the version of the policy in a batch, do not depend on timing.
 LOCKSTEP = {name: kind for name, kind in KINDS.items() if name != "dynamic"}
+#: Those that step, record and report by the code of another: see the mark `same_code`.
+SAME_CODE = {"serial": "cpu", "devices": "gpu", "alternating": "gpu", "no-overlap": "gpu"}
 
 
 def small(kind, env_fn=CountingEnv, **arguments):

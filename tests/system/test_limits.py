@@ -62,6 +62,7 @@ class Vast(gym.Env):
         return self._observation, 1.0, bool(self._observation[0, 0, 0] == 3), False, {}
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("env_fn", "T", "B", "n_workers"),
     [

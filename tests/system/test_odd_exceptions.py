@@ -51,6 +51,7 @@ class Raises(CountingEnv):
         return super().step(action)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("shape", EXCEPTIONS)
 @pytest.mark.parametrize("moment", ["step", "reset"])
 @pytest.mark.parametrize("kind", ["serial", "cpu", "gpu"])
@@ -80,6 +81,7 @@ class RaisingAgent(RandomAgent):
         return super().step(inputs, state)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("shape", EXCEPTIONS)
 @pytest.mark.parametrize("kind", ["serial", "cpu", "gpu"])
 async def test_an_agent_may_raise_anything(kind, shape):

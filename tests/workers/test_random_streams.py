@@ -20,7 +20,7 @@ from tests.support.in_process import InProcess
 from tests.support.samplers import EVERYWHERE, assert_same, small
 from tests.support.worlds import CountingEnv
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
+pytestmark = [pytest.mark.usefixtures("no_leaks", "same_generators"), pytest.mark.same_code]
 
 
 DRAWS = {

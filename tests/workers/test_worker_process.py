@@ -50,6 +50,7 @@ class ArrayAt(CountingEnv):
                     threading.Event().wait()
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(("moment", "what", "error", "words"), [
     ("step", "raise", WorkerError, "environment 2 failed in the worker-1 process while taking step .*: on purpose"),
     ("step", "kill", WorkerDied, r"worker-1 process ended .* by SIGKILL \(out of memory\?\), with environment 2"),
@@ -84,6 +85,7 @@ class Unhurried(CountingEnv):
         return super().step(action)
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
 async def test_a_killed_worker_is_reported_at_once(parallel, name):
     async with parallel(Unhurried, batch_T=3000, n_workers=4) as sampler:
@@ -97,6 +99,7 @@ async def test_a_killed_worker_is_reported_at_once(parallel, name):
         assert time.monotonic() - began < 5  # far below any deadline: it is noticed, not waited for
 
 
+@pytest.mark.same_code
 async def test_a_worker_killed_between_batches(parallel):
     async with parallel(n_workers=2, overlap=False) as sampler:
         await sampler.obtain_samples()
@@ -105,6 +108,7 @@ async def test_a_worker_killed_between_batches(parallel):
             await sampler.obtain_samples()
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("parallel", "start_method"),
     [("gpu", "spawn"), *((kind, method) for kind in PARALLEL for method in ("forkserver", "fork"))],
@@ -135,6 +139,7 @@ async def test_no_process_has_threads_beside_its_own_two(parallel, start_method)
             assert process.num_threads() <= 2, process.cmdline()  # one of them watches the parent
 
 
+@pytest.mark.same_code
 async def test_a_stopped_worker_is_closed_like_any_other(parallel, tmp_path):
     async with parallel(lambda: FaultyEnv(None, fuse=str(tmp_path / "fuse")), n_workers=2) as sampler:
         await sampler.obtain_samples()
