@@ -37,9 +37,14 @@ ARRANGEMENTS = [
 
 
 @pytest.mark.parametrize("kind", ARRANGEMENTS)
-@pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
 @pytest.mark.parametrize(
-    ("env_fn", "agent"), [(CountingEnv, AgeAgent), (NestedEnv, LookingAgent)], ids=["recurrent", "nested"]
+    ("env_fn", "agent", "mid_batch_reset"),
+    [
+        pytest.param(CountingEnv, AgeAgent, True, id="recurrent-reset"),
+        pytest.param(CountingEnv, AgeAgent, False, id="recurrent-wait-reset", marks=pytest.mark.slow),
+        pytest.param(NestedEnv, LookingAgent, True, id="nested-reset", marks=pytest.mark.slow),
+        pytest.param(NestedEnv, LookingAgent, False, id="nested-wait-reset"),
+    ],
 )
 async def test_batches_are_the_serial_ones_bit_for_bit(kind, mid_batch_reset, env_fn, agent):
     arguments = {

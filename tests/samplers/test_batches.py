@@ -44,6 +44,7 @@ async def assert_batches_of_the_serial_loop(kind, start_method):
 
 
 @pytest.mark.lockstep
+@pytest.mark.same_code
 async def test_a_stochastic_agent_repeats_itself_and_evaluation_does_not_disturb_it(kind):
     async def actions(evaluating):
         arguments = {"agent": NoisyAgent(), "eval_n_envs": 1, "eval_max_steps": 20}
