@@ -1,17 +1,19 @@
 """IMPALA on CartPole: two groups of workers collect in turn while this process trains; V-trace mends the policy's lag.
 
+With ``--actors 4`` four such samplers collect on a Ray cluster: that of RAY_ADDRESS, or else one of this machine alone.
 Ctrl-C ends the training early: what was learned is evaluated, and the learning curve drawn, all the same.
 """
 
 import argparse
 import asyncio
+import functools
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from aiosampler import AsyncAlternatingSampler, CategoricalPgAgent, Samples
@@ -25,6 +27,7 @@ class Args:
     output: str = "train_impala.png"  # the learning curve
     batch_T: int = 32  # time steps of a batch
     batch_B: int = 32  # environments
+    actors: int = 0  # samplers on Ray, with as many environments each; 0 is one sampler of this process
     learning_rate: float = 2e-3  # at the start; it falls to zero
     discount: float = 0.99
     entropy: float = 0.01  # how much chance is worth
@@ -40,27 +43,17 @@ class ActorCritic(nn.Module):
         self.policy = nn.Sequential(nn.Linear(n, 64), nn.Tanh(), nn.Linear(64, int(action_space.n)))
         self.critic = nn.Sequential(nn.Linear(n, 64), nn.Tanh(), nn.Linear(64, 1))
 
-    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         return self.policy(observation), self.critic(observation).squeeze(-1)
 
 
 def v_trace(
-    rho: torch.Tensor,
-    reward: torch.Tensor,
-    value: torch.Tensor,
-    following: torch.Tensor,
-    samples: Samples,
-    discount: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    rho: Tensor, reward: Tensor, value: Tensor, following: Tensor, samples: Samples, discount: float
+) -> tuple[Tensor, Tensor]:
     """Targets of the values, and advantages, all ``[T, B]`` (Espeholt et al. 2018).
 
-    Args:
-        rho: Probability of each action now, over what it was when it was chosen; at most 1.
-        reward: What it gave.
-        value: Of what it was chosen for.
-        following: Value of what it led to, zero where an episode terminated.
-        samples: The batch.
-        discount: Of what comes later.
+    For each action `rho` is its probability now, over what it was when it was chosen, and at most 1; `reward` what it
+    gave; `value` that of what it was chosen for, and `following` of what it led to, zero where an episode terminated.
     """
     done = samples.env.done
     delta = rho * (reward + discount * following - value)
@@ -105,7 +98,15 @@ async def main(args: Args) -> None:
     torch.set_num_threads(1)  # the network is small, and the sampler needs a CPU too
     episodes: list[tuple[int, float]] = []  # environment steps so far, return
     evaluations: list[tuple[int, float]] = []  # environment steps so far, mean return
-    async with AsyncAlternatingSampler(
+    kind: Any = AsyncAlternatingSampler
+    if args.actors:
+        import ray
+
+        from aiosampler.ray import RaySampler
+
+        ray.init()
+        kind = functools.partial(RaySampler, kind, n_actors=args.actors)
+    async with kind(
         "CartPole-v1",
         agent=CategoricalPgAgent(ActorCritic),
         batch_T=args.batch_T,
@@ -128,7 +129,7 @@ async def main(args: Args) -> None:
                 optimizer.param_groups[0]["lr"] = args.learning_rate * max(0.0, 1 - progress.n / args.steps)
                 learn(model, optimizer, samples, args)
                 sampler.publish()
-                if samples.itr % args.eval_every == args.eval_every - 1:
+                if sampler.statistics().batches % args.eval_every == 0:
                     infos = await sampler.evaluate_agent(max_trajectories=20)
                     evaluations.append((progress.n, float(np.mean([info.Return for info in infos]))))
                 if progress.n >= args.steps or (evaluations and evaluations[-1][1] >= args.goal):
