@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -75,7 +76,8 @@ def _measure(chosen: argparse.Namespace) -> int:
         measuring = bench(subject, ways, peers=chosen.peers, windows=chosen.windows, seconds=chosen.seconds)
     else:
         measuring = tune(subject, chosen.seconds)
-    rows = asyncio.run(measuring)
+    with contextlib.redirect_stdout(sys.stderr):  # what environments and other libraries print is no JSON
+        rows = asyncio.run(measuring)
     advice = recommendation(subject, rows) if chosen.command == "tune" else ""
     if chosen.json:
         told = {"env": subject.env, "T": subject.T, "B": subject.B, "rows": [row.as_dict() for row in rows]}

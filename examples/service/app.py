@@ -12,8 +12,9 @@ asks.
 
 import asyncio
 import contextlib
-import json
+import gc
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,7 +43,7 @@ from starlette.requests import HTTPConnection
 from aiosampler import ConfigError, SamplerError
 from service.catalog import Settings
 from service.control import Conflict, Control
-from service.telemetry import Metrics, Telemetry
+from service.telemetry import PERIOD_S, Metrics, Telemetry
 
 HOSTS = ["127.0.0.1", "localhost", *filter(None, os.environ.get("SERVICE_HOSTS", "").split(","))]
 MOST_READERS = 64
@@ -54,6 +55,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own the sampler: whatever ends the service ends it in good order."""
     torch.set_num_threads(1)  # the model is small, and the CPUs are the workers'
     sys.setswitchinterval(0.001)  # so soon a thread that learns hands the interpreter to the event loop
+    gc.collect()
+    gc.freeze()  # or looking through all that was imported would stop the event loop for a tenth of a second at times
     async with asyncio.TaskGroup() as tasks:
         control = app.state.control = Control(tasks)
         telemetry = app.state.telemetry = Telemetry(control)
@@ -205,10 +208,12 @@ async def live(socket: WebSocket) -> None:
 async def send(socket: WebSocket) -> None:
     telemetry: Telemetry = socket.app.state.telemetry
     number, text = telemetry.latest.number, telemetry.latest.text
-    await deliver(socket, json.dumps({"history": telemetry.history}))
+    await deliver(socket, f'{{"history": [{",".join(telemetry.history)}]}}')
     while True:
         await deliver(socket, text)
-        number, text = await telemetry.latest.after(number)
+        await telemetry.latest.after(number)
+        await asyncio.sleep(random.random() * PERIOD_S / 2)  # or one turn of the event loop would serve all readers
+        number, text = telemetry.latest.number, telemetry.latest.text
 
 
 async def deliver(socket: WebSocket, text: str) -> None:

@@ -16,8 +16,7 @@ class Latest:
         self._next.set()
         self._next = asyncio.Event()
 
-    async def after(self, number: int) -> tuple[int, str]:
-        """The newest text, as soon as it is not the one with this number; and its number."""
+    async def after(self, number: int) -> None:
+        """Wait until the newest text is not the one with this number."""
         if self.number == number:
             await self._next.wait()
-        return self.number, self.text
