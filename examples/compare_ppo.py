@@ -2,10 +2,10 @@
 
     python examples/compare_ppo.py --tasks cartpole,waiting,cheetah,pong
 
-Each runs in a process of its own, its start included, imports left out. SB3 steps its environments in its own process
-(DummyVecEnv) or in one for each (SubprocVecEnv), and trains in between. Here they are stepped in the way that suits
-them, and but for CartPole, whose start decides, while this process trains on the batch before. Needs
-stable-baselines3, and ale-py and mujoco for two of the tasks (the extras `sb3`, `atari`, `worlds`).
+Each runs in a process of its own, its start included, imports left out; more processes are forked from that one. SB3
+steps its environments in its own process (DummyVecEnv) or in one for each (SubprocVecEnv), and trains in between. Here
+they are stepped in the way that suits them, and but for CartPole, whose start decides, while this process trains on the
+batch before. Needs stable-baselines3, and ale-py and mujoco for two of the tasks (the extras `sb3`, `atari`, `worlds`).
 """
 
 import argparse
@@ -225,7 +225,8 @@ def by_sb3(task: Task, *, processes: bool) -> tuple[Clock, list[float]]:
         def forward(self, observation: torch.Tensor) -> Any:
             return self.layers(observation)
 
-    env = make_vec_env(task.env, task.B, seed=0, vec_env_cls=SubprocVecEnv if processes else DummyVecEnv)
+    kind, options = (SubprocVecEnv, {"start_method": "fork"}) if processes else (DummyVecEnv, {})
+    env = make_vec_env(task.env, task.B, seed=0, vec_env_cls=kind, vec_env_kwargs=options)
     ppo = PPO(
         "CnnPolicy" if task.env is stacked_pong else "MlpPolicy",
         env,
@@ -251,13 +252,16 @@ def by_sb3(task: Task, *, processes: bool) -> tuple[Clock, list[float]]:
 async def by_aiosampler(name: str, task: Task) -> tuple[Clock, list[float]]:
     clock, returns, steps = Clock(), list[float](), 0
     agent: Any = (GaussianPgAgent if name == "cheetah" else CategoricalPgAgent)(ActorCritic)
-    options: dict[str, Any] = {"batch_T": task.T, "batch_B": task.B, "seed": 0, "bootstrap_value": True}
+    sizes = {"batch_T": task.T, "batch_B": task.B}
+    options: dict[str, Any] = {**sizes, "seed": 0, "bootstrap_value": True, "start_method": "fork"}
     kind: Any = AsyncCpuSampler
     env_fn: Any = task.env
     match name:
         case "cartpole":
             kind = AsyncSerialSampler
             options |= {"in_process": True, "overlap": False}
+        case "cheetah":
+            kind = AsyncSerialSampler  # with few CPUs, one process for all is cheaper than workers with a few each
         case "waiting":
             kind, env_fn = AsyncSerialSampler, Awaited
         case "pong":
