@@ -20,6 +20,7 @@ What an environment returns is recorded, and passed to its trajectory info, befo
 the same buffer each time, and the environments of a process may share it.
 """
 
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -113,7 +114,7 @@ class Collector:
         self._staging = SlotRows(with_private_row(slots[0]), writer, info_writer)
         self._kept = self._staging.row_like()
         T, self._n = slots[0]["reward"].shape
-        self._episodes = OpenEpisodes(traj_info, T, self._n)
+        self._episodes = OpenEpisodes(traj_info, T, self._n, together=unit.takes_batches)
         self._row = StepRow(writer, info_writer, self._episodes, first, evaluation=evaluation)
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
         self._starting: set[int] = set()  # environments whose reset has not been answered yet
@@ -211,7 +212,7 @@ class Collector:
         cut = []
         for i in self._active:
             if self._episodes.under_way(i):
-                info = self._episodes.infos[i]
+                info = self._episodes.current(i)
                 info.cut = True
                 observation = tree_map(lambda array, i=i: array[T, i].copy(), observations)
                 with self._fault_of("finishing a TrajInfo", i):
@@ -269,7 +270,9 @@ class Collector:
         if resets:
             gone += self._reset(slot, t + 1, resets)
         if gone:
-            self._active = [i for i in self._active if i not in gone]
+            self._active = self._active.copy()
+            for i in gone:
+                self._active.remove(i)
         self._actions.ended(ended)
 
     def _lose(self, t: int, lost: list[tuple[int | None, ProcessFailure]]) -> None:
@@ -305,16 +308,17 @@ class Collector:
             slot.skip(t, i)
             if i in self._losing:
                 self._losing[i].steps += 1
-            if i in started:
-                slot.null_previous(t + 1, i)
-            else:
+            if i not in started:
                 slot.blank_inputs(t + 1, i)
+        for i in started:
+            slot.null_previous(t + 1, i)
+            self._losing.pop(i, None)
+            self._starting.remove(i)
         if started:
-            self._starting.difference_update(started)
             self._actions.ended(started)
+            self._active = self._active.copy()
             for i in started:
-                self._losing.pop(i, None)
-            self._active = sorted(self._active + started)
+                insort(self._active, i)
             self._row.started = []
 
     def _begin(self, slot: SlotRows) -> None:
@@ -337,6 +341,7 @@ class Collector:
 
     def _finish(self, slot: SlotRows, T: int) -> None:
         slot.finish(self._waits_from.items(), self._starting)
+        self._episodes.finish(T)
         i = 0
         try:
             for i in self._active:

@@ -109,6 +109,8 @@ def check_step(result: Any, *, infos: bool = False) -> tuple[Any, Any, Any, Any,
     Raises:
         TypeError: It is not a tuple of five values that ends with an info.
     """
+    if type(result) is tuple and len(result) == 5 and type(result[4]) is dict:  # `isinstance` of a Mapping is slow
+        return result
     if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], (Mapping, list) if infos else Mapping):
         return result
     if inspect.isawaitable(result):

@@ -105,7 +105,7 @@ class RandomSteps:
             before = tree_map(lambda array: array[0, i].copy(), slot.slot["observation"])
             if i in walking:
                 with self._fault_of("counting a random step in a TrajInfo", i):
-                    self._episodes.infos[i].step(before, actions[i], reward, terminated, truncated, None, info)
+                    self._episodes.step_apart(i, before, actions[i], reward, terminated, truncated, None, info)
             if terminated or truncated:
                 self._episodes.renew(i)
                 slot.null_previous(0, i)

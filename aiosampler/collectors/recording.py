@@ -134,7 +134,9 @@ class LeafWriter:
         if value.shape != row.shape:
             expected, got = ArraySpec(row.shape, self.dtype), _what_it_is(value)
             raise Mismatch(f"{self.what} does not fit: expected {expected}, one for each environment, got {got}")
-        row[which] = (value if value.dtype == self.dtype else self._cast(value))[which]
+        if value.dtype != self.dtype:
+            value = self._cast(value)
+        row[which] = value if which is ALL else value[which]
 
     def _cast(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """`value` in the dtype of the spec; refuse numbers that overflow it, where NumPy would wrap around."""

@@ -49,6 +49,7 @@ class SlotRows:
         self._first = memoryview(slot["first"])
         self._final_count, self._final_t = memoryview(slot["final_count"]), memoryview(slot["final_t"])
         self._final_observation = writer.rows(slot["final_observation"])
+        self._finals = list(zip(tree_leaves(slot["final_observation"]), tree_leaves(slot["observation"]), strict=True))
         self._valid = memoryview(slot["valid"])
         self._carried, self._cleared, self._blanks = carried(slot), cleared(slot), Blanks(slot)
         self._skipped: list[tuple[int, int]] = []  # row and environment
@@ -108,8 +109,18 @@ class SlotRows:
 
     def write_end(self, t: int, i: int, observation: Any, terminated: bool, truncated: bool) -> None:
         """Record that an episode of environment i ended at step t."""
+        self._writer.write(self._final_observation[i], self._final_count[i], observation)
+        self._count_end(t, i, terminated, truncated)
+
+    def write_recorded_end(self, t: int, i: int, terminated: Any, truncated: Any) -> None:
+        """Record that an episode of environment i ended at step t with the observation recorded in row t + 1."""
         k = self._final_count[i]
-        self._writer.write(self._final_observation[i], k, observation)
+        for final, observation in self._finals:
+            final[i, k] = observation[t + 1, i]
+        self._count_end(t, i, terminated, truncated)
+
+    def _count_end(self, t: int, i: int, terminated: Any, truncated: Any) -> None:
+        k = self._final_count[i]
         self._final_t[i, k] = t
         self._final_count[i] = k + 1
         self._terminated[t, i] = terminated

@@ -8,7 +8,8 @@ import numpy as np
 
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import FinishedEpisode, OpenEpisodes
-from aiosampler.collectors.recording import Mismatch, Writer, as_flag, as_reward, flat_places
+from aiosampler.collectors.recording import ALL, Mismatch, Writer, as_flag, as_reward, flat_places
+from aiosampler.collectors.vector_infos import info_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,26 +112,33 @@ class StepRow:
         if terminated or truncated:
             self.end(i, observation, terminated, truncated)
 
-    def record_all(self, observation: Any, reward: Any, infos: Any, which: Sequence[int]) -> None:
-        """Record what a step of a vector environment returned for the environments in `which`, except ends of episodes.
+    def record_all(self, observation: Any, reward: Any, infos: Any, which: Sequence[int] | None) -> None:
+        """Record what a step of a vector environment returned, except ends of episodes.
+
+        Args:
+            observation: A tree of arrays ``[n, ...]``.
+            reward: ``[n]``.
+            infos: The infos of n environments.
+            which: The environments whose steps are recorded; None for all.
 
         Raises:
             Mismatch: It does not fit.
         """
-        n = len(self.rewards)
-        reward = np.asarray(reward)
-        if reward.shape != (n,) or reward.dtype.kind not in "biuf":
-            raise Mismatch(f"the reward must be an array of {n} numbers, got {reward!r}")
-        some = None if len(which) == n else np.asarray(which, np.intp)
-        if some is None:
-            self.rewards_array[...] = reward
-            self._write_all(self.observation, observation)
+        rewards = self.rewards_array
+        if type(reward) is not np.ndarray:
+            reward = np.asarray(reward)
+        if reward.shape != rewards.shape or reward.dtype.kind not in "fiub":
+            raise Mismatch(f"the reward must be an array of {len(rewards)} numbers, got {reward!r}")
+        some: Any = ALL
+        if which is None:
+            rewards[...] = reward
         else:
-            self.rewards_array[some] = reward[some]
-            self._write_all(self.observation, observation, some)
+            some = np.asarray(which, np.intp)
+            rewards[some] = reward[some]
+        self._write_all(self.observation, observation, some)
         if self.infos is not None:
             assert self._info_writer is not None
-            self._info_writer.write_all(self.infos, infos, n, some)
+            self._info_writer.write_all(self.infos, infos, len(rewards), None if which is None else some)
 
     def replace_info(self, i: int, info: Any) -> None:
         """Record an info of environment i in place of the recorded one."""
@@ -161,10 +169,26 @@ class StepRow:
 
     def end(self, i: int, observation: Any, terminated: bool, truncated: bool) -> None:
         """Record that an episode of environment i ended with this observation."""
-        slot, t = self.slot, self.t
-        slot.write_end(t, i, observation, terminated, truncated)
+        self.slot.write_end(self.t, i, observation, terminated, truncated)
+        self._finish(i)
+
+    def end_all(self, which: Sequence[int], terminated: Any, truncated: Any) -> None:
+        """Record that episodes of some environments ended with the observations that are recorded.
+
+        Args:
+            which: The environments.
+            terminated: ``[n]``, whether each was terminated.
+            truncated: ``[n]``.
+        """
+        write_end, t = self.slot.write_recorded_end, self.t
+        for i in which:
+            write_end(t, i, terminated[i], truncated[i])
+            self._finish(i)
+
+    def _finish(self, i: int) -> None:
+        t = self.t
         try:
-            info = self._episodes.terminate(i, t + 1, slot.final_observation)
+            info = self._episodes.terminate(i, t + 1, self.slot.final_observation)
         except BaseException as exc:
             raise EnvironmentFault("finishing a TrajInfo", self._first + i, self._evaluation) from exc
         self.finished.append(FinishedEpisode(t, self._first + i, info))
@@ -173,6 +197,19 @@ class StepRow:
     def start(self, i: int, observation: Any, info: Any) -> None:
         """Record that environment i, whose reset is answered only now, begins an episode and takes no step."""
         self.write(self.observation, i, observation)
+        self._start(i, info)
+
+    def start_all(self, which: Sequence[int], infos: Any) -> None:
+        """Record the same of some environments, whose observations are recorded.
+
+        Args:
+            which: The environments.
+            infos: The infos of all n environments.
+        """
+        for i in which:
+            self._start(i, {} if self.write_info is None else info_of(infos, i))
+
+    def _start(self, i: int, info: Any) -> None:
         self.slot.write_start(self.t + 1, i, info)
         self.replace_info(i, info)  # row t will be blank, but its info is copied to `prev_env_info` of row t + 1
         self.started.append(i)

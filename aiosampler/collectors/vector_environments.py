@@ -78,7 +78,7 @@ class VectorEnvironments:
         self._same_step = traits.mode == SAME_STEP
         self._later_only = traits.mode == NEXT_STEP and not self._masks
         self._done = np.zeros(n, np.bool_)
-        self._all = tuple(range(n))
+        self._all, self._shape = tuple(range(n)), (n,)
         self._fresh: dict[int, tuple[Any, Any]] = {}  # observation and info of those that the last step has reset
         self._later: list[int] = []  # environments that the next step resets
         self._dead: set[int] = set()  # environments whose episodes ended, which must be reset before the next step
@@ -150,19 +150,23 @@ class VectorEnvironments:
         later = self._later
         try:
             ended, (observation, reward, terminated, truncated, infos) = self._step(actions)
-            which = self._all if len(environments) + len(later) == self._n else environments
-            row.record_all(observation, reward, infos, which)
+            stepped = None if len(environments) + len(later) == self._n else environments
+            row.record_all(observation, reward, infos, stepped)
             if row.each_step:
                 for i in environments:
                     self._look_at(i, row, observation, terminated, truncated, infos)
             elif ended:
-                for i in self._done.nonzero()[0].tolist():
-                    if i in environments:
+                which = self._done.nonzero()[0].tolist()
+                if later or stepped is not None:
+                    which = [i for i in which if i in environments]
+                if self._same_step:
+                    for i in which:
                         self._look_at(i, row, observation, terminated, truncated, infos)
+                else:
+                    row.end_all(which, terminated, truncated)
             if later:
                 self._later = []
-                for i in later:
-                    row.start(i, pick(observation, i), info_of(infos, i) if row.write_info else {})
+                row.start_all(later, infos)
         except EnvironmentFault:
             raise
         except BaseException as exc:
@@ -205,10 +209,10 @@ class VectorEnvironments:
         with self._fault_of("taking random steps"):
             empty: Any = create_empty_array(space, self._n)
             chosen = concatenate(space, [actions[i] for i in self._all], empty)
-            _, (observation, reward, terminated, truncated, infos) = self._step(chosen)
+            ended, (observation, reward, terminated, truncated, infos) = self._step(chosen)
         for i in self._all:
             last, info = pick(observation, i), info_of(infos, i)
-            if self._same_step and self._done[i]:
+            if self._same_step and ended and self._done[i]:
                 last, info = self._end_of(i, observation, infos)
             on_step(i, last, reward[i], bool(terminated[i]), bool(truncated[i]), info)
 
@@ -231,12 +235,13 @@ class VectorEnvironments:
         if self._dead:
             self._reset_some(sorted(self._dead), None, None, None)
         observation, reward, terminated, truncated, infos = check_step(self._vector.step(actions), infos=True)
-        terminated = _flags("terminated", terminated, self._n)
-        truncated = _flags("truncated", truncated, self._n)
-        np.logical_or(terminated, truncated, self._done)
-        ended = 1 in self._done.tobytes()  # ten times as fast as `any`
-        if ended and self._traits.mode == DISABLED:  # they must be reset before the next step
-            self._dead.update(self._done.nonzero()[0].tolist())
+        terminated = _flags("terminated", terminated, self._shape)
+        truncated = _flags("truncated", truncated, self._shape)
+        ended = 1 in terminated.tobytes() or 1 in truncated.tobytes()  # ten times as fast as `any`
+        if ended:
+            np.logical_or(terminated, truncated, self._done)
+            if self._traits.mode == DISABLED:  # they must be reset before the next step
+                self._dead.update(self._done.nonzero()[0].tolist())
         return ended, (observation, reward, terminated, truncated, infos)
 
     def _reset_all(
@@ -304,19 +309,19 @@ def _length(tree: Any) -> int:
     return len(tree)
 
 
-def _flags(name: str, value: Any, n: int) -> np.ndarray[Any, Any]:
-    """Flags of n environments as an array of booleans.
+def _flags(name: str, value: Any, shape: tuple[int]) -> np.ndarray[Any, Any]:
+    """Flags of environments as an array of booleans in the shape ``[n]``.
 
     Raises:
         Mismatch: They are not booleans, or not n.
     """
     array = value if type(value) is np.ndarray else np.asarray(value)
-    if array.shape == (n,):
+    if array.shape == shape:
         if array.dtype.char == "?":
             return array
         if array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
             return array.astype(np.bool_)
-    raise Mismatch(f"{name} must be an array of {n} booleans, got {value!r}")
+    raise Mismatch(f"{name} must be an array of {shape[0]} booleans, got {value!r}")
 
 
 def _by_options(

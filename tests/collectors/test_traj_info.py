@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aiosampler import TrajInfo
+from aiosampler.collectors.open_episodes import MANY_ENVIRONMENTS, OpenEpisodes
 from tests.support.agents import LookingAgent
 from tests.support.in_process import InProcess, gather, join
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
@@ -72,3 +73,50 @@ def test_many_rewards_count_as_they_do_one_by_one(discount):
         at_once.extend(part)
     assert vars(at_once) == vars(one_by_one)
     assert [type(value) for value in vars(at_once).values()] == [type(value) for value in vars(one_by_one).values()]
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+@pytest.mark.parametrize("rewards", ["random", "huge"])
+def test_infos_of_many_environments_are_those_that_each_would_get_bit_for_bit(discount, rewards):
+    T, n, rng = 7, MANY_ENVIRONMENTS, np.random.default_rng(0)
+    apart, together = (OpenEpisodes(lambda: TrajInfo(discount), T, n, together=flag) for flag in (False, True))
+    found = []
+    late, waiting = set(), set()
+    for i in range(n):  # as random steps before the first batch do
+        for episodes in (apart, together):
+            episodes.step_apart(i, None, None, 0.1 * i, False, False, None, {})
+    for _ in range(30):
+        for episodes in (apart, together):
+            episodes.begin()
+        waiting = {i for i in waiting if rng.random() < 0.5}
+        for i in waiting:
+            for episodes in (apart, together):
+                episodes.wait(0, i)
+        for t in range(T):
+            row = rng.choice([1e308, -1e308, 0.0, np.inf] if rewards == "huge" else [0.1, -2.7, 0.0, 1 / 3], size=n)
+            ends = [i for i in range(n) if i not in late | waiting and rng.random() < 0.2]
+            for i in waiting:
+                row[i] = 0
+            for episodes in (apart, together):
+                episodes.rewards[t][1][:] = row
+                ended = [(episodes, episodes.terminate(i, t + 1, None)) for i in ends]
+                found += ended
+                for i in late:
+                    episodes.skip(t, i)
+            late = {i for i in late if rng.random() < 0.5}
+            for i in ends:
+                if rng.random() < 0.3:
+                    waiting.add(i)
+                    for episodes in (apart, together):
+                        episodes.wait(t + 1, i)
+                elif rng.random() < 0.5:
+                    late.add(i)
+        for episodes in (apart, together):
+            for i in set(range(n)) - late - waiting:
+                episodes.count(i, T)
+            episodes.finish(T)
+    for i in set(range(n)) - late - waiting:
+        found += [(apart, apart.current(i)), (together, together.current(i))]
+    ours, theirs = ([repr(info) for owner, info in found if owner is kind] for kind in (together, apart))
+    assert len(ours) > 100
+    assert ours == theirs
