@@ -64,8 +64,10 @@ def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
     command = ("--windows=1", "--seconds=0.1", "--T=8", "--busy", "--start-method=fork", samplers)
     printed = run(str(ROOT / "examples/benchmark.py"), *command, cwd=tmp_path)
     assert len(re.findall(r"cartpole .*share \d+\.\d%", printed)) == 5
-    command = ("--windows", "1", "--seconds", "0.1", "--B", "3", "--start-method", "fork")
-    assert "ratio" in run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
+    command = ("--windows=1", "--seconds=0.1", "--B=4", "--start-method=fork", "--worlds=waiting,cartpole")
+    printed = run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
+    assert "times AsyncVectorEnv" in printed
+    assert "times ceiling of CartPoleVectorEnv" in printed
 
 
 def test_the_benchmark_of_turns_prints_a_line_for_each_sampler_and_length(tmp_path):
