@@ -228,6 +228,7 @@ class Collector:
         """Take T steps, or fewer if all environments wait before that."""
         cells, abort, clock, act = self._cells, self._abort, slot.clock, self._actions.act
         step, row = self._unit.step, self._row
+        write_rewards, infos = slot.write_rewards, slot.env_info is not None
         for t in range(T):
             if abort[0]:
                 raise Aborted
@@ -238,10 +239,15 @@ class Collector:
             if clock is not None:
                 clock[t, 0] = perf_counter_ns()
             step(actions, self._active, row)
-            self._follow_up(slot, t)
+            if row.lost or row.ended or self._starting:
+                self._follow_up(slot, t)
+            else:
+                write_rewards(t, row)
+                if infos:
+                    slot.write_infos(t)
             if clock is not None:
                 clock[t, 1] = perf_counter_ns()
-            if self.idle:
+            if not self._active and self.idle:
                 break  # the remaining rows are blank
 
     def _follow_up(self, slot: SlotRows, t: int) -> None:
@@ -251,7 +257,7 @@ class Collector:
             self._lose(t, row.lost)
         if self._starting:
             self._go_on_starting(slot, t)
-        slot.write_rewards(t, row.rewards_array)
+        slot.write_rewards(t, row)
         if slot.env_info is not None:
             slot.write_infos(t)
         if row.ended:

@@ -154,7 +154,7 @@ class Column(Collector):
             if row.ended or t == T - 1:
                 pending.discard(AGENT_OF_ONE)
                 return
-            slot.write_rewards(t, row.rewards_array)
+            slot.write_rewards(t, row)
             if infos:
                 slot.write_infos(t)
             if clock is not None:

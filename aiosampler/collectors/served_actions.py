@@ -15,6 +15,8 @@ from aiosampler.signals.arrivals import Kind, LoopArrivals, WorkerArrivals
 from aiosampler.signals.rendezvous import WorkerSide
 from aiosampler.specs.trees import Tree, tree_map, tree_rows
 
+MOST_NUMBERS = 1024  # of a Discrete space that are kept ready
+
 
 class RecordedActions:
     """Reads actions from the slot, where another process has written them.
@@ -36,13 +38,26 @@ class RecordedActions:
         self._keep = None if numbers else np.copy
         self._rows = [tree_rows(slot["action"]) for slot in slots]
         self._actions = self._rows[0]
+        # A single number is read without NumPy, which takes long for it if other processes have used the caches
+        single = numbers and slots[0]["action"].shape[1:] == (1,)
+        self._singles = [memoryview(slot["action"]) for slot in slots] if single else []
+        self._numbers: list[Any] = []  # those of the action space from its first one on, in the dtype of the slot
+        if single and isinstance(action_space, gym.spaces.Discrete):
+            self._single = self._singles[0]
+            self._number, self._first = slots[0]["action"].dtype.type, int(action_space.start)
+            self._numbers = [self._number(self._first + i) for i in range(min(int(action_space.n), MOST_NUMBERS))]
 
     def begin(self, slot: int) -> None:
         """Read actions from this slot."""
         self._actions = self._rows[slot]
+        if self._numbers:
+            self._single = self._singles[slot]
 
     def given(self, t: int) -> Any:
         """The actions in row t."""
+        if self._numbers:
+            i = self._single[t, 0] - self._first
+            return (self._numbers[i] if 0 <= i < len(self._numbers) else self._number(i + self._first),)
         actions = self._actions[t]
         return self._split(actions if self._keep is None else tree_map(self._keep, actions))
 
@@ -167,6 +182,13 @@ class DynamicActions(ArrivingActions):
     ) -> None:
         super().__init__(action_space, slots, cells, **others)
         self._arrive = arrivals.arrive
+
+    def act(self, t: int) -> Any:
+        """Wait for the actions of row t; see `ArrivingActions`, whose two calls are one here."""
+        self._cells[AT] = NOWHERE  # waiting is not being stuck
+        if not self._arrive(self._slot, t, Kind.ACT):
+            raise Aborted
+        return self.given(t)
 
     def _come(self, t: int, kind: Kind) -> None:
         self._cells[AT] = NOWHERE  # waiting is not being stuck

@@ -1,7 +1,7 @@
 """The rows of a slot that a collector writes to, as views that are made once, so that steps make none."""
 
 from collections.abc import Iterable
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.recording import ALL, LeafWriter, Writer, exact_rows, flat_rows
 from aiosampler.memory.slot import Blanks, Slot, carried, cleared
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from aiosampler.collectors.step_row import StepRow
 
 
 class SlotRows:
@@ -43,6 +46,10 @@ class SlotRows:
         )
         self._reward = list(slot["reward"])
         self._exact_reward, self._prev_reward = exact_rows(slot["reward"]), exact_rows(slot["prev_reward"])
+        # NumPy takes long for a single number, most of all if other processes have used the caches
+        single = slot["reward"].shape[1] == 1
+        self._single_reward = memoryview(slot["reward"]) if single else None
+        self._single_previous = memoryview(slot["prev_reward"]) if single else None
         self._prev_action = tree_leaves(slot["prev_action"])
         # Single cells are written through memoryviews, in a third of the time that NumPy takes
         self._terminated, self._truncated = memoryview(slot["terminated"]), memoryview(slot["truncated"])
@@ -80,9 +87,12 @@ class SlotRows:
         """Record an observation in row t."""
         self._writer.write(self.observation[t], i, observation)
 
-    def write_rewards(self, t: int, rewards: np.ndarray[Any, Any]) -> None:
-        """Record the rewards ``[n]`` of step t, as `reward` of row t and `prev_reward` of row t + 1."""
-        self._reward[t][:] = rewards
+    def write_rewards(self, t: int, row: "StepRow") -> None:
+        """Record the rewards of step t, as `reward` of row t and `prev_reward` of row t + 1."""
+        if self._single_reward is not None and self._single_previous is not None:
+            self._single_reward[t, 0] = self._single_previous[t + 1, 0] = row.rewards[0]
+            return
+        self._reward[t][:] = row.rewards_array
         self._prev_reward[t + 1][ALL] = self._exact_reward[t]
 
     def write_infos(self, t: int) -> None:

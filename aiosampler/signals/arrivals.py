@@ -114,7 +114,9 @@ class WorkerArrivals(WorkerSide):
         self._round = wanted = self._round + 1
         mine[ARRIVED] = wanted
         fence()
-        if self._is_last(wanted):
+        server = self._server
+        if server[_SERVER_ASLEEP]:
+            server[_SERVER_ASLEEP] = 0
             self._obs_ready.post()
         while mine[RELEASED] < wanted:
             self._act_ready.take()
