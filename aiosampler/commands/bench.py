@@ -31,7 +31,7 @@ class Row:
         name: Such as ``cpu x 2``.
         rates: Steps per second of each window.
         ceilings: Of the same windows; none of vector loops, and of environments of coroutines.
-        start_s: Seconds until it had started.
+        start_s: Seconds until it had started, where the fork server was there already.
         memory_mib: Of its processes, what they share divided among them; None where that is not told.
         error: Why there is nothing of it.
     """
@@ -99,6 +99,7 @@ async def bench(
     loops: dict[str, Peer] = {}
     async with contextlib.AsyncExitStack() as opened:
         samplers = {}
+        await warm_up(subject, candidates[0])
         for candidate, row in rows.items():
             tell(f"starting {row.name}")
             began = time.perf_counter()
@@ -141,6 +142,14 @@ async def bench(
                     row.rates.append(await asyncio.to_thread(loops[row.name].rate, seconds))
     tell("")
     return [*rows.values(), *others]
+
+
+async def warm_up(subject: Subject, candidate: Candidate) -> None:
+    """Have the fork server import all that samplers need, which it does once, so it counts for none of them."""
+    tell("importing torch for all samplers")
+    with contextlib.suppress(Exception):  # told when it is measured
+        async with candidate.make(subject):
+            pass
 
 
 def tell(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from aiosampler.affinity import usable_cpu_count
-from aiosampler.commands.bench import Row, rate, tell
+from aiosampler.commands.bench import Row, rate, tell, warm_up
 from aiosampler.commands.candidates import LOCAL, Candidate, Subject, memory_of, processes_of
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ async def tune(subject: Subject, seconds: float) -> list[Row]:
     """
     torch.set_num_threads(1)
     rows: dict[Candidate, Row] = {}
-    tell("importing torch for all samplers")  # which a fork server does once, so it counts for none of them
     plain = candidates_for(subject, usable_cpu_count())
-    await _measure(subject, plain[0], Row(""), 0)
+    await warm_up(subject, plain[0])
     began = time.perf_counter()
 
     def ranked() -> list[Candidate]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def run(*command, **options):
     return done
 
 
+@pytest.mark.timeout(240)  # it waits for a registry
 def test_a_wheel_that_is_built_from_the_source_distribution_works_alone(tmp_path):
     pytest.importorskip("build", reason="the package `build` is not installed")
     run(sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT))  # the wheel from the source distribution
@@ -25,9 +27,18 @@ def test_a_wheel_that_is_built_from_the_source_distribution_works_alone(tmp_path
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"README.md", "CHANGELOG.md", "aiosampler/py.typed", "examples/train_ppo.py", "tests/conftest.py"} <= names
-    there = tmp_path / "there"
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(there), str(wheel))
+    # An empty environment, which finds the dependencies where they are, so that nothing is downloaded
+    run(sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "empty"))
+    python = str(tmp_path / "empty/bin/python")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", str(wheel))
+    there = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
     assert not (there / "tests").exists()
+    (metadata,) = there.glob("aiosampler-*.dist-info/METADATA")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert {"License-Expression: MIT", f"Version: {version}"} <= set(metadata.read_text().splitlines())
+    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text()
+    assert "Permission is hereby granted, free of charge" in metadata.read_text()
+    (there / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     program = """
 import asyncio, aiosampler
 from aiosampler import AsyncCpuSampler, RandomAgent
@@ -36,8 +47,8 @@ async def main():
         print(aiosampler.__file__, (await sampler.obtain_samples()).stats.env_steps)
 asyncio.run(main())
 """
-    environment = {**os.environ, "PYTHONPATH": str(there)}
-    printed = run(sys.executable, "-c", program, cwd=tmp_path, env=environment).stdout.split()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    printed = run(python, "-c", program, cwd=tmp_path, env=environment).stdout.split()
     assert printed == [str(there / "aiosampler/__init__.py"), "16"]
 
 
