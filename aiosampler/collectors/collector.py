@@ -20,7 +20,6 @@ What an environment returns is recorded, and passed to its trajectory info, befo
 the same buffer each time, and the environments of a process may share it.
 """
 
-from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -322,9 +321,7 @@ class Collector:
             self._starting.remove(i)
         if started:
             self._actions.ended(started)
-            self._active = self._active.copy()
-            for i in started:
-                insort(self._active, i)
+            self._active = sorted(self._active + started)
             self._row.started = []
 
     def _begin(self, slot: SlotRows) -> None:

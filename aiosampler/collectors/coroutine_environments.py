@@ -119,10 +119,10 @@ class CoroutineEnvironments:
         lives = self._lives
 
         def begin() -> None:
-            ask = lives.ask
             stepped = lives.ready(environments) if lives.losses else environments
+            lives.pending.update(stepped)  # as `ask` does, for all
             for i in stepped:
-                ask(i, None)
+                lives.each[i].waiter.set_result(None)  # type: ignore[union-attr] # it waits
             nobody_came = not any(lives.each[i].fresh for i in self._absent)
             if not stepped and self._absent and nobody_came and not lives.losses:
                 lives.pending.add(BEING_BUILT)

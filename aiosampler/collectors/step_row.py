@@ -103,10 +103,14 @@ class StepRow:
             EnvironmentFault: A trajectory info raised.
         """
         self.write_observation(i, observation)
-        self.rewards[i] = as_reward(reward)
+        try:
+            self.rewards[i] = reward
+        except Exception:  # not a plain number: convert or refuse it
+            self.rewards[i] = as_reward(reward)
         if self.write_info is not None:
             self.write_info(self.infos, i, info)
-        terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
+        if terminated is not False or truncated is not False:
+            terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
         if self.each_step:
             self.count(i, terminated, truncated, info)
         if terminated or truncated:
