@@ -94,6 +94,25 @@ class SamplerMemory(Protocol):
         """Drop the views of the memory that was released; called in a thread."""
 
 
+class Mail(Protocol):
+    """A second way for some messages of a channel: `UserMail`, `SamplerMail`. Its signals are closed with it."""
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while messages may have arrived."""
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable until the next message."""
+
+    def post(self, message: Any) -> bool:
+        """Send a message; return False for one that must go over the socket."""
+
+    def take(self) -> Any:
+        """The message that has arrived; None if there is none."""
+
+    def close(self) -> None:
+        """Close the signals, and refer to no shared memory any more; idempotent."""
+
+
 class Service(Protocol):
     """What one kind of child process does: sampler process, trial, server, worker. `run_service` calls it."""
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import statistics
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,14 @@ async def main(args: argparse.Namespace) -> None:
             for key, sampler in samplers.items():
                 await sampler.obtain_samples()  # what was collected while another was measured
                 last = await sampler.obtain_samples()
+                timelines = [last.stats.timeline]
                 before = cpu_microseconds(sampler)
-                for _ in range(args.batches):
+                for _ in range(args.batches):  # nothing is computed here, as it would be a part of the turns
                     samples = await sampler.obtain_samples()
-                    measured[key][0].extend(turns(last.stats.timeline, samples.stats.timeline))
+                    timelines.append(samples.stats.timeline)
                     measured[key][1].append(samples.stats.seconds * 1e6)
-                    last = samples
                 after = cpu_microseconds(sampler)
+                measured[key][0].extend(chain.from_iterable(map(turns, timelines, timelines[1:])))
                 measured[key][2].append([(b - a) / args.batches for a, b in zip(before, after, strict=True)])
                 await asyncio.sleep(1.5 * samples.stats.seconds)  # until the batch ahead is complete
     for (name, T), (microseconds, seconds, cpu) in measured.items():

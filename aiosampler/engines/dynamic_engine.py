@@ -57,9 +57,9 @@ class DynamicEngine(ServedEngine):
         self._workers.begin(request.slot)
         await self._workers.send(request)
         async with self._turn:
-            episodes = await self._gather()
+            collected = await self._gather()
             verify_parameters(self._agents, self._parameters)
-            collected = self._workers.complete(episodes, request.slot)
+            collected = self._workers.complete(collected, request.slot)
         if self._views.control.abort_batch[0]:
             raise Aborted
         return collected
@@ -73,9 +73,9 @@ class DynamicEngine(ServedEngine):
             self._use_parameters(request.parameters)
             await outside_loop(self._dynamic.evaluating, request.itr)
             await self._workers.send(request, busy)
-            episodes = await self._gather(busy)
+            collected = await self._gather(busy)
             verify_parameters(self._agents, self._parameters)
-        return self._workers.complete(episodes)
+        return self._workers.complete(collected)
 
     async def aclose(self) -> None:
         """End the workers, which close their environments first."""
@@ -86,7 +86,7 @@ class DynamicEngine(ServedEngine):
             await asyncio.wait((serving,))
         await super().aclose()
 
-    async def _gather(self, indices: Sequence[int] | None = None) -> list[bytes]:
+    async def _gather(self, indices: Sequence[int] | None = None) -> Collected:
         """Gather the workers' answers, while they are served.
 
         Raises:
@@ -96,9 +96,9 @@ class DynamicEngine(ServedEngine):
         with first_error():
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(_end_of(self._serving))
-                episodes = await self._workers.gather(indices)
+                collected = await self._workers.gather(indices)
                 serving.cancel()
-        return episodes
+        return collected
 
     def _add_group(self, index: int, cells: Any, obs_ready: Signal, act_ready: list[Signal], *, spin: bool) -> None:
         each = len(cells) // len(self._shares)

@@ -122,8 +122,8 @@ class EngineWorkers:
         else:
             await self._group.send(request, indices)
 
-    async def gather(self, indices: Sequence[int] | None = None) -> list[bytes]:
-        """Suspend until the workers have answered a request; return their pickled episodes.
+    async def gather(self, indices: Sequence[int] | None = None) -> Collected:
+        """Suspend until the workers have answered a request; return their packed episodes.
 
         Args:
             indices: The workers that evaluate; None for the earliest batch that was not gathered yet.
@@ -132,12 +132,14 @@ class EngineWorkers:
             SamplerError: The first failure, of a worker that is not replaced.
         """
         assert self._group is not None
-        by_memory = functools.partial(self._answer, self._asked.popleft()) if indices is None else None
+        number = self._asked.popleft() if indices is None else 0
+        by_memory = functools.partial(self._answer, number) if indices is None else None
         answers = await self._group.gather(self._parts.options.step_timeout, indices, by_memory)
         self._losses.of_environments(loss for answer in answers for loss in answer.losses)
-        return [answer.episodes for answer in answers]
+        in_memory = len(answers) == len(self._shares) and all(answer.in_memory for answer in answers)
+        return Collected([answer.episodes for answer in answers], number=number if in_memory else 0)
 
-    def complete(self, episodes: list[bytes], slot: int | None = None) -> Collected:
+    def complete(self, collected: Collected, slot: int | None = None) -> Collected:
         """End a batch in `slot`, or an evaluation: return it with the losses, and begin to replace lost workers."""
         assert self._group is not None
         if slot is None:
@@ -145,7 +147,7 @@ class EngineWorkers:
         else:
             self._losses.finish(slot)
         self._group.begin_replacing()
-        return Collected(episodes, self._losses.take())
+        return collected._replace(losses=self._losses.take())
 
     async def call(self, request: Call) -> Called:
         """Pass a call to the workers that have its environments, after lost ones were replaced."""
@@ -176,7 +178,7 @@ class EngineWorkers:
 
     def _answer(self, number: int, index: int) -> Finished | None:
         episodes = self._asker.answer(number, index)
-        return None if episodes is None else Finished(episodes)
+        return None if episodes is None else Finished(episodes, in_memory=True)
 
     def _on_answered(self) -> None:
         if self._answered is not None and self._answered.take() and self._group is not None:

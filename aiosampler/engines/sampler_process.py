@@ -29,21 +29,23 @@ if TYPE_CHECKING:
     from aiosampler.interfaces import Engine
     from aiosampler.memory.arena import Arena
     from aiosampler.memory.control import Control
+    from aiosampler.signals.counter import Signal
 
 
-async def sampler_main(sock: socket.socket, arena: Arena) -> None:
+async def sampler_main(sock: socket.socket, arena: Arena, signals: tuple[Signal, Signal]) -> None:
     """Run the sampler process.
 
     Args:
         sock: This end of the control channel.
         arena: The shared memory, which has no size yet.
+        signals: The signals to the user's process and to this one.
     """
-    await run_service(sock, _Sampler(arena))
+    await run_service(sock, _Sampler(arena, signals))
 
 
 class _Sampler:
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
+    def __init__(self, arena: Arena, signals: tuple[Signal, Signal]) -> None:
+        self._arena, self._signals = arena, signals
         self._control: Control | None = None
         self._engine: Engine | None = None
         self._last_end = 0.0  # of a batch
@@ -80,7 +82,10 @@ class _Sampler:
         from aiosampler.memory.progress import TICK
         from aiosampler.runtime.heartbeat import beat
         from aiosampler.runtime.placement import set_cpus
+        from aiosampler.workers.batch_mail import SamplerMail
 
+        mail = SamplerMail(self._signals)
+        parent.attach(mail)
         parent.phase(messages.UNPACKING)
         request: messages.Probe = await parent.receive()
         options = request.options
@@ -91,6 +96,7 @@ class _Sampler:
         parent.phase("mapping the shared memory")
         set_cpus(start.affinity.cpus, start.affinity.torch_threads)
         views = arena_views(start.layout, self._arena.map(start.layout.total_bytes))
+        mail.connect(views)
         self._control = views.control
         self._overlap, self._tell = options.overlap, parent.phase
         self._parameters = Reader(views.parameters)
@@ -137,7 +143,7 @@ class _Sampler:
                     evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
                         evaluated = await engine.evaluate(request._replace(parameters=self._parameters.adopt().buffer))
-                    parent.send(messages.Evaluated(*evaluated))
+                    parent.send(messages.Evaluated(evaluated.episodes, evaluated.losses))
                 case _:
                     assert_never(request)
 
@@ -152,12 +158,12 @@ class _Sampler:
     async def _collect(self, engine: Engine, itr: int, slot: int, adopted: Adopted) -> messages.Batch | None:
         began = time.perf_counter()
         try:
-            episodes, losses = await engine.collect(messages.Collect(itr, slot, adopted.buffer))
+            episodes, losses, number = await engine.collect(messages.Collect(itr, slot, adopted.buffer))
         except Aborted:
             return None
         ended = time.perf_counter()
         seconds, self._last_end = ended - max(began, self._last_end), ended
-        return messages.Batch(itr, slot, adopted.version, episodes, seconds, losses)
+        return messages.Batch(itr, slot, adopted.version, episodes, seconds, losses, number)
 
 
 def _ignore(phase: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ class ServedEngine:
         self._agents: list[Agent] = []
         self._parameters = AdoptedParameters(parts.views.parameters, parts.start.parameters)
         self._asked: int | None = None  # number of the batch that was requested last
+        self._announced: deque[int] = deque()  # numbers of those that were requested, and are not served yet
         self._noise: list[GroupStream] = []  # for each group its generator states, if it has its own
         self._eval_noise: list[GroupStream] = []
         self._accelerator: Accelerator | None = None
@@ -140,6 +142,7 @@ class ServedEngine:
         go_on = options.mid_batch_reset and not options.eval_n_envs and not options.max_worker_restarts
         if go_on and request.itr - 1 == self._asked:
             self._asked = request.itr
+            self._announced.append(request.itr)
             self._workers.begin(request.slot)
             await self._workers.send(request._replace(anew=0))
 
@@ -148,18 +151,20 @@ class ServedEngine:
         itr, slot, parameters, _ = request
         await self._workers.replace_lost()
         use_parameters(self._agents, self._parameters, parameters, self._noise)
-        if self._asked != itr:
+        if self._announced:
+            self._announced.popleft()
+        else:
             self._asked = itr
             self._workers.begin(slot)
             for group, shares in zip(self._groups, self._assignment.groups, strict=True):
                 group.expect(range(len(shares)))
             await self._workers.send(request)
         began = perf_counter()
-        episodes = await self._serve(self._server.serve_actions(itr, slot))
+        collected = await self._serve(self._server.serve_actions(itr, slot))
         verify_parameters(self._agents, self._parameters)
         if self._placement is not None:
             self._place(self._placement, perf_counter() - began, slot)
-        return self._workers.complete(episodes, slot)
+        return self._workers.complete(collected, slot)
 
     async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas, until these are met."""
@@ -179,9 +184,9 @@ class ServedEngine:
             use_parameters(self._agents, self._parameters, request.parameters, self._eval_noise)
             serving = self._server.serve_actions_evaluation(request.itr, self._options.eval_chunks(request.max_steps))
             await self._workers.send(request, indices)
-            episodes = await self._serve(serving, indices)
+            collected = await self._serve(serving, indices)
         verify_parameters(self._agents, self._parameters)
-        return self._workers.complete(episodes)
+        return self._workers.complete(collected)
 
     async def call(self, request: Call) -> Called:
         """Pass a call to the workers that have its environments; the action server has no part in it."""
@@ -203,13 +208,13 @@ class ServedEngine:
         for report in reports:
             raise report
 
-    async def _serve(self, serving: Coroutine[Any, Any, None], indices: Sequence[int] | None = None) -> list[bytes]:
+    async def _serve(self, serving: Coroutine[Any, Any, None], indices: Sequence[int] | None = None) -> Collected:
         """Serve the workers during a request, and gather their answers."""
         with torch.inference_mode():
-            episodes, aborted = await all_or_first_error([self._workers.gather(indices), self._served(serving)])
+            collected, aborted = await all_or_first_error([self._workers.gather(indices), self._served(serving)])
         if aborted:
             raise Aborted
-        return episodes  # type: ignore[no-any-return] # results of several types
+        return collected  # type: ignore[no-any-return] # results of several types
 
     async def _served(self, serving: Coroutine[Any, Any, None]) -> bool:
         """Await `serving`; return whether it was aborted, in which case the workers were told to abort, too."""

@@ -13,6 +13,7 @@ from aiosampler.memory.layout import Layout, plan
 from aiosampler.memory.progress import progress_specs
 from aiosampler.memory.slot import Slot, slot_specs
 from aiosampler.signals.batch_requests import RequestCells, answer_specs, episode_specs, record_specs
+from aiosampler.signals.mailbox import mailbox_specs
 from aiosampler.signals.rendezvous import rendezvous_specs
 from aiosampler.specs.batch import BatchSpec, StepSpecs
 from aiosampler.specs.trees import Tree, tree_map
@@ -61,6 +62,7 @@ def plan_arena(
             counts.workers + (0 if counts.alone else max(1, counts.servers) + (counts.servers > 1))
         ),
         "rendezvous": rendezvous_specs(counts.workers * counts.members if counts.servers else 0),
+        "mailbox": mailbox_specs(),
         "requests": record_specs(0 if counts.alone else max(1, counts.servers)),
         "answers": answer_specs(asked),
         "parameters": parameters,
@@ -90,6 +92,7 @@ class ArenaViews:
         control: Flags that end a batch or an evaluation, and counts of restarts.
         progress: ``[P, 8]`` int64: progress cells of the workers, then the servers, then the sampler process.
         rendezvous: ``[W * members, ...]``: for each worker, the cells that it shares with its action server.
+        mailbox: ``[2, ...]``: letters between the user's process and the sampler process.
         requests: ``[P, 2, ...]``: what each process that has workers asks these for.
         answers: ``[W, ...]``: what each worker has answered.
         episodes: ``[2, W, ...]`` uint8: the packed episodes that belong to the answers.
@@ -104,6 +107,7 @@ class ArenaViews:
     control: Control
     progress: np.ndarray[Any, Any]
     rendezvous: np.ndarray[Any, Any]
+    mailbox: np.ndarray[Any, Any]
     requests: np.ndarray[Any, Any]
     answers: np.ndarray[Any, Any]
     episodes: np.ndarray[Any, Any]
@@ -127,6 +131,7 @@ def arena_views(layout: Layout, buffer: Any) -> ArenaViews:
         control=Control(dense["control"]),
         progress=dense["progress"],
         rendezvous=dense["rendezvous"],
+        mailbox=dense["mailbox"],
         requests=dense["requests"],
         answers=dense["answers"],
         episodes=sparse["episodes"],

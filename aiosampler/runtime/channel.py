@@ -1,8 +1,8 @@
 """The control channel: whole messages over a private socket pair, as awaitable values.
 
 It carries a few requests and answers; data that changes all the time is in shared memory. A frame is a length of eight
-bytes and a pickle of that length. No half-read message is held across an `await`, so a receive can be cancelled at any
-time.
+bytes and a pickle of that length. Messages of a kind that is sent all the time may take another way, a `Mail`. No
+half-read message is held across an `await`, so a receive can be cancelled at any time.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from aiosampler.pickling import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiosampler.interfaces import Mail
 
 _HEADER = 8
 _CHUNK = 1 << 16
@@ -38,10 +40,17 @@ class Channel:
         self._waiter: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
         self._ended = False
+        self._mail: Mail | None = None  # looked at before messages: what it has was sent before a failure
+        self._left: Any = None  # what the mail had when this was closed
         self.on_end: Callable[[], object] | None = None  # called when the other end has closed its side
         self.on_change: Callable[[], object] | None = None  # called when a message, or the end, has arrived
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self._read, _SLICE)
+
+    def attach(self, mail: "Mail") -> None:
+        """Have some messages sent and received by `mail`, which is closed with this channel."""
+        self._mail = mail
+        self._loop.add_reader(mail.fileno(), self._on_mail)
 
     async def receive(self) -> Any:
         """The next message; cancelling loses none. One receiver at a time.
@@ -63,6 +72,11 @@ class Channel:
         Raises:
             ChannelClosed: There will be no more.
         """
+        received, self._left = self._left, None
+        if received is None and self._mail is not None:
+            received = self._mail.take()
+        if received is not None:
+            return received
         if self._messages:
             return pickle.loads(self._messages.popleft())  # safe: only our own processes can reach the socket
         if self._ended:
@@ -89,6 +103,8 @@ class Channel:
         Raises:
             ChannelClosed: The other end is gone.
         """
+        if self._mail is not None and self._mail.post(message):
+            return
         frame = _frame(message)
         async with self._sending:
             try:
@@ -107,6 +123,8 @@ class Channel:
         Raises:
             ChannelClosed: The other end is gone.
         """
+        if self._mail is not None and self._mail.post(message):
+            return
         rest = memoryview(_frame(message))
         while rest:
             try:
@@ -117,6 +135,11 @@ class Channel:
                 poll.poll()
             except OSError as exc:
                 raise ChannelClosed from exc
+
+    def _on_mail(self) -> None:
+        if self._mail is not None:
+            self._mail.clear()
+            self._resume()
 
     def read(self) -> None:
         """Read all that has arrived, without blocking; called after the other process has ended, too."""
@@ -184,14 +207,27 @@ class Channel:
             self._sock.shutdown(socket.SHUT_WR)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._resume()
         if self.on_change is not None:
             self.on_change()
+
+    def _resume(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def close(self) -> None:
         """Remove the reader from the event loop and close the socket; the other end sees the end of data."""
         self.end()
+        if self._mail is not None:
+            self._loop.remove_reader(self._mail.fileno())
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the socket without the event loop, which is closed."""
+        mail, self._mail = self._mail, None
+        if mail is not None:
+            self._left = mail.take()
+            mail.close()
         self._sock.close()
 
 

@@ -28,7 +28,7 @@ from aiosampler.runtime.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from aiosampler.interfaces import Reading
+    from aiosampler.interfaces import Mail, Reading
 
 
 class _Phases(NamedTuple):
@@ -127,6 +127,10 @@ class ChildHandle:
     async def launched(self, timeout: float | None) -> None:
         """Suspend until the process has started, or failed to (`receive` raises that); `timeout` seconds at most."""
         await self._process.launched(timeout)
+
+    def attach(self, mail: Mail) -> None:
+        """Have some messages sent and received by `mail`, which is closed when the child has ended."""
+        self._channel.attach(mail)
 
     async def send(self, message: Any) -> None:
         """Send a message. If the child has ended, `receive` raises that, not this call."""
@@ -261,7 +265,7 @@ class ChildHandle:
         self._abandoned()
         if not self._channel.closed:
             forget(self._descriptor)
-        self._socket.close()
+            self._channel.abandon()
         self._process.forsake()
         if self._logs is not None:
             self._logs.close()

@@ -18,7 +18,7 @@ from aiosampler.runtime.report import Failure, Phase
 if TYPE_CHECKING:
     import socket
 
-    from aiosampler.interfaces import Service
+    from aiosampler.interfaces import Mail, Service
 
 
 class ServiceChannel:
@@ -42,6 +42,10 @@ class ServiceChannel:
             ChannelClosed: The parent has ended.
         """
         self._channel.send_now(message)
+
+    def attach(self, mail: Mail) -> None:
+        """Have some messages sent and received by `mail`."""
+        self._channel.attach(mail)
 
     def phase(self, name: str) -> None:
         """Report the phase of the start that begins now."""

@@ -23,8 +23,10 @@ from aiosampler.runtime.forking import forking
 from aiosampler.runtime.resources import denied
 from aiosampler.samplers.beside_loop import beside_loop
 from aiosampler.samplers.shared_buffers import SharedBuffers
+from aiosampler.signals.counter import Signal
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.workers import messages
+from aiosampler.workers.batch_mail import UserMail
 from aiosampler.workers.random_streams import seeded
 
 if TYPE_CHECKING:
@@ -107,12 +109,16 @@ async def open_session(
     """
     with denied("the shared memory cannot be made"):
         arena = Arena()
+    mail: UserMail | None = None
     try:
         guest = _guest(log) if plan.in_process else None
         if guest is None:
             options = await _with_fork_server(options)
             session.check_open()
-        session.process = guest or _start_process(arena, options, plan, log)
+        if guest is None:
+            session.process, mail = _start_process(arena, options, plan, log)
+        else:
+            session.process = guest
         limit = options.start_timeout and options.start_timeout + deadlines.START_MARGIN_S
         probed: messages.Probed = await session.ask_start(messages.Probe(options, plan.engine), limit)
         build = functools.partial(initialize_agent, agent, probed.spaces, options.seed, apart=probed.draws_apart)
@@ -128,6 +134,8 @@ async def open_session(
     session.memory, start, views = made
     if guest is not None:
         guest.views = views
+    elif mail is not None:
+        mail.connect(views)
     return session.memory, probed, start
 
 
@@ -179,15 +187,26 @@ async def _with_fork_server(options: Options) -> Options:
     return options if usable else dataclasses.replace(options, start_method="spawn", preload=None)
 
 
-def _start_process(arena: Arena, options: Options, plan: ProcessPlan, log: Callable[[str], None]) -> ChildHandle:
-    return ChildHandle(
-        sampler_main,
-        (arena,),
-        name="sampler",
-        start_method=options.start_method,
-        preload=None if plan.counts.alone else options.preloaded,
-        on_phase=log,
-    )
+def _start_process(
+    arena: Arena, options: Options, plan: ProcessPlan, log: Callable[[str], None]
+) -> tuple[ChildHandle, UserMail]:
+    with denied("there are no signals for the sampler process"), contextlib.ExitStack() as opened:
+        to_user = Signal()
+        opened.callback(to_user.close)
+        signals = to_user, Signal()
+        mail = UserMail(signals)
+        opened.callback(mail.close)
+        handle = ChildHandle(
+            sampler_main,
+            (arena, signals),
+            name="sampler",
+            start_method=options.start_method,
+            preload=None if plan.counts.alone else options.preloaded,
+            on_phase=log,
+        )
+        handle.attach(mail)
+        opened.pop_all()
+    return handle, mail
 
 
 def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = False) -> None:

@@ -116,6 +116,24 @@ class Asker:
         fence()  # or a worker that answers right now may not see that it is the last
 
 
+class AnsweredEpisodes:
+    """Reads the episodes of batches that all workers have answered by memory, in a process that asks for none.
+
+    Args:
+        answers: ``[w, 8]`` int64, of all workers.
+        episodes: ``[2, w, ROOM]`` uint8.
+    """
+
+    def __init__(self, answers: Any, episodes: Any) -> None:
+        sizes = [memoryview(row[_SIZE:]) for row in answers]
+        self._rooms = [[(size, memoryview(room)) for size, room in zip(sizes, of, strict=True)] for of in episodes]
+
+    def of(self, number: int) -> list[bytes]:
+        """The episodes of each answer to a request; the areas are overwritten by the answers to the next but one."""
+        side = number % 2
+        return [bytes(room[: size[side]]) for size, room in self._rooms[side]]
+
+
 class Answerer:
     """The answering side, in a worker.
 

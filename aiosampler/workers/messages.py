@@ -115,6 +115,7 @@ class Finished(NamedTuple):
 
     episodes: bytes  # from `pack_episodes`
     losses: "tuple[Loss, ...]" = ()  # environments that were replaced meanwhile
+    in_memory: bool = False  # not sent, but made by the parent from an answer by memory
 
 
 class Loss(NamedTuple):
@@ -130,6 +131,7 @@ class Collected(NamedTuple):
 
     episodes: list[bytes]  # packed
     losses: tuple[Loss, ...] = ()
+    number: int = 0  # of the request, if all workers have answered it by memory, with all episodes; otherwise 0
 
 
 class Batch(NamedTuple):
@@ -141,6 +143,7 @@ class Batch(NamedTuple):
     episodes: list[bytes]  # packed
     seconds: float
     losses: tuple[Loss, ...] = ()
+    number: int = 0  # as in `Collected`
 
 
 class Evaluate(NamedTuple):

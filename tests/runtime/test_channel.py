@@ -1,6 +1,7 @@
 """The control channel between two processes, driven in one."""
 
 import asyncio
+import os
 import pickle
 import socket
 
@@ -83,3 +84,64 @@ async def test_messages_of_all_sizes_arrive_whole_and_in_order(ends):
     async with asyncio.timeout(10):
         assert [await channel.receive() for _ in messages] == messages
         await sending
+
+
+class FakeMail:
+    """Takes tuples, and has one to be received."""
+
+    def __init__(self, descriptor):
+        self.descriptor, self.posted, self.waiting, self.cleared, self.closed = descriptor, [], None, 0, False
+
+    def fileno(self):
+        return self.descriptor
+
+    def clear(self):
+        self.cleared += 1
+        os.read(self.descriptor, 1)
+
+    def post(self, message):
+        if type(message) is tuple:
+            self.posted.append(message)
+        return type(message) is tuple
+
+    def take(self):
+        taken, self.waiting = self.waiting, None
+        return taken
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_mail_comes_before_messages_and_is_not_lost_when_the_other_end_closes(ends, closed):
+    channel, theirs = ends
+    read, write = os.pipe()
+    mail = FakeMail(read)
+    channel.attach(mail)
+    await channel.send((1, 2))
+    channel.send_now((3,))
+    await channel.send("by the socket")
+    assert mail.posted == [(1, 2), (3,)]
+    assert pickle.loads(theirs.recv(100)[8:]) == "by the socket"
+    receiving = asyncio.ensure_future(channel.receive())
+    await asyncio.sleep(0)
+    mail.waiting = "a letter"
+    os.write(write, b"x")
+    async with asyncio.timeout(10):
+        assert await receiving == "a letter"
+    assert mail.cleared == 1
+    frame = pickle.dumps("a failure")
+    theirs.sendall(len(frame).to_bytes(8, "little") + frame)
+    mail.waiting = "another"
+    channel.read()
+    if closed:
+        channel.close()
+        assert mail.closed
+    assert channel.receive_nowait() == "another"
+    assert channel.receive_nowait() == "a failure"
+    if closed:
+        with pytest.raises(ChannelClosed):
+            channel.receive_nowait()
+    channel.close()
+    os.close(read)
+    os.close(write)

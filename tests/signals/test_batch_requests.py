@@ -7,6 +7,7 @@ import pytest
 
 from aiosampler.signals.batch_requests import (
     ROOM,
+    AnsweredEpisodes,
     Answerer,
     Asker,
     Request,
@@ -107,3 +108,13 @@ def test_no_request_and_no_answer_is_missed(asker, workers, signal):
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_another_process_reads_the_episodes_of_a_request_that_all_have_answered(asker, workers, cells):
+    others = AnsweredEpisodes(cells.answers, cells.episodes)
+    for number in (1, 2):
+        assert asker.ask(Request(0, 0, 0))[0] == number
+        for i, worker in enumerate(workers):
+            worker.next()
+            worker.answer(b"x" * (i + number))
+    assert [others.of(number) for number in (1, 2)] == [[b"x", b"xx", b"xxx"], [b"xx", b"xxx", b"xxxx"]]
