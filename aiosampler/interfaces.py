@@ -154,8 +154,12 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Start workers, build environments, reset them."""
 
-    async def announce(self, request: Collect) -> None:
-        """Announce the batch after the current one, whose slot is free; an engine may use that to begin earlier."""
+    async def announce(self, request: Collect) -> bool:
+        """Announce the batch after the current one, whose slot is free; an engine may use that to begin earlier.
+
+        Suspends until that batch may begin, and returns True; or returns False if it may when the current one is
+        complete.
+        """
 
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot; return the episodes that ended, and what was lost."""

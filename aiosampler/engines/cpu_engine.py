@@ -54,8 +54,9 @@ class CpuEngine:
             [functools.partial(read_progress, parts.views.progress[share.rank]) for share in self._shares],
         )
 
-    async def announce(self, request: Collect) -> None:
-        """Does nothing: workers that run ahead get requests early anyway, others may have to be replaced first."""
+    async def announce(self, request: Collect) -> bool:
+        """Return False: workers that run ahead get requests early anyway, others may have to be replaced first."""
+        return False
 
     async def collect(self, request: Collect) -> Collected:
         """Let each worker fill its columns of a slot, once it has finished its earlier requests."""

@@ -54,8 +54,9 @@ class DevicesEngine:
         await self._servers.start(work, options.start_timeout and options.start_timeout + START_MARGIN_S)
         parts.arena.close()
 
-    async def announce(self, request: Collect) -> None:
-        """Does nothing: servers get one request after the other."""
+    async def announce(self, request: Collect) -> bool:
+        """Return False: servers get one request after the other."""
+        return False
 
     async def collect(self, request: Collect) -> Collected:
         """Let each server fill its columns of a slot."""

@@ -126,8 +126,9 @@ class _Sampler:
                 case messages.Collect(itr, slot):
                     wanted = ahead or self._begin(engine, tasks, itr, slot)
                     if self._overlap and not engine.runs_ahead:
-                        await engine.announce(messages.Collect(itr + 1, 1 - slot))
-                        await wanted
+                        following = messages.Collect(itr + 1, 1 - slot)
+                        if not await engine.announce(following):
+                            await wanted
                     ahead = self._begin(engine, tasks, itr + 1, 1 - slot) if self._overlap else None
                     batch = await wanted
                     if batch is not None:

@@ -43,8 +43,9 @@ class SerialEngine:
         self._runner = await outside_loop(self._make_runner)
         await outside_loop(self._runner.start)
 
-    async def announce(self, request: Collect) -> None:
-        """Does nothing: a batch begins after the one before is complete."""
+    async def announce(self, request: Collect) -> bool:
+        """Return False: a batch begins after the one before is complete."""
+        return False
 
     async def collect(self, request: Collect) -> Collected:
         """Fill a slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import os
@@ -23,7 +24,7 @@ from aiosampler.memory.progress import PID, read_progress
 from aiosampler.memory.slot import columns
 from aiosampler.runtime.outside_loop import outside_loop
 from aiosampler.runtime.resources import denied
-from aiosampler.runtime.tasks import all_or_first_error
+from aiosampler.runtime.tasks import all_or_first_error, first_error
 from aiosampler.servers.accelerator import accelerator
 from aiosampler.servers.automatic_placement import AutomaticPlacement, automatic_placement
 from aiosampler.servers.device import DeviceInference
@@ -87,6 +88,9 @@ class ServedEngine:
         self._parameters = AdoptedParameters(parts.views.parameters, parts.start.parameters)
         self._asked: int | None = None  # number of the batch that was requested last
         self._announced: deque[int] = deque()  # numbers of those that were requested, and are not served yet
+        self._served: int | None = None  # number of the batch that was served last; its workers may be at its end yet
+        self._served_one = asyncio.Event()
+        self._gathering = asyncio.Lock()  # so that answers are gathered in the order of the requests
         self._noise: list[GroupStream] = []  # for each group its generator states, if it has its own
         self._eval_noise: list[GroupStream] = []
         self._accelerator: Accelerator | None = None
@@ -133,21 +137,27 @@ class ServedEngine:
         self._groups.append(group)
         self._meetings.append(group)
 
-    async def announce(self, request: Collect) -> None:
-        """Let workers begin the next batch as soon as they have finished this one, before the server does.
+    async def announce(self, request: Collect) -> bool:
+        """Let workers begin the next batch as soon as they have finished this one.
 
         Only if all workers go on from batch to batch: no environment waits or evaluates, and no worker is replaced.
+        The server may go on, too, when it has served this one: what is left of it is to gather the workers' answers.
         """
-        options = self._options
+        options, current = self._options, request.itr - 1
         go_on = options.mid_batch_reset and not options.eval_n_envs and not options.max_worker_restarts
-        if go_on and request.itr - 1 == self._asked:
-            self._asked = request.itr
-            self._announced.append(request.itr)
-            self._workers.begin(request.slot)
-            await self._workers.send(request._replace(anew=0))
+        if not go_on or current != self._asked:
+            return False
+        self._asked = request.itr
+        self._announced.append(request.itr)
+        self._workers.begin(request.slot)
+        await self._workers.send(request._replace(anew=0))
+        while self._served != current:
+            self._served_one.clear()
+            await self._served_one.wait()
+        return True
 
     async def collect(self, request: Collect) -> Collected:
-        """Serve the workers while they fill a slot."""
+        """Serve the workers while they fill a slot; another batch may follow once this one was served."""
         itr, slot, parameters, _ = request
         await self._workers.replace_lost()
         use_parameters(self._agents, self._parameters, parameters, self._noise)
@@ -160,11 +170,26 @@ class ServedEngine:
                 group.expect(range(len(shares)))
             await self._workers.send(request)
         began = perf_counter()
-        collected = await self._serve(self._server.serve_actions(itr, slot))
-        verify_parameters(self._agents, self._parameters)
-        if self._placement is not None:
-            self._place(self._placement, perf_counter() - began, slot)
-        return self._workers.complete(collected, slot)
+        with first_error():
+            async with asyncio.TaskGroup() as tasks:
+                gathering = tasks.create_task(self._gather_next())
+                # Not around the task: the batch that follows enters this mode before that is done
+                with torch.inference_mode():
+                    aborted = await self._served_until_aborted(self._server.serve_actions(itr, slot))
+                if not aborted:
+                    verify_parameters(self._agents, self._parameters)
+                if self._placement is not None:
+                    self._place(self._placement, perf_counter() - began, slot)
+                self._served = itr
+                self._served_one.set()
+        if aborted:
+            raise Aborted
+        return self._workers.complete(gathering.result(), slot)
+
+    async def _gather_next(self) -> Collected:
+        """Gather the answers for a batch, after those for the batch before."""
+        async with self._gathering:
+            return await self._workers.gather()
 
     async def evaluate(self, request: Evaluate) -> Collected:
         """Serve the workers that have quotas, until these are met."""
@@ -184,7 +209,11 @@ class ServedEngine:
             use_parameters(self._agents, self._parameters, request.parameters, self._eval_noise)
             serving = self._server.serve_actions_evaluation(request.itr, self._options.eval_chunks(request.max_steps))
             await self._workers.send(request, indices)
-            collected = await self._serve(serving, indices)
+            with torch.inference_mode():
+                gathering = self._workers.gather(indices)
+                collected, aborted = await all_or_first_error([gathering, self._served_until_aborted(serving)])
+        if aborted:
+            raise Aborted
         verify_parameters(self._agents, self._parameters)
         return self._workers.complete(collected)
 
@@ -208,15 +237,7 @@ class ServedEngine:
         for report in reports:
             raise report
 
-    async def _serve(self, serving: Coroutine[Any, Any, None], indices: Sequence[int] | None = None) -> Collected:
-        """Serve the workers during a request, and gather their answers."""
-        with torch.inference_mode():
-            collected, aborted = await all_or_first_error([self._workers.gather(indices), self._served(serving)])
-        if aborted:
-            raise Aborted
-        return collected  # type: ignore[no-any-return] # results of several types
-
-    async def _served(self, serving: Coroutine[Any, Any, None]) -> bool:
+    async def _served_until_aborted(self, serving: Coroutine[Any, Any, None]) -> bool:
         """Await `serving`; return whether it was aborted, in which case the workers were told to abort, too."""
         try:
             await serving
