@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,23 @@ asyncio.run(main())
     assert printed == [str(there / "aiosampler/__init__.py"), "16"]
 
 
+#: Modules that are imported by their names, what each needs, and what its page has.
+EXTRAS = {
+    "aiosampler.ray": ("ray", "RaySampler.obtain_samples"),
+    "aiosampler.interop.cleanrl": ("torch", "CleanRlAgent"),
+    "aiosampler.interop.minari": ("minari", "to_episode_buffer"),
+    "aiosampler.interop.sb3": ("stable_baselines3", "Sb3Agent"),
+    "aiosampler.interop.torchrl": ("tensordict", "to_tensordict"),
+}
+
+
 def test_the_pages_of_the_interface_are_made_without_a_warning(tmp_path):
     pytest.importorskip("pdoc", reason="pdoc is not installed")
-    done = run(sys.executable, "-m", "pdoc", "aiosampler", "-d", "google", "-o", str(tmp_path), cwd=ROOT)
+    extras = {module: name for module, (needed, name) in EXTRAS.items() if find_spec(needed)}
+    done = run(sys.executable, "-m", "pdoc", "aiosampler", *extras, "-d", "google", "-o", str(tmp_path), cwd=ROOT)
     assert done.stderr == ""
     page = (tmp_path / "aiosampler.html").read_text()
     for name in ("AsyncCpuSampler", "Samples", "CpuBudget", "AgentInputs", "evaluate_agent"):
         assert f'id="{name}"' in page or f'.{name}"' in page, name
+    for module, name in extras.items():
+        assert f'id="{name}"' in (tmp_path / f"{module.replace('.', '/')}.html").read_text()
