@@ -20,7 +20,7 @@ from aiosampler.errors import ConfigError
 from aiosampler.specs.context import NUM_ENVS, takes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass
@@ -117,7 +117,7 @@ async def bench(
             others.append(row := Row(name))
             began = time.perf_counter()
             try:
-                loops[name] = opened.enter_context(contextlib.closing(make()))
+                loops[name] = opened.enter_context(_closing(make()))
             except Exception as exc:  # of that library, or that it is not there
                 row.error = str(exc)
                 continue
@@ -137,11 +137,25 @@ async def bench(
                 rows[candidate].rates.append(got)
                 await asyncio.sleep(0.05 + 1.5 * subject.T * subject.B / got)  # until it has collected ahead, and rests
             for row in others:
-                if row.name in loops:
-                    tell(f"window {window + 1} of {windows}: {row.name}")
+                if row.error:
+                    continue
+                tell(f"window {window + 1} of {windows}: {row.name}")
+                try:
                     row.rates.append(await asyncio.to_thread(loops[row.name].rate, seconds))
+                except Exception as exc:  # the others go on
+                    row.error = f"{type(exc).__name__}: {exc}"
     tell("")
     return [*rows.values(), *others]
+
+
+@contextlib.contextmanager
+def _closing(peer: Peer) -> Iterator[Peer]:
+    """Close it at the end; one whose processes have failed may not be able to."""
+    try:
+        yield peer
+    finally:
+        with contextlib.suppress(Exception):
+            peer.close()
 
 
 async def warm_up(subject: Subject, candidate: Candidate) -> None:

@@ -30,11 +30,19 @@ def test_bench_prints_all_numbers_as_json_and_draws(tmp_path, capsys):
 def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys, monkeypatch):
     there = peers.ways
 
-    def three(subject, workers):
+    class Broken:
+        def rate(self, seconds):
+            raise OSError("gone")
+
+        def close(self):
+            raise OSError("gone already")
+
+    def some(subject, workers):
         yield from itertools.islice(there(subject, workers), 2)
         yield peers.Way("another", functools.partial(peers._missing, "no_such_package"))
+        yield peers.Way("broken", Broken)
 
-    monkeypatch.setattr(bench, "ways", three)
+    monkeypatch.setattr(bench, "ways", some)
     command = ["bench", "CartPole-v1", *SHORT, "--samplers=serial,alternating", "--workers=3", "--peers"]
     assert main([*command, "--windows=1", "--seconds=0.05"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -42,6 +50,7 @@ def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys, mon
     assert "n_workers" in lines[3]  # three cannot be in two groups
     assert [line.split("  ")[0] for line in lines[4:6]] == ["gymnasium sync", "gymnasium async"]
     assert "not installed: pip install no-such-package" in lines[6]
+    assert lines[7].split() == ["broken", "OSError:", "gone"]
 
 
 @pytest.mark.slow  # starts a number of samplers

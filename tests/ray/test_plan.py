@@ -29,6 +29,7 @@ def make(kind=AsyncSerialSampler, **arguments):
         ({"together": 1}, TypeError, "together must be True or False"),
         ({"place_timeout": 0}, ConfigError, "place_timeout must be a number of seconds above 0"),
         ({"in_process": True}, ConfigError, "in_process=True"),
+        ({"cpus": 1}, ConfigError, "give num_cpus"),
         ({"batch_B": 0}, ConfigError, "batch_B must be an integer of at least 1"),
         ({"eval_n_envs": 3, "eval_max_steps": 5}, ConfigError, "eval_max_steps must be an integer of at least 6"),
         ({"env_kwargs": [{}] * 4}, ConfigError, r"n_actors \* batch_B=8 environments, got 4"),
