@@ -1,15 +1,50 @@
-"""Whether the cluster has room for the actors, before anything waits for a place."""
+"""What actors take of a cluster, and whether it has room for them, before anything waits for a place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from aiosampler.errors import ResourceError, SamplerError
+from aiosampler.errors import ConfigError, ResourceError, SamplerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+#: Options of Ray that actors of a sampler cannot have: it makes many calls at once, and replaces and ends them itself.
+_NOT_FOR_USERS = {"get_if_exists", "lifetime", "max_concurrency", "max_restarts", "max_task_retries", "name"}
+
+
+def as_cpus(value: Any) -> float | None:
+    """The argument `num_cpus` of `RaySampler`.
+
+    Raises:
+        ConfigError: It is no number of CPUs.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigError(f"num_cpus must be a number of at least 0, or None for one CPU a worker, got {value!r}")
+    return value
+
+
+def as_actor_options(value: Any, num_cpus: float) -> dict[str, Any]:
+    """The argument `actor_options` of `RaySampler`, with `num_cpus` unless it says otherwise.
+
+    Raises:
+        ConfigError: An option is not for actors of a sampler.
+        TypeError: They are no options.
+    """
+    if not isinstance(value, Mapping | None):
+        raise TypeError(f"actor_options must be a dict of Ray's options for an actor, got {value!r}")
+    given = dict(value or {})
+    for name in sorted(_NOT_FOR_USERS & set(given)):
+        raise ConfigError(
+            f"actor_options[{name!r}] is not for actors of a sampler, which replaces and ends them itself; leave it "
+            "out, and see max_actor_restarts"
+        )
+    return {"num_cpus": num_cpus, **given}
 
 
 def demands(actor_options: Mapping[str, Any]) -> dict[str, float]:

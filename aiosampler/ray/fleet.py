@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 _SECOND = "initialize() follows async_initialize()"
 
 
-def abandon(actors: Sequence[RemoteActor]) -> None:
-    """End actors whose sampler was dropped without being closed; from any thread."""
-    for actor in actors:
-        actor.abandon()
-
-
 class Fleet:
     """Has the actors of a sampler work for callers in one event loop.
 
@@ -100,8 +94,7 @@ class Fleet:
     async def start(self, parameters: Any) -> None:
         """Have the actors build their environments.
 
-        Args:
-            parameters: Reference of the parameters that they begin with.
+        They begin with the parameters of this reference.
         """
         async with self._phase(State.PROBED, State.STARTING, State.RUNNING, _SECOND):
             self._parameters = parameters
@@ -121,11 +114,18 @@ class Fleet:
             self._require(during)
             self.state = after
         except BaseException as exc:
-            error = self._died(exc.actor, exc.why) if isinstance(exc, LostAtStart) else exc
+            error = self._why_not_started(exc)
             await self._fail(error)
             if error is not exc:
                 raise error from exc
             raise
+
+    def _why_not_started(self, exc: BaseException) -> BaseException:
+        if not isinstance(exc, LostAtStart):
+            return exc
+        if self._closing is not None:
+            return SamplerClosed("the sampler was closed while it was starting")
+        return self._died(exc.actor, exc.why)
 
     # Running
 
@@ -284,7 +284,7 @@ class Fleet:
         """Have some actors evaluate; return the packed episodes of those that were not lost meanwhile.
 
         Args:
-            asked: For each of them, the arguments of `HostedSampler.evaluate` after the version.
+            asked: Arguments of `HostedSampler.evaluate` after the version, by actor.
         """
         async with self._order:
             self.require_running()

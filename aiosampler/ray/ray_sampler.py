@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.agents.parameters import parameter_specs
 from aiosampler.errors import ConfigError
-from aiosampler.ray.fleet import Fleet, abandon
+from aiosampler.ray.cluster import as_actor_options, as_cpus
+from aiosampler.ray.fleet import Fleet
 from aiosampler.ray.joining import joined
 from aiosampler.ray.plan import FleetOptions, make_plan
 from aiosampler.ray.ray_statistics import ActorStatistics, RaySampleStats, RayStatistics
+from aiosampler.ray.remote_actor import abandon
 from aiosampler.ray.remote_publisher import RemotePublisher, RemotePublishing
 from aiosampler.ray.split_evaluation import divided, merged
 from aiosampler.ray.travel import unpacked
@@ -115,7 +117,7 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
         n_ranks: int = 1,
         **settings: Any,
     ) -> None:
-        n_actors = as_integer("n_actors", n_actors, 1)
+        n_actors, num_cpus = as_integer("n_actors", n_actors, 1), as_cpus(num_cpus)
         among_ranks = part_of_rank(rank, n_ranks, settings.get("seed"))
         self._overlap = settings.get("overlap", True)
         if not self._overlap and not together and n_actors > 1:
@@ -139,7 +141,7 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
             max_ahead=as_integer("max_ahead", max_ahead, 1) if self._overlap else 0,
             max_actor_restarts=as_integer("max_actor_restarts", max_actor_restarts, 0),
             place_timeout=as_seconds("place_timeout", place_timeout),
-            actor_options={"num_cpus": local.worker_count if num_cpus is None else num_cpus, **(actor_options or {})},
+            actor_options=as_actor_options(actor_options, local.worker_count if num_cpus is None else num_cpus),
             batch_B=local.batch_B,
             eval_n_envs=local.eval_n_envs,
         )

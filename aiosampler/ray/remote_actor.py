@@ -15,7 +15,7 @@ from aiosampler.ray.hosted_sampler import Place, as_sampler_error
 from aiosampler.workers.messages import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from aiosampler.ray.travel import Reply
     from aiosampler.workers.messages import Call
@@ -191,3 +191,9 @@ class RemoteActor:
         if not task.cancelled():
             task.exception()  # which marks it as retrieved
             self._changed()
+
+
+def abandon(actors: Iterable[RemoteActor]) -> None:
+    """End actors whose sampler was dropped without being closed; from any thread."""
+    for actor in actors:
+        actor.abandon()

@@ -37,6 +37,15 @@ def make(kind=AsyncSerialSampler, **arguments):
         ({"kind": AsyncCpuSampler, "n_workers": 5}, ConfigError, "n_workers=5 is more than the batch_B=4"),
         ({"agent": None}, TypeError, "agent must be an instance of Agent"),
         ({"nonsense": 1}, TypeError, "nonsense"),
+        (
+            {"num_cpus": -1},
+            ConfigError,
+            "num_cpus must be a number of at least 0, or None for one CPU a worker, got -1",
+        ),
+        ({"num_cpus": "two"}, ConfigError, "num_cpus must be a number"),
+        ({"kind": AsyncCpuSampler, "num_cpus": "two"}, ConfigError, "num_cpus must be a number"),
+        ({"actor_options": 3}, TypeError, "actor_options must be a dict of Ray's options for an actor, got 3"),
+        ({"actor_options": {"max_concurrency": 1}}, ConfigError, r"actor_options\['max_concurrency'\] is not for"),
     ],
 )
 def test_a_wrong_argument_is_refused_at_once(arguments, error, words):
