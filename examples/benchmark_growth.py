@@ -97,12 +97,14 @@ async def measure(kind: str, point: Point, seconds: float) -> float:
 
 
 def draw(path: str, found: dict[str, dict[Point, list[float]]]) -> None:
+    drawn = [changed for changed in AXES if any(point.changed == changed for of in found.values() for point in of)]
     figure = Figure(figsize=(10, 6.5), layout="constrained")
-    for axes, changed in zip(figure.subplots(2, 2).flat, AXES, strict=True):
+    plots = figure.subplots((len(drawn) + 1) // 2, min(2, len(drawn)), squeeze=False).flat
+    for changed, axes in zip(drawn, plots, strict=False):
         for kind, rates in found.items():
             there = [point for point in rates if point.changed == changed]
-            middle = [1e6 / statistics.median(rates[point]) for point in there]
             if there:
+                middle = [1e6 / statistics.median(rates[point]) for point in there]
                 axes.plot([point.at for point in there], middle, "o-", label=kind, markersize=4)
         axes.set(yscale="log", xlabel=f"{changed}: {AXES[changed]}", ylabel="µs per environment step")
         axes.set_xscale("log", base=2)
@@ -120,7 +122,7 @@ async def main(args: argparse.Namespace) -> None:
         for _ in range(args.rounds)
         for point in points()
         for kind in found
-        if kind != "serial" or point.changed != "W"
+        if (kind != "serial" or point.changed != "W") and point.changed in args.axes and point.at <= args.most
     ]
     began = time.perf_counter()
     for kind, point in tqdm(wanted, unit=" samplers"):
@@ -141,6 +143,8 @@ async def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplers", default="serial,cpu,gpu", help="of serial, cpu and gpu")
+    parser.add_argument("--axes", default="W,B,T,size", type=lambda names: names.split(","), help="of %(default)s")
+    parser.add_argument("--most", type=int, default=1 << 20, metavar="N", help="leave out larger numbers")
     parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", metavar="PATH", help="write the rates of all rounds there")

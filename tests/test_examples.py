@@ -77,6 +77,14 @@ def test_the_benchmark_of_turns_prints_a_line_for_each_sampler_and_length(tmp_pa
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_growth_prints_a_line_for_each_sampler_and_number_and_draws(tmp_path):
+    command = ("--axes=T", "--most=2", "--samplers=serial", "--seconds=0.01", "--picture=growth.png")
+    printed = run(str(ROOT / "examples/benchmark_growth.py"), *command, cwd=tmp_path)
+    assert re.match(r"serial time steps of a batch +1: \S+  2: \S+\n", printed)
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_starting_prints_a_line_for_each_sampler(tmp_path):
     command = ("--workers", "2", "--samplers", "cpu", "--start-methods", "forkserver,fork")
     printed = run(str(ROOT / "examples/benchmark_start.py"), *command, cwd=tmp_path).splitlines()
