@@ -6,7 +6,7 @@
     python examples/benchmark.py --env wait-1ms --samplers cpu --T 32 --B 64
     python examples/benchmark.py --env wait-50ms --samplers cpu --T 16 --B 1000 --seconds 5 --windows 3
     python examples/benchmark.py --env unequal --samplers gpu,dynamic --B 64 --workers 64 --T 32 --start-method fork
-    python examples/benchmark.py --env unequal-awaited --samplers gpu,dynamic --B 64 --T 32
+    python examples/benchmark.py --env unequal-awaited --samplers gpu,dynamic --B 64 --T 32 --alone
 
 The ceiling of a sampler with W workers of n = B / W environments each is W * n / (n * (time of one environment's step)
 + (time to act on n observations)): nothing recorded, nobody waited for. An action server acts on all B observations
@@ -15,7 +15,10 @@ would write by hand: the model, a multinomial draw, its log-probability, and con
 ceiling's two times and of all samplers alternate, so that a machine that changes its speed changes it for all. Medians
 are shown; `strict` is the share of a ceiling with the time of the agent's own step, which is faster. The ceilings of
 environments that are awaited wait for the slowest, which `dynamic` does not: it may have a multiple of theirs. Unequal
-waits of 1 ms, and of 20 ms each twentieth time, are 1.95 ms on average: 64 such environments allow 32,800 steps/s.
+waits of 1 ms, and of 20 ms each twentieth time, are 1.95 ms on average: 64 such environments allow 32,800 steps/s. That
+is more than any sampler can have: `--alone` shows what these environments do by themselves in as many processes, with
+nobody to act for them. Switching between 64 processes on 2 cores takes its part, and event loops wake a coroutine at
+whole milliseconds only.
 
 A core is often slower while the others are busy, too: `--busy` measures a ceiling on W cores at once, which says what
 is left to gain for samplers that keep all of them busy.
@@ -244,6 +247,53 @@ async def measure_busy(
     return [statistics.mean(column) for column in zip(*await asyncio.gather(*measuring), strict=True)]
 
 
+async def step_awaited(env: Any, until: float) -> int:
+    steps = 0
+    while time.perf_counter() < until:
+        await env.step(0)
+        steps += 1
+    return steps
+
+
+def step_alone(env_fn: Callable[..., Any], n: int, begins: float, seconds: float) -> tuple[int, float]:
+    """Step n environments from a common time on; return the number of steps, and the CPU time that they took."""
+    environments = [env_fn() for _ in range(n)]
+    steps, ends = 0, begins + seconds
+    time.sleep(max(0.0, begins - time.perf_counter()))
+    before = time.process_time()
+    if isinstance(environments[0], Awaited):
+        import uvloop
+
+        async def step_all() -> int:
+            return sum(await asyncio.gather(*(step_awaited(env, ends) for env in environments)))
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            steps = runner.run(step_all())
+    else:
+        for env in environments:
+            env.reset()
+        while time.perf_counter() < ends:
+            for env in environments:
+                _, _, terminated, truncated, _ = env.step(steps % 2)
+                steps += 1
+                if terminated or truncated:
+                    env.reset()
+    return steps, time.process_time() - before
+
+
+def measure_alone(args: argparse.Namespace) -> None:
+    """Print how fast the environments are by themselves, in as many processes, without a sampler."""
+    context = multiprocessing.get_context("fork")  # before there are threads
+    with ProcessPoolExecutor(args.workers, context) as pool:
+        list(pool.map(time.sleep, [0.1] * args.workers))  # so that all have started
+        begins, n = time.perf_counter() + 0.5, args.B // args.workers
+        each = [pool.submit(step_alone, ENVIRONMENTS[args.env], n, begins, 2.0) for _ in range(args.workers)]
+        steps, cpu = (sum(column) for column in zip(*(future.result() for future in each), strict=True))
+    print(
+        f"{args.env} alone       B={args.B} W={args.workers}: {steps / 2:9,.0f} steps/s, {cpu / steps * 1e6:.1f} us CPU"
+    )
+
+
 async def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     env_fn = ENVIRONMENTS[args.env]
@@ -310,6 +360,10 @@ if __name__ == "__main__":
     parser.add_argument("--start-method", default="forkserver")
     parser.add_argument("--affinity", choices=["default", "shared", "apart"], default="default", help="of two groups")
     parser.add_argument("--busy", action="store_true", help="measure a ceiling on all cores of the workers")
+    parser.add_argument("--alone", action="store_true", help="also measure the environments without a sampler")
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
-    asyncio.run(main(parser.parse_args()))
+    arguments = parser.parse_args()
+    if arguments.alone:
+        measure_alone(arguments)
+    asyncio.run(main(arguments))

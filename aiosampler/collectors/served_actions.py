@@ -17,6 +17,8 @@ from aiosampler.specs.trees import Tree, tree_map, tree_rows
 
 MOST_NUMBERS = 1024  # of a Discrete space that are kept ready
 
+_ACT = Kind.ACT  # members of an enum are found slowly
+
 
 class RecordedActions:
     """Reads actions from the slot, where another process has written them.
@@ -186,7 +188,7 @@ class DynamicActions(ArrivingActions):
     def act(self, t: int) -> Any:
         """Wait for the actions of row t; see `ArrivingActions`, whose two calls are one here."""
         self._cells[AT] = NOWHERE  # waiting is not being stuck
-        if not self._arrive(self._slot, t, Kind.ACT):
+        if not self._arrive(self._slot, t, _ACT):
             raise Aborted
         return self.given(t)
 
