@@ -1,7 +1,6 @@
 """PPO on Pong, from 42 x 42 pixels: each frame is stored once, and stacked where an agent or the training looks at it.
 
-No action is repeated by chance, as in ``PongNoFrameskip-v4``. Two groups of workers collect in turn while this process
-trains. Ctrl-C ends that early: it is evaluated all the same.
+Two groups of workers collect in turn while this process trains. Ctrl-C ends that early: it is evaluated all the same.
 """
 
 import argparse
@@ -25,6 +24,7 @@ import aiosampler
 @dataclass(frozen=True)
 class Args:
     game: str = "ALE/Pong-v5"
+    sticky: float = 0.0  # how often an emulator's frame repeats the action before; 0.25 is the game's own default
     seed: int = 0
     steps: int = 4_000_000  # environment steps at most, of four frames each
     goal: float = 19.0  # mean score of the last 100 games
@@ -43,8 +43,8 @@ class Args:
     games: int = 10  # of the evaluation
 
 
-def make(game: str, *, training: bool = True) -> gym.Env[Any, Any]:
-    env = AtariPreprocessing(gym.make(game, frameskip=1, repeat_action_probability=0.0), screen_size=42)
+def make(game: str, sticky: float, *, training: bool = True) -> gym.Env[Any, Any]:
+    env = AtariPreprocessing(gym.make(game, frameskip=1, repeat_action_probability=sticky), screen_size=42)
     return aiosampler.EpisodicLives(env, clip_rewards=True) if training else env
 
 
@@ -107,8 +107,8 @@ async def main(args: Args) -> None:
     async with aiosampler.AsyncAlternatingSampler(
         make,
         agent=agent,
-        env_kwargs={"game": args.game},
-        eval_env_kwargs={"game": args.game, "training": False},  # whole games
+        env_kwargs={"game": args.game, "sticky": args.sticky},
+        eval_env_kwargs={"game": args.game, "sticky": args.sticky, "training": False},  # whole games
         seed=args.seed,
         bootstrap_value=True,
         traj_info_cls=aiosampler.AtariTrajInfo,
