@@ -40,8 +40,8 @@ class Channel:
         self._waiter: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
         self._ended = False
-        self._mail: Mail | None = None  # looked at before messages: what it has was sent before a failure
-        self._left: Any = None  # what the mail had when this was closed
+        self._mail: Mail | None = None
+        self._mailed: deque[Any] = deque()  # what it has brought
         self.on_end: Callable[[], object] | None = None  # called when the other end has closed its side
         self.on_change: Callable[[], object] | None = None  # called when a message, or the end, has arrived
         sock.setblocking(False)
@@ -72,11 +72,8 @@ class Channel:
         Raises:
             ChannelClosed: There will be no more.
         """
-        received, self._left = self._left, None
-        if received is None and self._mail is not None:
-            received = self._mail.take()
-        if received is not None:
-            return received
+        if self._mailed:  # before messages: it was sent before a failure that is among them
+            return self._mailed.popleft()
         if self._messages:
             return pickle.loads(self._messages.popleft())  # safe: only our own processes can reach the socket
         if self._ended:
@@ -139,10 +136,17 @@ class Channel:
     def _on_mail(self) -> None:
         if self._mail is not None:
             self._mail.clear()
+            self._fetch()
             self._resume()
+
+    def _fetch(self) -> None:
+        """Take what the mail has; only here, so that it comes by the event loop, as messages do."""
+        if self._mail is not None and (letter := self._mail.take()) is not None:
+            self._mailed.append(letter)
 
     def read(self) -> None:
         """Read all that has arrived, without blocking; called after the other process has ended, too."""
+        self._fetch()
         self._read(None)
 
     def _read(self, most: int | None) -> None:
@@ -224,9 +228,9 @@ class Channel:
 
     def abandon(self) -> None:
         """Close the socket without the event loop, which is closed."""
+        self._fetch()
         mail, self._mail = self._mail, None
         if mail is not None:
-            self._left = mail.take()
             mail.close()
         self._sock.close()
 
