@@ -60,6 +60,7 @@ class Settings(BaseModel):
     batch_T: Annotated[int, Field(ge=1, le=1024)] = 32
     batch_B: Annotated[int, Field(ge=1, le=256)] = 16
     n_workers: Annotated[int, Field(ge=1, le=64)] | None = None
+    cpus: Annotated[int, Field(ge=1)] | None = None  # fewer than there are leave the others to the event loop
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     max_worker_restarts: Annotated[int, Field(ge=0, le=10_000)] = 100

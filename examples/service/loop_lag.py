@@ -54,7 +54,7 @@ async def main(args: argparse.Namespace) -> None:
     starts = (await asyncio.to_thread(ask, run, "GET"))["state"] not in ("starting", "running")
     if starts:
         print(f"idle: {await ping(live, args.seconds)}", flush=True)
-        settings = {"agent": args.agent, "sampler": args.sampler, "n_workers": args.workers}
+        settings = {"agent": args.agent, "sampler": args.sampler, "n_workers": args.workers, "cpus": args.cpus}
         await asyncio.to_thread(ask, run, "POST", settings)
     while (look := await asyncio.to_thread(ask, run, "GET"))["state"] == "starting" or not look.get("steps_per_second"):
         if look["state"] == "failed":
@@ -73,4 +73,5 @@ if __name__ == "__main__":
     parser.add_argument("--agent", choices=["random", "actor-critic"], default="random")
     parser.add_argument("--sampler", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cpus", type=int, help="that the sampler keeps to, so that the event loop has the others")
     asyncio.run(main(parser.parse_args()))
