@@ -1,11 +1,12 @@
 """Environments of coroutines that are never ready."""
 
 import asyncio
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from aiosampler import WorkerTimeout
+from aiosampler import SamplerError, WorkerError, WorkerTimeout
 from aiosampler.collectors.coroutine_environment import Care
 from aiosampler.collectors.coroutine_environments import CoroutineEnvironments
 from aiosampler.collectors.coroutine_lives import Lives
@@ -17,11 +18,17 @@ from tests.support.worlds import CountingEnv
 
 
 class NeverReady(Awaited):
-    """The one with index 1 is never built, or never reset."""
+    """The one with index 1 is never built, or never reset; or the one that replaces it, if it raises in a step."""
 
-    def __init__(self, i, where, closed):
+    def __init__(self, i, where, closed, raises=False):
         super().__init__(CountingEnv())
-        self._hangs_in, self._i, self._closed = where if i == 1 else "", i, closed
+        self._hangs_in, self._i, self._closed = where if i == 1 and not raises else "", i, closed
+        self._raises = raises and i == 1
+
+    async def step(self, action):
+        if self._raises:
+            raise ConnectionResetError("gone")
+        return await super().step(action)
 
     async def __aenter__(self):
         if self._hangs_in == "building":
@@ -39,15 +46,8 @@ class NeverReady(Awaited):
 
 @pytest.mark.parametrize("where", ["building", "resetting"])
 def test_who_is_never_ready_is_named_and_all_that_are_there_are_closed(where):
-    loop, none, closed, phases = LoopThread(), np.zeros(1, np.int64), set(), []
-    care = Care(
-        process="worker-0", rank=0, step_timeout=None, start_timeout=0.2, budget=RestartBudget(0, none.copy(), 0),
-        describe=lambda exc: exc, abort=none,
-    )  # fmt: skip
-    cells = np.zeros(CELLS, np.int64)
-    made = lambda i, _: (NeverReady(i, where, closed), 0)  # noqa: E731 - as short as it is
-    lives = Lives(loop, made, lambda *_: None, 4, cells, evaluation=False, care=care)
-    unit = CoroutineEnvironments(lives, None)
+    loop, closed, phases = LoopThread(), set(), []
+    unit = three(loop, lambda i, _: (NeverReady(i, where, closed), 0), restarts=0)
     try:
         with pytest.raises(WorkerTimeout, match=r"^environment 5 is given up.*start_timeout=0\.2 s") as caught:
             unit.add(3, phases.append)
@@ -58,3 +58,39 @@ def test_who_is_never_ready_is_named_and_all_that_are_there_are_closed(where):
     assert (caught.value.env_index, caught.value.rank) == (5, 0)
     assert phases[-1] == "giving up environment 5"
     assert closed == ({0, 2} if where == "building" else {0, 1, 2})
+
+
+@pytest.mark.parametrize("where", ["building", "resetting"])
+def test_a_replacement_that_is_never_ready_is_given_up_and_named(where):
+    loop, closed = LoopThread(), set()
+    unit = three(loop, lambda i, before: (NeverReady(i, where, closed, raises=before == 0), 0), restarts=1)
+    row = SimpleNamespace(t=0, ended=[], lost=[], record=lambda *_: None, start=lambda *_: None)
+    active = [0, 1, 2]
+    try:
+        unit.add(3, lambda _: None)
+        unit.reset(range(3), [0] * 3, [None] * 3, lambda *_: None, phase=lambda _: None)
+        with pytest.raises(WorkerError, match=r"^it did not end within start_timeout=0\.2 s") as caught:
+            while True:
+                unit.step([0] * 3, active, row)
+                active = [i for i in active if i not in {lost for lost, _ in row.lost}]
+    finally:
+        unit.close()
+        loop.close()
+    assert caught.value.env_index == 5
+    assert closed == {0, 1, 2}
+
+
+def three(loop, build, restarts):
+    """Environments 4, 5 and 6, which have 0.2 s to be built and reset."""
+    none = np.zeros(1, np.int64)
+    care = Care(
+        process="worker-0", rank=0, step_timeout=None, start_timeout=0.2,
+        budget=RestartBudget(restarts, none.copy(), 0), describe=_described, abort=none,
+    )  # fmt: skip
+    cells = np.zeros(CELLS, np.int64)
+    return CoroutineEnvironments(Lives(loop, build, lambda *_: None, 4, cells, evaluation=False, care=care), None)
+
+
+def _described(exc):
+    why = getattr(exc, "__cause__", None) or exc
+    return exc if isinstance(exc, SamplerError) else WorkerError(str(why), env_index=exc.env_index)
