@@ -41,8 +41,11 @@ def pytest_collection_modifyitems(items):
             kinds.setdefault(item.function, set()).update(kinds_of(item))
     for item in items:
         others = kinds.get(item.function, ()) if item.get_closest_marker("same_code") else ()
-        if any(SAME_CODE.get(kind) in others for kind in kinds_of(item)):
+        again = {kind for kind in kinds_of(item) if SAME_CODE.get(kind) in others}
+        if again:
             item.add_marker(pytest.mark.slow)
+        if again - {"alternating"}:  # which has most beside that code
+            item.add_marker(pytest.mark.release)
 
 
 def kinds_of(item):

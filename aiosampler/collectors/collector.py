@@ -103,8 +103,7 @@ class Collector:
         evaluation: bool = False,
     ) -> None:
         self._unit, self._seeds, self._first = unit, seeds, first
-        self._reset_seed = reset_seed
-        self._actions, self._rule = actions, rule
+        self._actions, self._rule, self._reset_seed = actions, rule, reset_seed
         self._cells, self._abort, self._evaluation = memoryview(cells), memoryview(abort), evaluation
         self._writer = writer = make_writer(specs.observation, "observation")
         info_writer = EnvInfoWriter(specs.env_info) if specs.env_info else None
@@ -214,7 +213,7 @@ class Collector:
                 info = self._episodes.current(i)
                 info.cut = True
                 observation = tree_map(lambda array, i=i: array[T, i].copy(), observations)
-                with self._fault_of("finishing a TrajInfo", i):
+                with fault_of("finishing a TrajInfo", self._first + i, self._evaluation):
                     cut.append(FinishedEpisode(T - 1, self._first + i, info.terminate(observation), cut=True))
         return cut
 
@@ -393,14 +392,9 @@ class Collector:
         for i in environments:
             if first is None:
                 seeds[i] = reset_seed(i, self._resets[i])
-                self._resets[i] += 1
-            else:
-                self._resets[i] = 1
+            self._resets[i] = self._resets[i] + 1 if first is None else 1
         return seeds
 
     def _activate(self) -> None:
         others = self._starting.union(self._waits_from)
         self._active = [i for i in range(self._n) if i not in others]
-
-    def _fault_of(self, doing: str, i: int) -> Any:
-        return fault_of(doing, self._first + i, self._evaluation)

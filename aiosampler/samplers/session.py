@@ -88,8 +88,7 @@ class Session:
         if self.state not in (before, State.CLOSED):
             raise SamplerError(rule)
         self._require(before)
-        if self._loop is None:
-            self._loop = loop
+        self._loop = self._loop or loop
         self._check_loop()
         self._enter(during)
         try:
