@@ -44,11 +44,7 @@ def _add_measuring(parser: argparse.ArgumentParser, name: str) -> None:
     if name == "bench":
         parser.add_argument("--samplers", default="serial,cpu", help="kinds, with commas (%(default)s); see README")
         parser.add_argument("--workers", type=int, help="processes that step; by default as many as CPUs")
-        parser.add_argument(
-            "--peers",
-            action="store_true",
-            help="also what other libraries have: see README",
-        )
+        parser.add_argument("--peers", action="store_true", help="also what other libraries have: see README")
         parser.add_argument("--windows", type=int, default=5, help="how often each is measured (%(default)s)")
         parser.add_argument("--seconds", type=float, default=1.0, help="of each window (%(default)s)")
     else:

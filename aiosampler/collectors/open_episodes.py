@@ -18,8 +18,8 @@ class FinishedEpisode(NamedTuple):
     cut: bool = False  # whether an evaluation ran out of steps before its end
 
 
-MANY_STEPS = 48  # above this number, NumPy sums rewards faster than a Python loop
-MANY_ENVIRONMENTS = 8  # above this number, NumPy adds their rewards faster than a Python loop
+MANY_STEPS = 48  # from this number on, NumPy sums rewards faster than a Python loop
+MANY_ENVIRONMENTS = 8  # from this number on, NumPy adds their rewards faster than a Python loop
 
 
 class OpenEpisodes:
