@@ -49,6 +49,7 @@ class Task:
     gae_lambda: float = 0.95
     clip: float = 0.2
     entropy: float = 0.0
+    seed: int = 0
 
 
 class Waiting(gym.Env[Any, Any]):
@@ -226,7 +227,7 @@ def by_sb3(task: Task, *, processes: bool) -> tuple[Clock, list[float]]:
             return self.layers(observation)
 
     kind, options = (SubprocVecEnv, {"start_method": "fork"}) if processes else (DummyVecEnv, {})
-    env = make_vec_env(task.env, task.B, seed=0, vec_env_cls=kind, vec_env_kwargs=options)
+    env = make_vec_env(task.env, task.B, seed=task.seed, vec_env_cls=kind, vec_env_kwargs=options)
     ppo = PPO(
         "CnnPolicy" if task.env is stacked_pong else "MlpPolicy",
         env,
@@ -238,7 +239,7 @@ def by_sb3(task: Task, *, processes: bool) -> tuple[Clock, list[float]]:
         gae_lambda=task.gae_lambda,
         clip_range=task.clip,
         ent_coef=task.entropy,
-        seed=0,
+        seed=task.seed,
         device="cpu",
         policy_kwargs={"features_extractor_class": Seeing, "net_arch": []} if task.env is stacked_pong else None,
     )
@@ -253,7 +254,7 @@ async def by_aiosampler(name: str, task: Task) -> tuple[Clock, list[float]]:
     clock, returns, steps = Clock(), list[float](), 0
     agent: Any = (GaussianPgAgent if name == "cheetah" else CategoricalPgAgent)(ActorCritic)
     sizes = {"batch_T": task.T, "batch_B": task.B}
-    options: dict[str, Any] = {**sizes, "seed": 0, "bootstrap_value": True, "start_method": "fork"}
+    options: dict[str, Any] = {**sizes, "seed": task.seed, "bootstrap_value": True, "start_method": "fork"}
     kind: Any = AsyncCpuSampler
     env_fn: Any = task.env
     match name:
@@ -285,11 +286,11 @@ async def by_aiosampler(name: str, task: Task) -> tuple[Clock, list[float]]:
 VARIANTS = ("SB3, DummyVecEnv", "SB3, SubprocVecEnv", "aiosampler")
 
 
-def run(name: str, variant: str, steps: int | None) -> None:
+def run(name: str, variant: str, steps: int, seed: int) -> None:
     """One of them, in this process; prints its numbers."""
-    task = replace(TASKS[name], steps=steps or TASKS[name].steps)
+    task = replace(TASKS[name], steps=steps or TASKS[name].steps, seed=seed)
     torch.optim.Adam([torch.zeros(1)])  # what torch imports here would count as start
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     torch.set_num_threads(2 if name == "pong" and variant != "aiosampler" else 1)  # small networks are faster with one
     if variant == "aiosampler":
         clock, returns = asyncio.run(by_aiosampler(name, task))
@@ -298,11 +299,12 @@ def run(name: str, variant: str, steps: int | None) -> None:
     print(json.dumps([clock.seconds, float(np.mean(returns[-20:])) if returns else math.nan]))
 
 
-def compare(name: str, steps: int | None) -> None:
+def compare(name: str, steps: int, seed: int) -> None:
     print(f"{name}: {steps or TASKS[name].steps:,} steps, {TASKS[name].B} environments")
     total: dict[str, float] = {}
     for variant in VARIANTS[:: 2 if name == "cartpole" else 1]:  # processes for it would take longer than all else
-        command = [sys.executable, __file__, "--tasks", name, "--variant", variant, "--steps", str(steps or 0)]
+        options = ["--tasks", name, "--variant", variant, "--steps", str(steps), "--seed", str(seed)]
+        command = [sys.executable, __file__, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # simulators print a lot
         if done.returncode:
             sys.exit(done.stderr)
@@ -318,10 +320,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--steps", type=int, default=0, help="of each, in place of those of the task")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--variant", help="run only this, in this process")
     args = parser.parse_args()
     for name in args.tasks.split(","):
         if args.variant:
-            run(name, args.variant, args.steps)
+            run(name, args.variant, args.steps, args.seed)
         else:
-            compare(name, args.steps)
+            compare(name, args.steps, args.seed)
