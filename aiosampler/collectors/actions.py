@@ -42,7 +42,8 @@ def action_mask(observation: Any, info: Any) -> Tree:
         info: The info that came with it.
     """
     for given in (info, observation):
-        if isinstance(given, Mapping) and given.get("action_mask") is not None:
+        # Most are arrays. Whether a class is a mapping takes long to find out the first time, in each process
+        if not isinstance(given, np.ndarray) and isinstance(given, Mapping) and given.get("action_mask") is not None:
             return copy.deepcopy(given["action_mask"])
     return None
 

@@ -83,7 +83,7 @@ class ChildHandle:
             opened.callback(self._crash_report.child_end.close)
             outlet, self._logs = own_outlet(), None
             if outlet is None:  # in the user's process, which has no parent to send log records to
-                self._logs = LogInlet()
+                self._logs = LogInlet(forks=start_method == "fork")
                 opened.callback(self._logs.close)
                 outlet = self._logs.outlet
                 opened.callback(outlet.sock.close)

@@ -30,6 +30,7 @@ from aiosampler.runtime.descendants import name_process
 from aiosampler.runtime.fork_requests import NUMBER, ForkServer, Order, Settled, adopt, receive_descriptors
 from aiosampler.runtime.isolation import PARENT_ENDED, signal_when_parent_ends
 from aiosampler.runtime.job_signals import JOB_SIGNALS
+from aiosampler.runtime.log_records import put_handlers_aside
 from aiosampler.runtime.preloading import Hindrance, import_all
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def _own_files() -> dict[str, int]:
 
 def _serve(connection: socket.socket) -> NoReturn:
     """Fork a child for each request, and send back the exit codes of those that have ended."""
+    put_handlers_aside()
     children: dict[int, int] = {}  # process id -> the pipe that its exit code is written to
     woken, wake = os.pipe()
     os.set_blocking(woken, False)

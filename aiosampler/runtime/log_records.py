@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiosampler.errors import shortened, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 BURST, RATE = 200, 200.0  # records of one process at once, and in each second
 TELL_S = 1.0  # between two records that say how many were dropped
@@ -40,15 +40,19 @@ class LogOutlet(NamedTuple):
         sock: The socket whose other end the user's process reads.
         levels: Levels of the loggers that have one, by name; the name of the root logger is "".
         disabled: The level up to which logging is disabled.
+        handled: Names of the loggers that have handlers in the user's process, for one that is forked from it.
     """
 
     sock: socket.socket
     levels: Mapping[str, int]
     disabled: int
+    handled: tuple[str, ...] | None = None
 
 
 _outlet: LogOutlet | None = None  # of this process
 _inherited: list[logging.Handler] = []  # the parent's, if forked; kept, since closing them may write to its files
+_sender: _Sender | None = None  # the only handler, since `put_handlers_aside`
+_made: list[Any] = []  # weak references to all handlers that there were then
 
 
 def own_outlet() -> LogOutlet | None:
@@ -59,17 +63,39 @@ def own_outlet() -> LogOutlet | None:
 def send_records(outlet: LogOutlet) -> None:
     """Send the records of this process, and remove the handlers that a parent left here when it forked."""
     global _outlet
-    ours, _outlet = _outlet, outlet
-    sender = _Sender(outlet.sock)
-    for logger in _loggers():
-        left, logger.handlers = logger.handlers, []
-        _inherited.extend(left)
-        if logger.parent is None or (left and not logger.propagate):
-            logger.addHandler(sender)
+    ours, _outlet = _outlet, outlet._replace(handled=None)
+    put_handlers_aside(outlet.handled).attach(outlet.sock)
     if ours is None:  # a child that is forked by one of our processes has the levels already
         for name, level in outlet.levels.items():
-            logging.getLogger(name).setLevel(level)
-        logging.disable(outlet.disabled)
+            if (logger := logging.getLogger(name)).level != level:
+                logger.setLevel(level)
+        if logging.root.manager.disable != outlet.disabled:
+            logging.disable(outlet.disabled)
+
+
+def put_handlers_aside(handled: Iterable[str] | None = None) -> _Sender:
+    """Replace all handlers by one that sends records; nothing is done if there are no others since the last time.
+
+    Looking at hundreds of loggers copies memory that a forked process shares with its parent. So a process that forks
+    others does it for them, before it has a socket: until then, its records are dropped.
+
+    Args:
+        handled: Names of the loggers that have handlers; None if they are not known.
+    """
+    global _sender, _made
+    if _sender is None or _made != _all_handlers():
+        _sender = _Sender()
+        for logger in _loggers() if handled is None else {logging.root, *map(logging.getLogger, handled)}:
+            left, logger.handlers = logger.handlers, []
+            _inherited.extend(left)
+            if logger is logging.root or (left and not logger.propagate):
+                logger.addHandler(_sender)
+        _made = _all_handlers()
+    return _sender
+
+
+def _all_handlers() -> list[Any]:
+    return list(logging._handlerList)  # type: ignore[attr-defined] # noqa: SLF001 - there is no other list of them
 
 
 def tell_dropped() -> None:
@@ -87,14 +113,18 @@ def _loggers() -> Iterator[logging.Logger]:
 
 
 class _Sender(logging.Handler):
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
+    _sock: socket.socket | None = None
+
+    def attach(self, sock: socket.socket) -> None:
+        """Send records to `sock` from now on, and count anew how many."""
         self._sock = sock
         self._allowed, self._looked = float(BURST), time.monotonic()
         self._dropped, self._told = 0, -TELL_S
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, or count it as dropped; called with the lock of the handler."""
+        if self._sock is None:
+            return
         now = time.monotonic()
         self._allowed = min(BURST, self._allowed + (now - self._looked) * RATE)
         self._looked = now
@@ -113,6 +143,8 @@ class _Sender(logging.Handler):
 
     def tell_dropped(self) -> None:
         """Send how many records were dropped since the last time."""
+        if self._sock is None:
+            return
         with self.lock or contextlib.nullcontext():
             dropped, self._dropped, self._told = self._dropped, 0, time.monotonic()
             if dropped:
@@ -129,6 +161,7 @@ class _Sender(logging.Handler):
             record = logging.makeLogRecord({**record.__dict__, "msg": record.getMessage(), "args": None})
             known = vars(logging.makeLogRecord({}))
             body = pickle.dumps(({key: value for key, value in _fields(record).items() if key in known}, ()))
+        assert self._sock is not None
         try:
             self._sock.send(body, socket.MSG_DONTWAIT)
         except OSError:  # the socket is full, or the user's process has ended
@@ -179,14 +212,19 @@ def _handled(record: logging.LogRecord) -> tuple[str, ...]:
 class LogInlet:
     """Reads the records of child processes on the running event loop, and passes them to the loggers of this process.
 
+    Args:
+        forks: Whether the first child is forked from this process, now.
+
     Attributes:
         outlet: For the first child; close its socket here once that child is started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, forks: bool = False) -> None:
         self._sock, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        levels = {("" if logger.parent is None else logger.name): logger.level for logger in _loggers() if logger.level}
-        self.outlet = LogOutlet(child_end, levels, logging.getLogger().manager.disable)
+        loggers = {"" if logger.parent is None else logger.name: logger for logger in _loggers()}
+        levels = {name: logger.level for name, logger in loggers.items() if logger.level}
+        handled = tuple(name for name, logger in loggers.items() if logger.handlers) if forks else None
+        self.outlet = LogOutlet(child_end, levels, logging.root.manager.disable, handled)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self.read)
 

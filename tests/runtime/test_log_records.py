@@ -16,7 +16,9 @@ def both_ends(sender_class=log_records._Sender):
     """A logger that is as in another process, and the inlet that its records come to."""
     inlet = LogInlet()
     logger = logging.Logger("there.env", logging.DEBUG)
-    logger.addHandler(sender_class(inlet.outlet.sock))
+    sender = sender_class()
+    sender.attach(inlet.outlet.sock)
+    logger.addHandler(sender)
     try:
         yield logger, inlet
     finally:
@@ -146,11 +148,27 @@ async def test_who_has_handled_a_record_there_does_not_do_so_again(caplog, monke
     handler.emit = handled.append
     monkeypatch.setattr(logging.getLogger("there"), "handlers", [handler])
     with both_ends() as (_, inlet):
-        sender = log_records._Sender(inlet.outlet.sock)
+        sender = log_records._Sender()
+        sender.attach(inlet.outlet.sock)
         sender.handle(child.makeRecord(child.name, logging.INFO, __file__, 1, "once", (), None))
         inlet.read()
     assert handled == []
     assert [record.getMessage() for record in caplog.records] == ["once"]
+
+
+async def test_until_there_is_a_socket_records_are_dropped(caplog):
+    """As in a process that forks others, and has put the handlers aside for them."""
+    logger, sender = logging.Logger("there.env"), log_records._Sender()
+    logger.addHandler(sender)
+    logger.warning("nobody is there")
+    sender.tell_dropped()
+    inlet = LogInlet()
+    sender.attach(inlet.outlet.sock)
+    logger.warning("now")
+    inlet.read()
+    inlet.close()
+    inlet.outlet.sock.close()
+    assert caplog.messages == ["now"]
 
 
 async def test_level_names_are_those_of_whoever_has_given_them(caplog, monkeypatch):
