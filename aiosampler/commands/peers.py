@@ -63,7 +63,8 @@ def ways(subject: Subject, workers: int) -> Iterator[Way]:
     yield Way("gymnasium sync", functools.partial(_gymnasium, subject, gym.vector.SyncVectorEnv))
     yield Way("gymnasium async", functools.partial(_gymnasium, subject, gym.vector.AsyncVectorEnv))
     for package, name, make in (
-        ("envpool", "envpool", functools.partial(_envpool, subject)),
+        ("envpool", "envpool sync", functools.partial(_envpool, subject)),
+        ("envpool", "envpool async", functools.partial(_envpool_halves, subject)),
         ("stable_baselines3", "sb3 dummy", functools.partial(_sb3, subject, "DummyVecEnv")),
         ("stable_baselines3", "sb3 subproc", functools.partial(_sb3, subject, "SubprocVecEnv")),
         ("torchrl", "torchrl sync", functools.partial(TorchRlCollector, subject, workers, "MultiSyncCollector")),
@@ -134,25 +135,49 @@ def _gymnasium(subject: Subject, made: Any) -> VectorLoop:
 
 
 class _EnvPool:
-    """EnvPool's own environments, in C++, with Gymnasium's methods."""
+    """EnvPool's own environments, in C++, with Gymnasium's methods.
 
-    def __init__(self, subject: Subject) -> None:
+    Args:
+        subject: What is sampled.
+        n: How many of them a step is for; the others step meanwhile.
+    """
+
+    def __init__(self, subject: Subject, n: int) -> None:
         import envpool
 
         if not isinstance(subject.env_fn, str) or subject.env_fn not in envpool.list_all_envs():
             raise ValueError(f"has no {subject.env!r} of its own")
-        self._pool = envpool.make_gymnasium(
-            subject.env_fn, num_envs=subject.B, num_threads=min(subject.B, usable_cpu_count()), **subject.env_kwargs
-        )
+        threads = min(subject.B, usable_cpu_count())
+        settings = {"num_envs": subject.B, "batch_size": n, "num_threads": threads, **subject.env_kwargs}
+        self._pool = envpool.make_gymnasium(subject.env_fn, **settings)
         self._dtype = self._pool.action_space.dtype
-        self.reset, self.close = self._pool.reset, self._pool.close
+        self._whole, self._ids = n == subject.B, None
+        self.close = self._pool.close
+
+    def reset(self) -> Any:
+        if self._whole:
+            return self._pool.reset()
+        self._pool.async_reset()
+        observation, *_, info = self._pool.recv()
+        self._ids = info["env_id"]
+        return observation, info
 
     def step(self, action: Any) -> Any:
-        return self._pool.step(action.astype(self._dtype, copy=False))
+        step = self._pool.step(action.astype(self._dtype, copy=False), self._ids)
+        self._ids = None if self._whole else step[-1]["env_id"]
+        return step
 
 
 def _envpool(subject: Subject) -> VectorLoop:
-    return VectorLoop(subject, _EnvPool(subject))
+    return VectorLoop(subject, _EnvPool(subject, subject.B))
+
+
+def _envpool_halves(subject: Subject) -> VectorLoop:
+    """Its threads step one half of the environments while the agent acts for the other."""
+    if subject.B % 2:
+        raise ValueError(f"its halves are of an even number of environments, got {subject.B}")
+    half = dataclasses.replace(subject, B=subject.B // 2, T=2 * subject.T)
+    return VectorLoop(half, _EnvPool(subject, half.B))
 
 
 class _Sb3:
