@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from aiosampler.collectors.open_episodes import FinishedEpisode
-from aiosampler.workers.episodes import pack_episodes, unpack_infos
+from aiosampler.workers.episodes import EpisodeInfos, pack_episodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ def packed(samples: Samples, kind: type[TrajInfo], failures: tuple[SamplerError,
 
 def unpacked(reply: Reply, kind: type[TrajInfo]) -> Samples:
     """Make a batch of tensors from a reply, whose memory they share."""
-    return dataclasses.replace(reply.samples.map(as_tensor), traj_infos=unpack_infos([reply.episodes], kind))
+    return dataclasses.replace(reply.samples.map(as_tensor), traj_infos=EpisodeInfos([reply.episodes], kind).infos())
 
 
 class _Memory:

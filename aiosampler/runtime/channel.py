@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.pickling import dumps
+from aiosampler.signals.waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._partial = bytearray()
         self._messages: deque[bytes | memoryview] = deque()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter()
         self._sending = asyncio.Lock()
         self._ended = False
         self._mail: Mail | None = None
@@ -59,11 +60,7 @@ class Channel:
             ChannelClosed: There will be no more.
         """
         while (message := self.receive_nowait()) is None:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._waiter
         return message
 
     def receive_nowait(self) -> Any:
@@ -137,7 +134,8 @@ class Channel:
         if self._mail is not None:
             self._mail.clear()
             self._fetch()
-            self._resume()
+            if self._waiter.waiting:
+                self._waiter.resume_now()
 
     def _fetch(self) -> None:
         """Take what the mail has; only here, so that it comes by the event loop, as messages do."""
@@ -211,13 +209,10 @@ class Channel:
             self._sock.shutdown(socket.SHUT_WR)
 
     def _wake(self) -> None:
-        self._resume()
+        if self._waiter.waiting:
+            self._waiter.resume_soon()
         if self.on_change is not None:
             self.on_change()
-
-    def _resume(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def close(self) -> None:
         """Remove the reader from the event loop and close the socket; the other end sees the end of data."""

@@ -153,23 +153,25 @@ class Session:
         """
         itr, db_idx = checked("itr", itr), checked("db_idx", db_idx, most=1)
         self._check_loop()
-        async with self._turn():
-            self.require_running()
-            assert self.memory is not None
-            if self._unclaimed is None and messages.Batch not in self._pending:
-                itr, slot = self._number_and_slot(itr, db_idx)
-                self.memory.take_back()
-                await self._request(messages.Collect(itr, slot), messages.Batch)
-                self._next = (itr + 1, 1 - slot)
-            else:
-                assert self._next is not None
-                match((self._next[0] - 1, 1 - self._next[1]), itr, db_idx)
-            if self._unclaimed is None:
-                await self._receive_pending()
-            assert self._unclaimed is not None
-            taken = self._unclaimed if take is None else await take(self._unclaimed)
-            self._unclaimed = None
-            return taken
+        try:
+            async with self._order:
+                self.require_running()
+                assert self.memory is not None
+                if self._unclaimed is None and messages.Batch not in self._pending:
+                    itr, slot = self._number_and_slot(itr, db_idx)
+                    self.memory.take_back()
+                    await self._request(messages.Collect(itr, slot), messages.Batch)
+                    self._next = (itr + 1, 1 - slot)
+                else:
+                    assert self._next is not None
+                    match((self._next[0] - 1, 1 - self._next[1]), itr, db_idx)
+                if self._unclaimed is None:
+                    await self._receive_pending()
+                assert self._unclaimed is not None
+                taken, self._unclaimed = self._unclaimed if take is None else await take(self._unclaimed), None
+                return taken
+        finally:
+            self._look()
 
     async def evaluate(
         self, itr: int | None, max_trajectories: int | None = None, max_steps: int | None = None
@@ -187,23 +189,26 @@ class Session:
         """
         itr = checked("itr", itr)
         self._check_loop()
-        async with self._turn():
-            self.require_running()
-            if itr is None:
-                itr = max(0, self._next[0] - 1 if self._next else self.first_itr - 1)
-            await self._receive_pending()
-            assert self.memory is not None
-            self.memory.abort_evaluation(False)
-            request = messages.Evaluate(itr, max_trajectories, max_steps, before=self._evaluations)
-            self._evaluations += 1
-            await self._request(request, messages.Evaluated)
-            try:
-                evaluated: messages.Evaluated = await self._receive_pending()
-            except asyncio.CancelledError:
-                if self._closing is None and self.memory is not None:
-                    self.memory.abort_evaluation(True)
-                raise
-            return evaluated
+        try:
+            async with self._order:
+                self.require_running()
+                if itr is None:
+                    itr = max(0, self._next[0] - 1 if self._next else self.first_itr - 1)
+                await self._receive_pending()
+                assert self.memory is not None
+                self.memory.abort_evaluation(False)
+                request = messages.Evaluate(itr, max_trajectories, max_steps, before=self._evaluations)
+                self._evaluations += 1
+                await self._request(request, messages.Evaluated)
+                try:
+                    evaluated: messages.Evaluated = await self._receive_pending()
+                except asyncio.CancelledError:
+                    if self._closing is None and self.memory is not None:
+                        self.memory.abort_evaluation(True)
+                    raise
+                return evaluated
+        finally:
+            self._look()
 
     async def call(self, request: messages.Call) -> messages.Called:
         """Call environments, after the batch that is being collected and before the next one.
@@ -218,15 +223,18 @@ class Session:
             SamplerError: The process failed; the session is closed.
         """
         self._check_loop()
-        async with self._turn():
-            self.require_running()
-            await self._receive_pending()
-            assert self.process is not None
-            self._pending.append(messages.Called)
-            self._sending = asyncio.create_task(self.process.send(request))  # owned: awaited here, or in _end()
-            await self._sent()
-            called: messages.Called = await self._receive_pending()
-            return called
+        try:
+            async with self._order:
+                self.require_running()
+                await self._receive_pending()
+                assert self.process is not None
+                self._pending.append(messages.Called)
+                self._sending = asyncio.create_task(self.process.send(request))  # owned: awaited here, or in _end()
+                await self._sent()
+                called: messages.Called = await self._receive_pending()
+                return called
+        finally:
+            self._look()
 
     def _number_and_slot(self, itr: int | None, db_idx: int | None) -> tuple[int, int]:
         """Number and slot for a new request of a batch."""
@@ -278,17 +286,8 @@ class Session:
             await self._fail(exc)
             raise
 
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A context around a call, which waits for earlier calls."""
-        try:
-            async with self._order:
-                yield
-        finally:
-            self._look()  # a failure may have arrived after the call has stopped receiving
-
     def _look(self) -> None:
-        """Called when a message has arrived: if it is a failure, and no call will receive it, close the session."""
+        """Close the session if a failure has arrived that no call receives; after messages, and after each call."""
         idle = self.state in (State.PROBED, State.RUNNING) and self._closing is None and not self._order.locked()
         if idle and self._noticing is None and self.process is not None and self.process.failing():
             self._noticing = asyncio.create_task(self._notice(), name="notice-failure")  # owned: it closes the session

@@ -10,7 +10,7 @@ from aiosampler.memory.slot import poison
 from aiosampler.samplers.call_statistics import copied, unfinished
 from aiosampler.samplers.samples import SlotSamples
 from aiosampler.samplers.timeline import Timeline
-from aiosampler.workers.episodes import unpack_infos
+from aiosampler.workers.episodes import EpisodeInfos
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,7 @@ class SharedBuffers:
         self._traj_info_cls, self._counts, self._groups, self._debug = traj_info_cls, counts, groups, debug
         self._agent, self.publisher = agent, Publisher(views.parameters, parameters)
         agent.attach(self.publisher)
+        self._nothing_served = None if counts.dynamic else copied(views.serving[0])  # the same for all batches
         self._final_version = 0
         self._released: list[object] = []
         self._held: tuple[int, list[EpisodeEnds]] | None = None  # slot and parts of the batch that is the user's
@@ -73,8 +74,9 @@ class SharedBuffers:
         assert self._views is not None
         views, slot = self._views, batch.slot
         clocks = views.step_clocks[slot].copy(), views.stage_clocks[slot].copy()
-        timeline = Timeline(*clocks, self._groups, copied(views.serving[slot]))
-        samples = self._slots[slot].full(batch, unpack_infos(batch.episodes, self._traj_info_cls), timeline)
+        serving = copied(views.serving[slot]) if self._nothing_served is None else self._nothing_served
+        timeline = Timeline(*clocks, self._groups, serving)
+        samples = self._slots[slot].full(batch, EpisodeInfos(batch.episodes, self._traj_info_cls), timeline)
         ends = samples.env.final_observation, samples.agent.final_value
         self._held = slot, [each for each in ends if each is not None]
         return samples

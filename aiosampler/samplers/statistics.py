@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,17 @@ import numpy as np
 from aiosampler.errors import ProcessFailure
 from aiosampler.runtime.restarts import replaceable
 from aiosampler.samplers.call_statistics import serving_statistics
+from aiosampler.samplers.samples import episodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from aiosampler.collectors.traj_info import TrajInfo
     from aiosampler.errors import SamplerError
     from aiosampler.samplers.evaluation import Evaluation
     from aiosampler.samplers.samples import Samples
     from aiosampler.samplers.session import Session
     from aiosampler.samplers.timeline import Timeline
+    from aiosampler.workers.episodes import EpisodeInfos
     from aiosampler.workers.messages import Loss
 
 RECENT_BATCHES = 16
@@ -128,7 +130,8 @@ class Counters:
         self._waited_for_sampler = self._waited_for_user = 0.0
         self._handed_out: float | None = None  # when the last batch was returned
         self._recent_batches: deque[tuple[int, float]] = deque(maxlen=RECENT_BATCHES)  # steps, seconds since the last
-        self._recent_episodes: deque[TrajInfo] = deque(maxlen=RECENT_EPISODES)
+        self._recent: deque[EpisodeInfos] = deque()  # of each batch with any of the last `RECENT_EPISODES` episodes
+        self._n_recent = 0  # how many episodes these are
         self._evaluation: Evaluation | None = None  # the last
         self._batch_version: int | None = None  # of the last batch
         self._timeline: Timeline | None = None  # of the last batch
@@ -143,7 +146,6 @@ class Counters:
         now = perf_counter()
         self._batches += 1
         self._env_steps += samples.stats.env_steps
-        self._episodes += len(samples.traj_infos)
         self._waited_for_sampler += waited
         if self._handed_out is not None:
             between = now - self._handed_out
@@ -151,7 +153,13 @@ class Counters:
             self._waited_for_user += max(0.0, between - samples.stats.seconds)
         self._handed_out, self._batch_version = now, samples.policy_version
         self._timeline = samples.stats.timeline
-        self._recent_episodes += samples.traj_infos
+        episodes = episodes_of(samples)
+        if episodes.count:
+            self._episodes += episodes.count
+            self._n_recent += episodes.count
+            self._recent.append(episodes)
+            while self._n_recent - self._recent[0].count >= RECENT_EPISODES:
+                self._n_recent -= self._recent.popleft().count
 
     def evaluation(self, evaluation: Evaluation, waited: float) -> None:
         """Count an evaluation that has ended; its caller waited for `waited` seconds."""
@@ -181,6 +189,7 @@ class Counters:
         failure = session.failure
         served = None if self._timeline is None else self._timeline.serving
         seconds = sum(between for _, between in self._recent_batches)
+        recent = list(chain.from_iterable(episodes.infos() for episodes in self._recent))[-RECENT_EPISODES:]
         evaluation = self._evaluation or ()
         behind = policy_version is not None and self._batch_version is not None
         failures: tuple[SamplerError, ...] = tuple(loss.error for loss in self._losses if loss.error is not None)
@@ -202,8 +211,8 @@ class Counters:
             steps_per_second=sum(steps for steps, _ in self._recent_batches) / seconds if seconds else None,
             waited_for_sampler_s=self._waited_for_sampler,
             waited_for_user_s=self._waited_for_user,
-            mean_return=_mean(self._recent_episodes, "Return"),
-            mean_length=_mean(self._recent_episodes, "Length"),
+            mean_return=_mean(recent, "Return"),
+            mean_length=_mean(recent, "Length"),
             eval_return=_mean(evaluation, "Return"),
             eval_length=_mean(evaluation, "Length"),
             eval_episodes=len(evaluation),

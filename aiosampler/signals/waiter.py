@@ -25,8 +25,8 @@ class Waiter:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._resume: Callable[[Waiter], object]
-        self._context: Context
+        self._resume: Callable[[Waiter], object] = _nobody
+        self._context: Context | None = None
         self._cancelled: tuple[object, ...] | None = (
             None  # arguments of the CancelledError to raise, None if not cancelled
         )
@@ -40,13 +40,20 @@ class Waiter:
 
     def resume_now(self) -> None:
         """Run the waiting coroutine before this returns. Call it only from callbacks of the loop, not from tasks."""
-        self.waiting = False
-        self._context.run(self._resume, self)
+        resume, context = self._taken()
+        context.run(resume, self)
 
     def resume_soon(self) -> None:
         """Resume the waiting coroutine in the next iteration of the loop."""
-        self.waiting = False
-        self._loop.call_soon(self._resume, self, context=self._context)
+        resume, context = self._taken()
+        self._loop.call_soon(resume, self, context=context)
+
+    def _taken(self) -> tuple[Callable[[Waiter], object], Context]:
+        """What resumes the coroutine; this keeps no reference to it, as a task may hold much after its end."""
+        assert self._context is not None
+        taken = self._resume, self._context
+        self.waiting, self._resume, self._context = False, _nobody, None
+        return taken
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """The event loop; called by tasks, as are the next three methods."""
@@ -72,3 +79,7 @@ class Waiter:
         """
         if self._cancelled is not None:
             raise asyncio.CancelledError(*self._cancelled)
+
+
+def _nobody(waiter: Waiter) -> None:
+    """Stands for no coroutine that waits."""

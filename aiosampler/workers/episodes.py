@@ -7,8 +7,8 @@ have, are pickled.
 
 import pickle
 import struct
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -41,6 +41,40 @@ def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> byte
         return packed
 
 
+class EpisodeInfos:
+    """The trajectory infos of the episodes that ended in a batch, in their order: by step, then environment.
+
+    Records stay packed until the infos are asked for; everything else is unpickled at once, as that may fail.
+
+    Args:
+        packed: The parts, from each process that stepped.
+        kind: Class of the infos.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    def __init__(self, packed: Sequence[bytes], kind: type[TrajInfo]) -> None:
+        self._packed = packed
+        self._made: list[Any] | None = None
+        if all(map(bytes.startswith, packed, repeat(_RECORDS))):
+            self.count = (sum(map(len, packed)) - len(packed)) // _RECORD.size
+        else:
+            self._made = [info for _, _, _, info in _facts(packed, kind)]
+            self.count = len(self._made)
+
+    @classmethod
+    def made(cls, infos: Sequence[Any]) -> "EpisodeInfos":
+        """Those of infos that are there."""
+        new = cls((), TrajInfo)
+        new._made, new.count = list(infos), len(infos)
+        return new
+
+    def infos(self) -> list[Any]:
+        """The infos, or whatever `terminate` returned in their place; a new list."""
+        return restored(_records(self._packed)) if self._made is None else list(self._made)
+
+
 class Episode(NamedTuple):
     """An unpickled episode: its info, or whatever `terminate` returned, whether it was cut, and where it ended."""
 
@@ -50,16 +84,8 @@ class Episode(NamedTuple):
     b: int
 
 
-def unpack_infos(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[TrajInfo]:
-    """The infos of the episodes in the order in which these ended: by step, then environment."""
-    packed = list(packed)
-    if all(part.startswith(_RECORDS) for part in packed):
-        return restored(_records(packed))
-    return [info for _, _, _, info in _facts(packed, kind)]
-
-
 def unpack_episodes(packed: Iterable[bytes], kind: type[TrajInfo]) -> list[Episode]:
-    """The episodes in the same order."""
+    """The episodes in the order in which they ended: by step, then environment."""
     return [Episode(info, cut, t, b) for t, b, cut, info in _facts(packed, kind)]
 
 

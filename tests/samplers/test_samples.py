@@ -31,6 +31,19 @@ def test_a_clone_outlives_its_slot():
     sampler.close()
 
 
+def test_infos_are_made_once_when_they_are_first_looked_at():
+    sampler = InProcess(CountingEnv, agent=LookingAgent(), batch_T=16, batch_B=2, seed=5)
+    samples = sampler.collect()
+    copied = copy.copy(samples)
+    assert len(copied.traj_infos) == samples.env.done.sum()
+    assert samples.traj_infos is samples.traj_infos
+    samples.traj_infos.clear()
+    assert samples.traj_infos == []
+    assert "traj_infos=" in repr(sampler.collect())
+    assert not hasattr(samples, "infos")
+    sampler.close()
+
+
 def test_a_user_who_writes_to_a_batch_does_not_change_the_next():
     plain = gather(InProcess(CountingEnv, agent=LookingAgent(), batch_T=4, batch_B=2, seed=5), 6)
     sampler = InProcess(CountingEnv, agent=LookingAgent(), batch_T=4, batch_B=2, seed=5)

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import math
 import os
 import signal
 
@@ -23,7 +24,7 @@ from tests.support.losses import B, four_workers
 from tests.support.models import LinearActorCritic
 from tests.support.processes import our_children, until
 from tests.support.samplers import KINDS, LOCKSTEP, PARALLEL, small
-from tests.support.worlds import FaultyEnv
+from tests.support.worlds import CountingEnv, FaultyEnv
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
@@ -100,6 +101,25 @@ async def test_what_a_dashboard_shows():
     await watching
     assert sampler.statistics().error is None
     assert sampler.statistics().sampler_pid is None
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+async def test_means_are_of_the_last_hundred_episodes_whatever_the_user_does_to_their_infos(looked_at):
+    env = functools.partial(CountingEnv, 3)
+    infos = []
+    async with small("in-process", env, batch_T=10) as sampler, small("in-process", env, batch_T=10) as other:
+        for _ in range(8):
+            samples = await sampler.obtain_samples()
+            batch = samples.traj_infos if looked_at else []
+            infos += (await other.obtain_samples()).traj_infos
+            for info in batch:
+                info.Return = math.nan
+            batch.clear()
+            assert sampler.statistics().episodes == len(infos)
+        last = [(info.Return, info.Length) for info in infos][-100:]
+        assert len(infos) > 100
+        assert sampler.statistics().mean_return == pytest.approx(sum(total for total, _ in last) / 100)
+        assert sampler.statistics().mean_length == pytest.approx(sum(length for _, length in last) / 100)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ from aiosampler.samplers.samples import SlotSamples
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.samplers.timeline import empty_timeline
 from aiosampler.specs.part import WHOLE
-from aiosampler.workers.episodes import unpack_episodes
+from aiosampler.workers.episodes import EpisodeInfos, unpack_episodes
 from aiosampler.workers.local_acting import local_runner
 from aiosampler.workers.messages import Collect, Evaluate, Share, Start
 
@@ -48,8 +48,8 @@ class InProcess:
         slot = self.slots[self.itr % 2]
         facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
         self.itr += 1
-        traj_infos = [episode.info for episode in self._episodes(finished)]
-        return SlotSamples(slot).full(facts, traj_infos, empty_timeline())
+        episodes = EpisodeInfos([finished], self.options.payload.live["traj_info_cls"])
+        return SlotSamples(slot).full(facts, episodes, empty_timeline())
 
     def evaluate(self):
         return Evaluation(self._episodes(self.runner.evaluate(Evaluate(self.itr))))

@@ -6,7 +6,7 @@ import pytest
 
 from aiosampler import TrajInfo
 from aiosampler.collectors.open_episodes import FinishedEpisode
-from aiosampler.workers.episodes import NO_EPISODES, pack_episodes, unpack_episodes, unpack_infos
+from aiosampler.workers.episodes import NO_EPISODES, EpisodeInfos, pack_episodes, unpack_episodes
 
 
 class Scored(TrajInfo):
@@ -36,7 +36,7 @@ def test_infos_arrive_as_they_were_in_the_order_of_the_batch(kind, cut):
     expected = sorted((*parts[0], *parts[1]), key=lambda episode: episode[:2])
     arrived = unpack_episodes([packed[0], NO_EPISODES, packed[1]], kind)
     assert [(each.t, each.b, each.cut) for each in arrived] == [(each.t, each.b, each.cut) for each in expected]
-    for infos in ([each.info for each in arrived], unpack_infos(packed, kind)):
+    for infos in ([each.info for each in arrived], EpisodeInfos(packed, kind).infos()):
         assert all(type(info) is kind for info in infos)
         assert [list(vars(info).items()) for info in infos] == [list(vars(each.info).items()) for each in expected]
         assert [type(value) for info in infos for value in vars(info).values()] == [
@@ -46,5 +46,5 @@ def test_infos_arrive_as_they_were_in_the_order_of_the_batch(kind, cut):
 
 def test_what_terminate_returns_in_place_of_an_info_arrives():
     packed = pack_episodes([FinishedEpisode(3, 0, "a word")], Scored)
-    assert unpack_infos([packed], Scored) == ["a word"]
+    assert EpisodeInfos([packed], Scored).infos() == ["a word"]
     assert pack_episodes([], TrajInfo) == NO_EPISODES
