@@ -14,8 +14,9 @@ import torch
 import uvloop  # noqa: F401 - for what is forked, see below
 
 import aiosampler
+from tests.support.once_more import mark_as_slow
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
-from tests.support.samplers import KINDS, LOCKSTEP, PARALLEL, SAME_CODE, small
+from tests.support.samplers import LOCKSTEP, PARALLEL, small
 from tests.support.shared_pages import make_forks_cheap
 
 ROOT = Path(__file__).parent.parent
@@ -34,26 +35,8 @@ torch.set_num_threads(1)  # as in a sampler; tests run beside each other, and th
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
-    """A test of what is the same code in several kinds of samplers is slow with all but one of them."""
-    kinds = {}  # of each such test
-    for item in items:
-        if item.get_closest_marker("same_code"):
-            kinds.setdefault(item.function, set()).update(kinds_of(item))
-    for item in items:
-        others = kinds.get(item.function, ()) if item.get_closest_marker("same_code") else ()
-        again = {kind for kind in kinds_of(item) if SAME_CODE.get(kind) in others}
-        if again:
-            item.add_marker(pytest.mark.slow)
-        if again - {"alternating"}:  # which has most beside that code
-            item.add_marker(pytest.mark.release)
-
-
-def kinds_of(item):
-    """The kinds of samplers among the parameters of a test, by name, or by name with the loop to try it on."""
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    names = (value[0] if isinstance(value, tuple) and value else value for value in values)
-    kinds = (name.partition("-asyncio")[0].partition("-uvloop")[0] for name in names if isinstance(name, str))
-    return {kind for kind in kinds if kind in KINDS}
+    """Of what is tried with many parameters, some are slow."""
+    mark_as_slow(items)
 
 
 def pytest_collection_finish():

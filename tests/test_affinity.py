@@ -71,6 +71,7 @@ async def test_processes_keep_to_their_cpus_and_threads():
     assert np.array_equal(sorted(usable_cpus()), usable_cpus())
 
 
+@pytest.mark.slow
 async def test_workers_keep_to_their_cpus_and_one_thread():
     keys = ("cpu", "cpus", "threads", "omp")
     affinity = make_affinity(3, torch_threads=2)

@@ -168,7 +168,7 @@ def test_a_reader_never_sees_half_a_version_while_another_process_publishes_and_
     net = Net()
     views = arrays(arena, net)
     Publisher(views, parameter_specs(net)).publish(net, version=0)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # a spawned one would import torch for longer than all else takes
     last = -1
     for _ in range(3):
         seen = set()

@@ -51,6 +51,7 @@ class ThriftyAgent(Agent):
         return AgentStep(tree_map(lambda leaf: leaf.expand(len(inputs.prev_reward), 2), self.action))
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("action", ACTIONS)
@@ -63,6 +64,7 @@ async def test_an_environment_may_write_to_its_action(kind, action):
             assert (samples.env.next_observation()[..., 1] == 1).all()
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("action", ACTIONS)
@@ -97,6 +99,7 @@ class WritingAgent(ThriftyAgent):
         return super().step(inputs, state)
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["observation", "prev_action", "prev_reward"])

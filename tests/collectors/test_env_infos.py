@@ -111,6 +111,7 @@ class OddEnv(ReportingEnv):
         return *result[:4], self.info if self.lived > 3 else {"x": 1}
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["serial", "gpu"])
 @pytest.mark.parametrize(
     ("info", "said"),
@@ -160,6 +161,7 @@ class MaskedEnv(gym.Env):
         return observation, 0.0, False, self.t == 3, info
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("where", ["observation", "info"])
 async def test_no_step_is_illegal_where_a_mask_is_given(kind, where):

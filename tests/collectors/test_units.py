@@ -36,6 +36,7 @@ class LateEnvironments(SingleEnvironments):
                 super().reset([i], None, [None] * len(actions), row.start)
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait"])

@@ -86,6 +86,7 @@ class KeepingInfo(TrajInfo):
         return self
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("shape", SPACES)
 async def test_environments_that_return_the_same_objects_are_recorded_apart(kind, shape):
@@ -143,6 +144,7 @@ def same_for_evaluation(evaluation):
     return same_but_wrapped() if evaluation else ONE
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("env_fn", [same_instance, same_but_wrapped])
 async def test_one_instance_for_several_columns_is_refused(kind, env_fn):
@@ -195,6 +197,7 @@ class ReturningEnv(CountingEnv):
         return observation, *result.values(), info
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize(
     ("what", "value", "words"),
@@ -302,6 +305,7 @@ class NestedTypeEnv(NestedEnv):
         return super().step(action)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", EVERYWHERE)
 @pytest.mark.parametrize("env_fn", [TypeEnv, NestedTypeEnv])
 async def test_actions_are_of_the_types_that_the_space_gives(kind, env_fn):

@@ -36,6 +36,7 @@ ARRANGEMENTS = [
 ] + [pytest.param(functools.partial(AsyncSerialSampler, in_process=True), id="in-process")]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ARRANGEMENTS)
 @pytest.mark.parametrize(
     ("env_fn", "agent", "mid_batch_reset"),

@@ -25,6 +25,7 @@ def parallel(request):
 KINDS_OF_FAILURE = {"raise": WorkerError, "kill": WorkerDied, "hang": WorkerTimeout, "shape": WorkerError}
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
 @pytest.mark.parametrize("fault", KINDS_OF_FAILURE)
 async def test_a_worker_lost_in_a_batch_takes_its_open_rows_along_and_nothing_else(parallel, fault, mid_batch_reset):
@@ -99,6 +100,7 @@ async def test_a_worker_lost_between_batches_costs_no_step(parallel):
     expected.close()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("fault", ["kill", "raise"])
 async def test_a_worker_lost_in_an_evaluation_takes_its_episodes_of_it_along(parallel, fault):
     arguments = {"eval_n_envs": 8, "eval_max_steps": 400, "eval_max_trajectories": 24}
@@ -124,6 +126,7 @@ async def test_a_worker_lost_in_an_evaluation_takes_its_episodes_of_it_along(par
     expected.close()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
 async def test_when_all_workers_are_lost_the_batch_ends_early(parallel, mid_batch_reset):
     arguments = {"mid_batch_reset": mid_batch_reset, "max_worker_restarts": 4}

@@ -46,6 +46,7 @@ class Fused(CountingEnv):
         super().__init__()
 
 
+@pytest.mark.each_kind
 async def test_a_worker_lost_while_it_starts_is_started_again(parallel, tmp_path):
     async with parallel(functools.partial(Fused, tmp_path)) as sampler:
         samples = await sampler.obtain_samples()
@@ -60,6 +61,7 @@ async def test_a_worker_lost_while_it_starts_is_started_again(parallel, tmp_path
         await sampler.__aenter__()
 
 
+@pytest.mark.each_kind
 async def test_a_restart_too_many_raises_the_last_failure_with_those_before(parallel):
     sampler = parallel(fated("raise", 3, n=7, generations=range(9)), max_worker_restarts=2)
     with pytest.raises(WorkerError, match=r"environment 3 failed in the worker-1 process .* the sky fell") as caught:
@@ -75,6 +77,7 @@ async def test_a_restart_too_many_raises_the_last_failure_with_those_before(para
     assert our_children() == []
 
 
+@pytest.mark.each_kind
 async def test_the_budget_counts_for_the_whole_sampler(parallel):
     sampler = parallel(fated("raise", 1, 7, n=6), max_worker_restarts=1)
     with pytest.raises(WorkerError, match=r"environment [17] failed") as caught:
@@ -119,6 +122,7 @@ async def test_closing_does_not_wait_for_a_worker_that_will_not_start(parallel, 
     assert our_children() == []
 
 
+@pytest.mark.each_kind
 async def test_a_loss_in_a_batch_that_nobody_asks_for_is_no_failure_of_closing(parallel):
     async with parallel(fated("raise", 3, n=12)) as sampler:
         before = {process.pid for process in workers(sampler)}
@@ -128,7 +132,10 @@ async def test_a_loss_in_a_batch_that_nobody_asks_for_is_no_failure_of_closing(p
     assert sampler.statistics().state == "closed"
 
 
-@pytest.mark.parametrize(("kind", "start_method"), [(AsyncCpuSampler, "spawn"), (AsyncGpuSampler, "forkserver")])
+@pytest.mark.parametrize(
+    ("kind", "start_method"),
+    [pytest.param(AsyncCpuSampler, "spawn", marks=pytest.mark.slow), (AsyncGpuSampler, "forkserver")],
+)
 async def test_replacements_are_started_as_the_others_were(kind, start_method):
     arguments = {"start_method": start_method, "n_workers": 2, "batch_B": B, "max_worker_restarts": 1}
     async with small(kind, fated("kill", 6, n=4), **arguments) as sampler:
@@ -149,6 +156,7 @@ class Miscounting(DetailedTrajInfo):
         return super().terminate(observation)
 
 
+@pytest.mark.each_kind
 async def test_a_trajectory_info_that_raises(parallel):
     async with parallel(traj_info_cls=Miscounting) as sampler:
         batches = [(await sampler.obtain_samples()).clone() for _ in range(3)]

@@ -22,6 +22,7 @@ def served(request):
     return functools.partial(small, request.param)
 
 
+@pytest.mark.each_kind
 async def test_spawned_workers_import_no_torch_and_stay_small(served):
     arguments = {"agent": RandomAgent(), "env_info_keys": ("torch",), "start_method": "spawn"}
     async with served(cartpole, **arguments) as sampler:
@@ -59,6 +60,8 @@ class Failing(RandomAgent):
         return super().step(inputs, state)
 
 
+@pytest.mark.each_value
+@pytest.mark.each_kind
 @pytest.mark.parametrize(
     ("what", "error", "words"),
     [
@@ -79,6 +82,7 @@ async def test_an_agent_that_fails_leaves_nobody_waiting(served, what, error, wo
         assert "Traceback" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.each_kind
 async def test_an_evaluation_that_is_given_up_leaves_the_workers_in_step(served):
     arguments = {"agent": AgeAgent(), "eval_n_envs": 3, "eval_max_steps": 10**9}
     async with served(**arguments) as sampler, served(**arguments) as undisturbed:
@@ -90,6 +94,7 @@ async def test_an_evaluation_that_is_given_up_leaves_the_workers_in_step(served)
                 assert_same(await sampler.obtain_samples(), await undisturbed.obtain_samples())
 
 
+@pytest.mark.each_kind
 async def test_environments_that_wait_in_one_group_do_not_hold_up_the_other(served):
     """Episodes of one step: all environments of all groups wait for the rest of the batch."""
     async with served(
@@ -102,6 +107,7 @@ async def test_environments_that_wait_in_one_group_do_not_hold_up_the_other(serv
             assert (samples.agent.bootstrap_value == 0).all()
 
 
+@pytest.mark.each_kind
 async def test_each_group_has_the_epsilons_of_its_environments(served):
     agent = DqnAgent(
         lambda observation_space, action_space: _Zeros(int(action_space.n)), eps_init=1.0, eps_final=1.0,

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.samplers import KINDS, LOCKSTEP
 
-UVLOOP = {"serial-uvloop", "no-overlap"}
+UVLOOP = {"serial-uvloop", "gpu", "no-overlap"}
 #: Where it matters to a test who acts for whom; what the user's process does is the same code in lockstep or not.
 WITH_DYNAMIC = {
     "test_batches",

@@ -8,16 +8,17 @@ import pytest
 from aiosampler import AsyncSerialSampler, ConfigError, SamplerClosed, SamplerError
 from aiosampler.runtime.process import new_event_loop
 from tests.support.samplers import small
-from tests.support.worlds import FaultyEnv
+from tests.support.worlds import FaultyEnv, Unhurried
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 def never_ending(kind):
     """A batch of it takes long enough for all that happens meanwhile."""
-    return small(kind, batch_T=10**4)
+    return small(kind, Unhurried, batch_T=3000)
 
 
+@pytest.mark.same_code
 async def test_the_bodys_exception_survives_in_a_task_group_whose_sibling_waits(kind):
     with pytest.raises(BaseExceptionGroup) as caught:
         async with asyncio.TaskGroup() as tasks, never_ending(kind) as sampler:
@@ -29,6 +30,7 @@ async def test_the_bodys_exception_survives_in_a_task_group_whose_sibling_waits(
     assert asyncio.current_task().cancelling() == 0
 
 
+@pytest.mark.same_code
 async def test_cancelling_the_body_is_still_a_cancellation(kind):
     async def body():
         async with never_ending(kind) as sampler:
@@ -43,6 +45,7 @@ async def test_cancelling_the_body_is_still_a_cancellation(kind):
         await task
 
 
+@pytest.mark.same_code
 async def test_iteration_ends_in_one_way_whether_or_not_it_waits_when_the_sampler_is_closed(kind):
     async def count(sampler):
         return sum([1 async for _ in sampler])
@@ -58,6 +61,7 @@ async def test_iteration_ends_in_one_way_whether_or_not_it_waits_when_the_sample
         await count(small(kind))
 
 
+@pytest.mark.same_code
 async def test_iterating_over_a_sampler_that_failed_tells_why(kind):
     async with small(kind, lambda: FaultyEnv("raise", at_step=2, at_episode=0)) as sampler:
         with pytest.raises(SamplerError, match="the sky fell"):
@@ -68,6 +72,7 @@ async def test_iterating_over_a_sampler_that_failed_tells_why(kind):
                 pass
 
 
+@pytest.mark.same_code
 async def test_arguments_of_a_wrong_type_are_refused_and_the_sampler_goes_on(kind):
     async with small(kind, eval_n_envs=1, eval_max_steps=20) as sampler:
         for overlap in range(2):

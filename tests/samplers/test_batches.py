@@ -13,13 +13,16 @@ from tests.support.worlds import CountingEnv, DetailedTrajInfo
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 async def test_every_start_method_gives_the_batches_of_the_serial_loop(kind, start_method, same_generators):
     await assert_batches_of_the_serial_loop(kind, start_method)
 
 
-@pytest.mark.parametrize("name", ["serial", "gpu"])  # processes are spawned in one way, whatever they do then
+@pytest.mark.parametrize(
+    "name", ["serial", pytest.param("gpu", marks=pytest.mark.slow)]
+)  # processes are spawned in one way, whatever they do then
 async def test_processes_that_are_spawned_give_them_too(name, same_generators):
     await assert_batches_of_the_serial_loop(KINDS[name], "spawn")
 
@@ -61,6 +64,7 @@ async def test_a_stochastic_agent_repeats_itself_and_evaluation_does_not_disturb
     assert torch.equal(first, await actions(True))
 
 
+@pytest.mark.each_kind
 async def test_the_next_batch_is_collected_while_the_user_has_this_one(kind):
     async with small(kind) as sampler:
         first = await sampler.obtain_samples()

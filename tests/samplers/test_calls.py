@@ -13,6 +13,7 @@ from tests.support.worlds import CountingEnv
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
+@pytest.mark.same_code
 async def test_the_two_phases_of_the_start(kind):
     sampler = small(kind)
     with pytest.raises(SamplerError, match="follows async_initialize"):
@@ -41,6 +42,7 @@ async def test_the_two_phases_of_the_start(kind):
         sampler.publish()
 
 
+@pytest.mark.each_kind
 async def test_cancelled_calls_lose_no_batch(kind, same_generators):
     expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5)
     async with small(kind, eval_n_envs=1, eval_max_steps=10**9) as sampler:
@@ -62,6 +64,7 @@ async def test_cancelled_calls_lose_no_batch(kind, same_generators):
     expected.close()
 
 
+@pytest.mark.same_code
 async def test_calls_of_several_tasks_are_served_in_order(kind):
     async with small(kind, eval_n_envs=1, eval_max_steps=20) as sampler:
         calls = [
@@ -75,6 +78,7 @@ async def test_calls_of_several_tasks_are_served_in_order(kind):
         assert all(isinstance(info, TrajInfo) for info in infos)
 
 
+@pytest.mark.same_code
 async def test_iterating(kind):
     async with small(kind) as sampler:
         itrs = []

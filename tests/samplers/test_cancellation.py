@@ -107,6 +107,7 @@ async def test_starting_and_closing(kind):
     assert await points(run) > 10
 
 
+@pytest.mark.each_kind
 async def test_closing_alone(kind):
     async def run(cancel):
         sampler = kind()
@@ -118,6 +119,7 @@ async def test_closing_alone(kind):
     assert await points(run) > 0
 
 
+@pytest.mark.each_kind
 async def test_collecting_and_evaluating_lose_nothing(kind):
     expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5)
     async with kind(eval_n_envs=2, eval_max_steps=40) as sampler:
@@ -132,6 +134,7 @@ async def test_collecting_and_evaluating_lose_nothing(kind):
     expected.close()
 
 
+@pytest.mark.each_kind
 async def test_a_batch_is_not_lost_by_any_number_of_timeouts(kind):
     expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=400, batch_B=4, seed=5)
     async with kind(batch_T=400, eval_n_envs=2, eval_max_steps=10**9) as sampler:
@@ -151,6 +154,7 @@ async def test_a_batch_is_not_lost_by_any_number_of_timeouts(kind):
     expected.close()
 
 
+@pytest.mark.each_kind
 async def test_an_exception_in_the_body_is_seen_at_every_point(kind):
     for batches in range(3):
         with pytest.raises(KeyError, match="mine"):
@@ -185,7 +189,9 @@ async def test_ten_in_sequence_and_two_at_once_leave_nothing(kind):
 
 @pytest.mark.same_code
 @pytest.mark.parametrize(
-    ("case", "start_method"), [("serial", "spawn"), *((kind, "fork") for kind in CANCELLED)], indirect=["case"]
+    ("case", "start_method"),
+    [pytest.param("serial", "spawn", marks=pytest.mark.slow), *((kind, "fork") for kind in CANCELLED)],
+    indirect=["case"],
 )
 def test_a_sampler_for_each_thread_with_a_loop_of_its_own(kind, start_method):
     oracle = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5)

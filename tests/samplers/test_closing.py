@@ -16,12 +16,14 @@ from tests.support.worlds import FaultyEnv
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
+@pytest.mark.same_code
 async def test_the_exception_in_the_body_is_the_one_that_is_seen(kind):
     with pytest.raises(KeyError, match="mine"):
         async with small(kind, lambda: FaultyEnv("close", at_step=99)):
             raise KeyError("mine")
 
 
+@pytest.mark.same_code
 async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_yet(kind):
     sampler = small(kind, start_method="forkserver")
     await sampler.async_initialize()
@@ -34,6 +36,7 @@ async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_y
     await sampler.aclose()
 
 
+@pytest.mark.same_code
 def test_closing_late_closes_nothing_of_others(kind):
     async def start():
         sampler = small(kind, lambda: FaultyEnv("raise", at_step=6, at_episode=0), start_method="fork")
@@ -53,6 +56,7 @@ def test_closing_late_closes_nothing_of_others(kind):
         os.close(descriptor)
 
 
+@pytest.mark.each_kind
 async def test_closing_while_a_call_waits(kind, monkeypatch):
     monkeypatch.setattr("aiosampler.runtime.deadlines.SAMPLER_CLOSE_S", 1.0)
     monkeypatch.setattr("aiosampler.runtime.deadlines.WORKER_CLOSE_S", 0.5)  # a forked sampler process has it too
@@ -64,6 +68,7 @@ async def test_closing_while_a_call_waits(kind, monkeypatch):
             await task
 
 
+@pytest.mark.each_kind
 async def test_closing_ends_an_evaluation_with_an_error_and_not_with_an_empty_answer(kind):
     async with small(kind, eval_n_envs=1, eval_max_steps=10**9) as sampler:
         evaluation = asyncio.create_task(sampler.evaluate_agent())
@@ -73,6 +78,7 @@ async def test_closing_ends_an_evaluation_with_an_error_and_not_with_an_empty_an
             await evaluation
 
 
+@pytest.mark.same_code
 @pytest.mark.parametrize("kind", EVERYWHERE)
 def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
     async def start():
@@ -94,6 +100,8 @@ def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
     asyncio.run(other_loop())
 
 
+@pytest.mark.each_value
+@pytest.mark.same_code
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 async def test_a_sampler_that_is_dropped_ends_its_processes(kind, debug):
     sampler = small(kind, debug=debug)

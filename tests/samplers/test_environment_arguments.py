@@ -102,6 +102,7 @@ FOR_EACH = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("arguments", FOR_EACH.values(), ids=FOR_EACH)
 async def test_each_has_arguments_of_its_own(kind, arguments):
     async with small_told(kind, **arguments) as sampler:

@@ -322,6 +322,7 @@ async def test_closing_while_a_call_waits(monkeypatch):
             await task
 
 
+@pytest.mark.slow
 async def test_spawned_workers_of_action_servers_need_no_torch_for_it():
     async with small("gpu", cartpole, agent=RandomAgent(), start_method="spawn") as sampler:
         assert await sampler.get_attr("has_torch") == [False] * 4

@@ -53,6 +53,8 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.each_value
+@pytest.mark.each_kind
 @pytest.mark.parametrize("traj_info_cls", [Info, SteppingInfo])
 async def test_episodes_that_are_cut_are_returned_and_marked(kind, traj_info_cls, caplog):
     async with mixed(kind, eval_max_trajectories=8, traj_info_cls=traj_info_cls) as sampler:
@@ -70,6 +72,7 @@ async def test_episodes_that_are_cut_are_returned_and_marked(kind, traj_info_cls
     assert "8 episodes that were asked for, 4 ended, 4 were cut" in warnings(caplog)[0]
 
 
+@pytest.mark.each_kind
 async def test_quotas_and_steps_may_be_given_for_one_evaluation(kind, caplog):
     async with mixed(kind, eval_max_trajectories=4) as sampler:
         assert [info.Length for info in await sampler.evaluate_agent()] == [10] * 4
@@ -87,6 +90,7 @@ async def test_quotas_and_steps_may_be_given_for_one_evaluation(kind, caplog):
     assert len(warnings(caplog)) == 1
 
 
+@pytest.mark.each_kind
 async def test_without_a_quota_cuts_are_expected_and_an_episode_without_steps_is_none(kind, caplog):
     async with mixed(kind, eval_max_steps=4 * 10) as sampler:
         evaluation = await sampler.evaluate_agent()

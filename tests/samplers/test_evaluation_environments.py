@@ -58,6 +58,7 @@ def expected(restarts, environments=range(EVAL_B)):
 TRAINING = [f"training-{b}" for b in range(4)]
 
 
+@pytest.mark.each_kind
 async def test_they_are_there_while_an_evaluation_runs(kind, tmp_path):
     async with small_listed(kind, tmp_path) as sampler:
         for evaluations in range(3):
@@ -67,6 +68,7 @@ async def test_they_are_there_while_an_evaluation_runs(kind, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.each_kind
 async def test_batches_are_those_without_them(kind, tmp_path):
     plain = {"env_kwargs": {"longest": 3}, "traj_info_cls": DetailedTrajInfo}
     async with small_listed(kind, tmp_path) as sampler, small("serial", **plain) as same:
@@ -87,6 +89,7 @@ async def test_a_worker_lost_in_an_evaluation_repeats_none(name, tmp_path):
         assert third == sorted([*expected(2, [0]), *expected(3, [1])])
 
 
+@pytest.mark.each_kind
 async def test_one_that_fails_is_named_and_closed(kind, tmp_path):
     sampler = small_listed(kind, tmp_path, {(True, 1, 0): "raise"})
     with pytest.raises(WorkerError, match=r"evaluation environment 1 failed .*the sky fell") as caught:
@@ -102,6 +105,7 @@ def _stuck(*, context):
     return CountingEnv()
 
 
+@pytest.mark.each_kind
 async def test_one_whose_building_sticks_is_named(kind):
     evaluation = {"eval_n_envs": 1, "eval_max_steps": 9, "eval_keep_envs": False}
     with pytest.raises(WorkerTimeout, match="stuck in evaluation environment 0 for more than step_timeout") as caught:
@@ -110,6 +114,7 @@ async def test_one_whose_building_sticks_is_named(kind):
     assert (caught.value.env_index, caught.value.evaluation) == (0, True)
 
 
+@pytest.mark.each_kind
 async def test_there_is_none_to_call(kind, tmp_path):
     async with small_listed(kind, tmp_path) as sampler:
         with pytest.raises(ConfigError, match=r"get_attr\(evaluation=True\) finds no environments: with eval_keep"):

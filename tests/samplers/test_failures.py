@@ -27,6 +27,7 @@ class _OneFaulty(FaultyEnv):
         return super().reset(seed=seed, options=options)
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
@@ -68,6 +69,7 @@ async def test_a_failure_reaches_the_caller_with_the_environment_at_fault(kind, 
     assert our_children() == []
 
 
+@pytest.mark.each_kind
 async def test_environments_are_closed_and_a_failing_close_is_reported(kind, tmp_path):
     fuse = str(tmp_path / "fuse")
     with pytest.raises(WorkerError, match="RuntimeError: the door is stuck"):
@@ -103,6 +105,7 @@ class _Wrong(RandomAgent):
             self.what = "shape"
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize(
     ("what", "words"),
@@ -123,6 +126,8 @@ async def test_an_agent_that_answers_wrongly_is_an_agent_error(kind, what, words
                 await sampler.obtain_samples()
 
 
+@pytest.mark.each_value
+@pytest.mark.same_code
 @pytest.mark.parametrize("moment", ["probing", "starting", "collecting", "idle"])
 async def test_the_sampler_process_that_is_killed_is_reported(kind, moment):
     sampler = small(kind, start_method="spawn" if moment == "probing" else "fork", overlap=moment != "idle")
@@ -144,6 +149,7 @@ async def test_the_sampler_process_that_is_killed_is_reported(kind, moment):
     await sampler.aclose()
 
 
+@pytest.mark.same_code
 async def test_a_failure_that_nobody_received_is_told_by_the_next_call(kind):
     async with small(kind, functools.partial(_OneFaulty, "raise")) as sampler:
         with pytest.raises(WorkerError):
@@ -155,6 +161,7 @@ async def test_a_failure_that_nobody_received_is_told_by_the_next_call(kind):
         assert isinstance(caught.value.__cause__, WorkerError)
 
 
+@pytest.mark.each_kind
 async def test_evaluating_first_with_a_step_timeout_accuses_nobody(kind):
     slow = {"eval_n_envs": 1, "eval_max_steps": 9, "step_timeout": 0.4}
     async with small(kind, functools.partial(_Slow, 7, 7), **slow) as sampler:

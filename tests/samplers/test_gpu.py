@@ -73,7 +73,7 @@ class Prepared(RandomAgent):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize("start_method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver", "fork"])
 async def test_a_subclass_may_set_up_the_process_of_each_device(start_method):
     arguments = {"agent": Prepared(), "n_workers": 2, "start_method": start_method}
     async with small(Preparing, device=["cpu", "cpu"], **arguments) as sampler:

@@ -61,6 +61,7 @@ async def record(overlap, **arguments):
     return batches, infos, versions
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
 @pytest.mark.parametrize("agent", [functools.partial(CategoricalPgAgent, small_model), AgeAgent], ids=["noise", "age"])
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
@@ -74,6 +75,7 @@ async def test_the_data_are_those_of_the_process(overlap, agent, mid_batch_reset
     assert got[2] == ([0, 0, 1, 2, 3] if overlap else [0, 1, 2, 3, 4])
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     "block",
     [functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16), torch.inference_mode, torch.no_grad],

@@ -49,6 +49,7 @@ def said(caplog):
     )
 
 
+@pytest.mark.each_kind
 async def test_records_of_environments_and_agents_are_handled_here(kind, caplog):
     caplog.set_level(logging.INFO)
     arguments = {"eval_n_envs": 2, "eval_max_steps": 4, "batch_T": 2}
@@ -81,7 +82,7 @@ async def test_it_arrives_before_the_error(caplog):
     assert ("going", 0, False, 0) in said(caplog)
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("start_method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 async def test_processes_know_the_levels_that_were_set_here(start_method, caplog):
     caplog.set_level(logging.WARNING)
     caplog.set_level(logging.DEBUG, "tests")

@@ -33,6 +33,8 @@ class _Shuffled(_Telling):
         self.model["actor"].weight = self.model["critic"].weight
 
 
+@pytest.mark.each_value
+@pytest.mark.each_kind
 @pytest.mark.parametrize("how", ["publish", "send_shared_memory", "state_dict"])
 async def test_layers_made_in_another_order_in_each_process_have_their_own_parameters(kind, how):
     agent = _Shuffled()
@@ -67,6 +69,8 @@ def _layers(**widths):
     return lambda: nn.ModuleDict({name: nn.Linear(2, width) for name, width in widths.items()})
 
 
+@pytest.mark.each_value
+@pytest.mark.each_kind
 @pytest.mark.parametrize(
     ("here", "there", "words"),
     [
@@ -128,6 +132,7 @@ def _draw(model):
     model.noise.normal_()
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize(("change", "name"), [(_count, "seen"), (_replace, "policy")])
 @pytest.mark.parametrize("itr", [0, 1])
@@ -138,6 +143,7 @@ async def test_a_model_that_changes_while_it_acts_is_refused(kind, change, name,
                 await sampler.obtain_samples()
 
 
+@pytest.mark.each_kind
 async def test_each_process_has_scratch_buffers_of_its_own(kind):
     agent = _Changing(_draw, 0)
     async with small(kind, agent=agent) as sampler:
@@ -155,6 +161,7 @@ class _Column(nn.Module):
         return self.policy(observation.float()), self.value(observation.float())
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("batch_B", [2, 4])
 async def test_a_column_of_values_is_refused(kind, batch_B):

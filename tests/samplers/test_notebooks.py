@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.processes import our_children, until
 from tests.support.samplers import small
+from tests.support.worlds import Unhurried
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -18,7 +19,7 @@ class Notebook:
     """Runs cells in one namespace, with `await` at their top level, and keeps the last error, as interpreters do."""
 
     def __init__(self):
-        self.names = {"small": small}
+        self.names = {"small": small, "Unhurried": Unhurried}
         self.error = None
 
     async def run(self, cell):
@@ -52,7 +53,7 @@ def notebook():
 
 
 START = """
-sampler = small("serial", batch_T=10**4, eval_n_envs=1, eval_max_steps=10**6)
+sampler = small("serial", Unhurried, batch_T=3000, eval_n_envs=1, eval_max_steps=10**6)
 await sampler.async_initialize()
 await sampler.initialize()
 """
@@ -66,7 +67,7 @@ await sampler.initialize()
         "async for samples in sampler: pass",
         "await sampler.evaluate_agent()",
         "await sampler.wait_closed()",
-        "await sampler.get_attr('spec')",
+        "await sampler.call('linger')",
     ],
 )
 async def test_a_cell_that_is_run_again_ends_the_sampler_of_the_first_run(notebook, cell):
@@ -80,7 +81,7 @@ async def test_a_cell_that_is_run_again_ends_the_sampler_of_the_first_run(notebo
 
 
 async def test_an_interrupted_block_closes_its_sampler(notebook):
-    block = "async with small('serial', batch_T=10**4) as sampler:\n  async for _ in sampler:\n    pass"
+    block = "async with small('serial', Unhurried, batch_T=3000) as sampler:\n  async for _ in sampler:\n    pass"
     await notebook.interrupt(block)
     assert our_children() == []
     with pytest.raises(ZeroDivisionError):

@@ -14,6 +14,7 @@ from tests.support.samplers import small
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
+@pytest.mark.each_kind
 async def test_without_overlap_nothing_is_collected_ahead_and_new_parameters_are_used_at_once(kind):
     agent = CategoricalPgAgent(small_model)
     async with small(kind, agent=agent, overlap=False) as sampler:
@@ -27,6 +28,7 @@ async def test_without_overlap_nothing_is_collected_ahead_and_new_parameters_are
             assert (samples.agent.agent_info["value"] == version).all()
 
 
+@pytest.mark.each_kind
 async def test_with_overlap_new_parameters_reach_the_batch_after_next(kind):
     agent = CategoricalPgAgent(small_model)
     async with small(kind, agent=agent) as sampler:
@@ -43,6 +45,7 @@ async def test_with_overlap_new_parameters_reach_the_batch_after_next(kind):
         assert versions == [0, 0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.same_code
 async def test_publishing_is_for_running_samplers(kind):
     sampler = small(kind, agent=CategoricalPgAgent(small_model))
     await sampler.async_initialize()
@@ -70,6 +73,7 @@ class _Hooked(CategoricalPgAgent):
         return step._replace(agent_info=info)
 
 
+@pytest.mark.each_kind
 async def test_the_agent_is_told_which_parameters_it_has(kind):
     async with small(kind, agent=_Hooked(small_model), overlap=False) as sampler:
         for version in range(3):

@@ -72,7 +72,7 @@ def disturb(tensor):
 @pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_whatever_is_done_to_the_tensors_of_a_batch_ends_with_it(kind):
     arguments = {"bootstrap_value": True, "env_info_keys": ("doubled",)}
-    async with small(kind, **arguments) as sampler, small(kind, **arguments) as other:
+    async with small(kind, **arguments) as sampler, small("in-process", **arguments) as other:
         for _ in range(5):
             got, expected = await sampler.obtain_samples(), await other.obtain_samples()
             assert_same(got, expected)

@@ -49,6 +49,8 @@ class _AwaitedEnv(CountingEnv):
         return super().reset(seed=seed)
 
 
+@pytest.mark.each_value
+@pytest.mark.same_code
 @pytest.mark.parametrize(
     ("env_fn", "error", "words"),
     [
@@ -74,29 +76,34 @@ async def test_an_env_fn_that_does_not_work_is_found_at_the_start(kind, env_fn, 
     assert "Traceback" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.same_code
 async def test_the_part_of_a_space_that_cannot_be_recorded_is_named(kind):
     with pytest.raises(ConfigError, match=r"observation\['mission'\], of the space Text"):
         await small(kind, _MissionEnv).async_initialize()
 
 
+@pytest.mark.same_code
 async def test_env_info_that_is_never_reported(kind):
     with pytest.raises(ConfigError, match=r"did not report \['nonsense'\].*'doubled'"):
         async with small(kind, env_info_keys=("doubled", "nonsense")):
             pass
 
 
+@pytest.mark.same_code
 async def test_a_start_that_takes_too_long_names_its_phase(kind):
     with pytest.raises(WorkerTimeout, match="still building the example environment"):
         async with small(kind, lambda: threading.Event().wait(), start_timeout=1.0):
             pass
 
 
+@pytest.mark.same_code
 async def test_the_arena_that_cannot_be_had_is_refused_with_its_size(kind):
     with pytest.raises(SamplerError, match=r"need [\d,]+ bytes of shared memory.*batch_T"):
         async with small(kind, batch_T=10**9, batch_B=4):
             pass
 
 
+@pytest.mark.same_code
 async def test_cancelling_the_start_leaves_nothing_behind(kind):
     for steps in (1, 2, 3, 5, 8, 13, 21, 34):
         sampler = small(kind)

@@ -55,6 +55,7 @@ class Failing(RandomAgent):
             raise ArithmeticError("no more")
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("what", ["environment", "agent"])
 async def test_what_ended_a_sampler_is_told_whatever_failed(parallel, what):
@@ -122,6 +123,7 @@ async def test_means_are_of_the_last_hundred_episodes_whatever_the_user_does_to_
         assert sampler.statistics().mean_length == pytest.approx(sum(length for _, length in last) / 100)
 
 
+@pytest.mark.each_kind
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_processes_of_a_sampler_are_told_those_that_replace_others_too(kind):
     count = 0 if kind == "serial" else 2

@@ -106,6 +106,7 @@ async def test_without_overlap_there_is_no_instant_at_which_both_groups_step():
         assert common(inferring, stepping(line, g)) == 0
 
 
+@pytest.mark.each_kind
 async def test_a_trace_shows_the_last_batches_of_every_sampler(kind, tmp_path):
     async with small(kind, functools.partial(CountingEnv, 1, 1), mid_batch_reset=False) as sampler:
         with pytest.raises(SamplerError, match="there was none yet"):

@@ -239,7 +239,7 @@ def test_batches_are_shown_by_their_shapes():
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_batches_that_are_copies_stay_as_they_are(kind):
-    async with small(kind) as sampler, small(kind) as other:
+    async with small(kind) as sampler, small("in-process") as other:
         kept = [await sampler.obtain_samples(copy=True) for _ in range(5)]
         for samples in kept:
             assert_same(samples, await other.obtain_samples())
@@ -255,7 +255,7 @@ async def test_a_caller_who_leaves_while_a_batch_is_copied_loses_nothing(monkeyp
         copying.set()
         await asyncio.Event().wait()
 
-    async with small("serial") as sampler, small("serial") as other:
+    async with small("serial") as sampler, small("in-process") as other:
         with monkeypatch.context() as patch:
             patch.setattr("aiosampler.samplers.base.beside_loop", endless)
             task = asyncio.create_task(sampler.obtain_samples(copy=True))
@@ -270,7 +270,7 @@ async def test_a_caller_who_leaves_while_a_batch_is_copied_loses_nothing(monkeyp
 
 @pytest.mark.usefixtures("no_leaks")
 async def test_calls_for_copies_and_views_wait_for_each_other():
-    async with small("cpu") as sampler, small("cpu") as other:
+    async with small("cpu") as sampler, small("in-process") as other:
         calls = (sampler.obtain_samples(copy=True) for _ in range(4))
         for samples in await asyncio.gather(*calls):
             assert_same(samples, await other.obtain_samples())

@@ -17,10 +17,12 @@ from tests.support.samplers import small
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
+@pytest.mark.same_code
 async def test_the_users_process_is_left_as_it_was(kind):
     await assert_left_as_it_was(kind, "forkserver")
 
 
+@pytest.mark.slow
 async def test_it_is_so_by_who_spawns_processes(same_generators):
     await assert_left_as_it_was("gpu", "spawn")
 
@@ -47,6 +49,7 @@ async def assert_left_as_it_was(kind, start_method):
     assert before == after
 
 
+@pytest.mark.same_code
 async def test_a_child_that_the_user_forks_does_not_end_the_sampler(kind):
     async with small(kind) as sampler:
         await sampler.obtain_samples()

@@ -70,6 +70,7 @@ async def test_all_modes_give_what_single_environments_give(mode, kind):
     )
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["in-process", "gpu"])
 async def test_environments_that_wait_while_others_step_begin_anew_with_the_batch(kind, mode):

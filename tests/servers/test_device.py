@@ -185,6 +185,7 @@ def assert_equal(got, expected):
         assert np.array_equal(one, other)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("info_first", [False, True], ids=["info-later", "info-first"])
@@ -199,6 +200,7 @@ async def test_what_is_recorded_is_what_the_cpu_would_record(server, cuda_graph,
     assert device.graphs_made == (2 * server.n_groups if cuda_graph else 0)  # evaluation has its own
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "graph"])
 async def test_what_is_drawn_depends_on_the_group_alone(server, cuda_graph):

@@ -40,8 +40,11 @@ PARALLEL = {name: kind for name, kind in KINDS.items() if name != "serial"}
 SERVED = {name: kind for name, kind in PARALLEL.items() if name != "cpu"}
 #: Those in which the order of an agent's draws, and the version of the policy in a batch, do not depend on timing.
 LOCKSTEP = {name: kind for name, kind in KINDS.items() if name != "dynamic"}
-#: Those that step, record and report by the code of another: see the mark `same_code`.
-SAME_CODE = {"serial": "cpu", "devices": "gpu", "alternating": "gpu", "no-overlap": "gpu"}
+#: Those that step, record and report by the same code, first the one with the least beside it; see the marks
+#: `same_code` and `each_kind`.
+SAME_CODE = (("in-process", "cpu", "serial"), ("gpu", "devices", "alternating", "no-overlap"), ("dynamic",))
+#: Those whose code CI tries with another, of a test marked as `same_code`, and not once more.
+FOR_RELEASES = {"serial": "cpu", "devices": "gpu", "no-overlap": "gpu"}
 
 
 def small(kind, env_fn=CountingEnv, **arguments):

@@ -46,6 +46,17 @@ class CountingEnv(gym.Env):
         return np.array([self._seed, self._episode, self._step])
 
 
+class Unhurried(CountingEnv):
+    """A long batch of it is under way for all that happens meanwhile, and costs little."""
+
+    def step(self, action):
+        time.sleep(0.001)
+        return super().step(action)
+
+    def linger(self):
+        time.sleep(0.1)
+
+
 class ChaoticEnv(gym.Env):
     """A logistic map kicked by the actions: one bit that differs soon differs everywhere. Draws noise of its own."""
 

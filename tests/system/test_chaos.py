@@ -306,6 +306,7 @@ def cases():
             yield kind, ("any" if kind == "serial" and mode != "user" else mode), number + 1
 
 
+@pytest.mark.each_kind
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(("kind", "mode", "seed"), [
     pytest.param(kind, mode, seed, id=f"{kind}-{mode}-seed{seed}") for kind, mode, seed in cases()

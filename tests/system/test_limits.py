@@ -62,6 +62,7 @@ class Vast(gym.Env):
         return self._observation, 1.0, bool(self._observation[0, 0, 0] == 3), False, {}
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize(
     ("env_fn", "T", "B", "n_workers"),
@@ -174,12 +175,14 @@ def test_a_tiny_dev_shm_matters_only_where_there_is_no_memfd_and_is_told(memfd):
         assert lines[1] == "left: []"
 
 
+@pytest.mark.same_code
 async def test_memory_that_is_not_there_is_refused_before_it_is_missed(kind):
     with pytest.raises(ArenaError, match=r"need [\d,]+ bytes of shared memory.*batch_T"):
         async with small(kind, Vast, agent=RandomAgent(), batch_T=10**5, batch_B=4):
             pass
 
 
+@pytest.mark.same_code
 async def test_a_fork_server_that_cannot_fork_is_told(kind, monkeypatch):
     def denied(descriptor):
         os.kill(read_number(descriptor), signal.SIGKILL)  # as if there had never been one

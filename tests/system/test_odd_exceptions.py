@@ -51,6 +51,7 @@ class Raises(CountingEnv):
         return super().step(action)
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("shape", EXCEPTIONS)
 @pytest.mark.parametrize("moment", ["step", "reset"])
@@ -81,6 +82,7 @@ class RaisingAgent(RandomAgent):
         return super().step(inputs, state)
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("shape", EXCEPTIONS)
 @pytest.mark.parametrize("kind", ["serial", "cpu", "gpu"])

@@ -120,6 +120,7 @@ def test_a_batch_equals_its_replay(plan, arguments):
     collect_in_process(plan, arguments, 3)
 
 
+@pytest.mark.each_kind
 @pytest.mark.parametrize("kind", EVERYWHERE)
 def test_a_batch_of_any_sampler_equals_its_replay(kind, no_leaks):
     @examples(2)
@@ -130,6 +131,7 @@ def test_a_batch_of_any_sampler_equals_its_replay(kind, no_leaks):
     check()
 
 
+@pytest.mark.each_kind
 @pytest.mark.parametrize("kind", PARALLEL)
 def test_what_is_kept_of_lost_workers_equals_its_replay(kind, no_leaks):
     @examples(2)

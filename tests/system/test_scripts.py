@@ -59,7 +59,11 @@ def output(*command, **options):
     return done.stdout
 
 
-@pytest.mark.parametrize("way", ["file", "stdin", "module"])
+#: Of programs that say the same once more: each takes a few seconds of a CPU to import torch, twice.
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("way", ["file", pytest.param("stdin", marks=slow), pytest.param("module", marks=slow)])
 def test_a_main_module_without_a_guard_runs_once(way, tmp_path):
     code = script()
     (tmp_path / "program.py").write_text(code)
@@ -74,6 +78,7 @@ def test_a_main_module_without_a_guard_runs_once(way, tmp_path):
     assert printed.count("pids") == 1
 
 
+@slow
 def test_what_is_defined_in_a_notebook_travels_by_value(tmp_path):
     # A notebook's kernel runs cells in a module `__main__` without a file, on a loop that is already running.
     code = f"""
@@ -89,6 +94,7 @@ asyncio.run(kernel())
     assert output("-c", code, cwd=tmp_path).count("main runs") == 1
 
 
+@slow
 def test_an_environment_that_the_script_registers_is_found(tmp_path):
     code = (
         script()
@@ -101,6 +107,7 @@ def test_an_environment_that_the_script_registers_is_found(tmp_path):
     assert output("-c", code, cwd=tmp_path).count("pids") == 1
 
 
+@slow
 def test_a_forgotten_sampler_does_not_keep_the_interpreter_from_ending_when_warnings_are_errors(tmp_path):
     code = script().replace(
         "async with sampler:", "await sampler.async_initialize(); await sampler.initialize()\n    if 1:"
@@ -146,11 +153,11 @@ def assert_gone(processes, before):
 @pytest.mark.parametrize(
     ("name", "doing"),
     [
-        ("SIGKILL", "idle"),
+        pytest.param("SIGKILL", "idle", marks=slow),
         ("SIGKILL", "busy"),
-        ("SIGKILL", "stuck"),
-        ("SIGTERM", "busy"),
-        ("SIGINT", "busy"),
+        pytest.param("SIGKILL", "stuck", marks=slow),
+        pytest.param("SIGTERM", "busy", marks=slow),
+        pytest.param("SIGINT", "busy", marks=slow),
         ("SIGINT", "stuck"),
     ],
 )
@@ -174,10 +181,13 @@ def test_the_end_of_the_users_process_ends_everything(name, doing, tmp_path):
     "code",
     [
         script("os._exit(0)"),
-        script("raise RuntimeError('on purpose')"),
-        script().replace(
-            "async with sampler:",
-            "await sampler.async_initialize(); await sampler.initialize()\n    if True:",
+        pytest.param(script("raise RuntimeError('on purpose')"), marks=slow),
+        pytest.param(
+            script().replace(
+                "async with sampler:",
+                "await sampler.async_initialize(); await sampler.initialize()\n    if True:",
+            ),
+            marks=slow,
         ),
     ],
     ids=["exit", "raise", "forgotten"],

@@ -52,7 +52,10 @@ def unix_sockets(pid):
     return {int(line[6]): (int(line[3], 16), "".join(line[7:])) for line in fields}
 
 
-@pytest.mark.parametrize(("kind", "start_method"), [("serial", "spawn"), ("gpu", "spawn"), ("devices", "fork")])
+@pytest.mark.parametrize(
+    ("kind", "start_method"),
+    [("serial", "spawn"), pytest.param("gpu", "spawn", marks=pytest.mark.slow), ("devices", "fork")],
+)
 async def test_a_running_sampler_has_nothing_with_a_name(kind, start_method, temporary_directory):
     inherited, shared = sockets("self"), shared_files()
     arguments = {} if kind == "serial" else {"max_worker_restarts": 1}

@@ -109,6 +109,7 @@ class UnsteadyEnv(CountingEnv):
         return observation, reward + np.random.rand() + random.random(), *rest
 
 
+@pytest.mark.each_kind
 @pytest.mark.parametrize(
     ("kind", "agent"),
     [
@@ -183,6 +184,8 @@ def test_all_seeds_of_environments_fit_a_signed_integer_of_32_bits_and_none_is_u
     assert all(0 <= environment_seed(s, b) < 2**31 for s in range(20) for b in range(50))
 
 
+@pytest.mark.each_value
+@pytest.mark.each_kind
 @pytest.mark.parametrize("n_workers", [2, 4])
 async def test_a_stochastic_agent_repeats_itself_for_each_number_of_workers(lockstep, n_workers):
     async def actions():

@@ -13,7 +13,7 @@ import pytest
 from aiosampler import WorkerDied, WorkerError, WorkerTimeout, environment_seed
 from tests.support.processes import our_children, progress, until, workers
 from tests.support.samplers import PARALLEL
-from tests.support.worlds import CountingEnv, FaultyEnv
+from tests.support.worlds import CountingEnv, FaultyEnv, Unhurried
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "same_generators")
 
@@ -50,6 +50,7 @@ class ArrayAt(CountingEnv):
                     threading.Event().wait()
 
 
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize(("moment", "what", "error", "words"), [
     ("step", "raise", WorkerError, "environment 2 failed in the worker-1 process while taking step .*: on purpose"),
@@ -77,14 +78,7 @@ async def test_a_failure_names_worker_and_environment(parallel, moment, what, er
     assert our_children() == []
 
 
-class Unhurried(CountingEnv):
-    """A batch of it takes so long that it is under way when its worker is killed."""
-
-    def step(self, action):
-        time.sleep(0.001)
-        return super().step(action)
-
-
+@pytest.mark.each_value
 @pytest.mark.same_code
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
 async def test_a_killed_worker_is_reported_at_once(parallel, name):
@@ -111,7 +105,10 @@ async def test_a_worker_killed_between_batches(parallel):
 @pytest.mark.same_code
 @pytest.mark.parametrize(
     ("parallel", "start_method"),
-    [("gpu", "spawn"), *((kind, method) for kind in PARALLEL for method in ("forkserver", "fork"))],
+    [
+        pytest.param("gpu", "spawn", marks=pytest.mark.slow),
+        *((kind, method) for kind in PARALLEL for method in ("forkserver", "fork")),
+    ],
     indirect=["parallel"],
 )
 async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_method):
@@ -127,9 +124,10 @@ async def test_workers_end_when_the_sampler_process_is_killed(parallel, start_me
         await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
 
 
+@pytest.mark.each_kind
 @pytest.mark.parametrize(
     ("parallel", "start_method"),
-    [("gpu", "spawn"), *((kind, "forkserver") for kind in PARALLEL)],
+    [pytest.param("gpu", "spawn", marks=pytest.mark.slow), *((kind, "forkserver") for kind in PARALLEL)],
     indirect=["parallel"],
 )
 async def test_no_process_has_threads_beside_its_own_two(parallel, start_method):
@@ -147,6 +145,8 @@ async def test_a_stopped_worker_is_closed_like_any_other(parallel, tmp_path):
     assert (tmp_path / "fuse").read_text().count("closed") == 5  # of four environments, and the example
 
 
+@pytest.mark.each_value
+@pytest.mark.each_kind
 @pytest.mark.parametrize("whom", ["worker", "sampler", "server"])
 async def test_a_process_that_is_stopped_is_found_by_the_step_timeout(parallel, whom):
     async with parallel(functools.partial(CountingEnv, 300, 300), n_workers=2, step_timeout=0.5) as sampler:
