@@ -5,8 +5,14 @@
 
 `cartpole` (T=32, B=64, a model of two layers) and `pong` (B=16, the Nature CNN) are stepped by two workers each: as
 vector environments of Gymnasium and EnvPool, and as single environments. The ceiling of a unit of n environments is
-2 n / (time of its step + time of the agent's step on n), each measured by itself. EnvPool's own loop is asynchronous:
-its two threads step one half while the agent acts for the other.
+2 n / (time of its step + time of the agent's step on n), each measured by itself, over and over. In turn, as they are
+needed, each takes longer, since the other has used the caches of the CPU and its branch predictors, and two processes
+may be slower than one where CPUs share a core: "bare" are two processes that step and act in turn, at the same time,
+and do nothing else. EnvPool's own loop is asynchronous: its two threads step one half while the agent acts for the
+other.
+
+Workers with EnvPool have a CPU each: a step is passed on to a thread of EnvPool's and back, and that is slow from one
+CPU to the other.
 
 `waiting` compares environments that sleep in `step`, as they would for a simulator elsewhere, each in a process of its
 own: an action server's workers and Gymnasium's `AsyncVectorEnv`.
@@ -19,6 +25,8 @@ import asyncio
 import contextlib
 import functools
 import importlib.util
+import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -29,7 +37,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aiosampler import AgentInputs, AsyncCpuSampler, AsyncGpuSampler, CategoricalPgAgent, Spaces
+from aiosampler import AgentInputs, AsyncCpuSampler, AsyncGpuSampler, CategoricalPgAgent, Spaces, make_affinity
 from aiosampler.commands.bench import rate
 from aiosampler.commands.ceilings import seconds_per_call
 
@@ -128,6 +136,39 @@ class Ceiling:
             self.env.step(action)
 
 
+class Bare:
+    """Processes with a CPU each that step and act in turn; they count steps as a sampler does, without resets."""
+
+    def __init__(self, make: Callable[..., Any], n: int, start_method: str) -> None:
+        context: Any = multiprocessing.get_context(start_method)
+        self.ends = []
+        for rank in range(WORKERS):
+            ours, theirs = context.Pipe()
+            context.Process(target=bare, args=(theirs, make, n, rank), daemon=True).start()
+            self.ends.append(ours)
+
+    async def rate(self, seconds: float) -> float:
+        for end in self.ends:
+            end.send(seconds)
+        return float(sum([end.recv() for end in self.ends]))
+
+
+def bare(end: Any, make: Callable[..., Any], n: int, rank: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, [cpus[rank % len(cpus)]])
+    torch.set_num_threads(1)
+    env = make(num_envs=n)
+    acting, observation = Acting(spaces_of(env), n), np.array(env.reset()[0])
+    while True:
+        steps, seconds, began = 0, end.recv(), time.perf_counter()
+        while (elapsed := time.perf_counter() - began) < seconds:
+            for _ in range(32):
+                observation[...], _, terminated, truncated, _ = env.step(acting.act(observation))
+                steps += n - int(np.count_nonzero(terminated | truncated))  # the step after an end is a reset
+        end.send(steps / elapsed)
+
+
 def spaces_of(vector: Any) -> Spaces:
     if isinstance(vector, gym.vector.VectorEnv):
         return Spaces(vector.single_observation_space, vector.single_action_space)
@@ -139,7 +180,8 @@ class EnvPoolLoop:
 
     def __init__(self, make: Callable[..., Any], B: int, T: int) -> None:
         n = B // 2
-        self.env = make(num_envs=B, batch_size=n, num_threads=WORKERS)
+        settings = {"num_threads": WORKERS, "thread_affinity_offset": 0}  # a CPU for each thread
+        self.env = make(num_envs=B, batch_size=n, **settings)
         self.env.async_reset()
         self.next = self.env.recv()
         self.acting = Acting(spaces_of(self.env), n)
@@ -203,16 +245,18 @@ async def compare(world: str, args: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as opened:
 
         async def ours(
-            env_fn: Callable[..., Any], kind: type = AsyncCpuSampler, T: int = 32, n_workers: int = 2
+            env_fn: Callable[..., Any], kind: type = AsyncCpuSampler, T: int = 32, n_workers: int = 2, **settings: Any
         ) -> Ours:
-            settings: Any = {"n_workers": n_workers, "start_method": args.start_method, "overlap": world != "waiting"}
+            settings |= {"n_workers": n_workers, "start_method": args.start_method, "overlap": world != "waiting"}
             sampler = kind(env_fn, agent=CategoricalPgAgent(Policy), batch_T=T, batch_B=B, seed=0, **settings)
             return Ours(await opened.enter_async_context(sampler))
 
         measured: dict[str, Any] = {}
         for name, make in units.items():
             measured[f"ceiling of {name}"] = Ceiling(make, B // WORKERS)
-            measured[f"{name}, as a unit"] = await ours(make)
+            measured[f"{name}, bare"] = Bare(make, B // WORKERS, args.start_method)
+            affinity = make_affinity(WORKERS) if name == "EnvPool" else None
+            measured[f"{name}, as a unit"] = await ours(make, affinity=affinity)
         if world == "waiting":
             measured["AsyncVectorEnv"] = reference = Vectorised(single, B)
             opened.callback(reference.env.close)
@@ -227,12 +271,13 @@ async def compare(world: str, args: argparse.Namespace) -> None:
                 got = await each.rate(args.seconds if window >= 0 else 0.1)  # the first is a warm-up
                 if window >= 0:
                     rates[name].append(got)
-    peer = "AsyncVectorEnv" if world == "waiting" else "EnvPool's own loop"
+    peer, alone = "AsyncVectorEnv" if world == "waiting" else "EnvPool's own loop", "single environments"
     print(f"{world}, B={B}" + (f", which waits {args.wait * 1e3:g} ms" if world == "waiting" else ""))
     for name, each in measured.items():
+        unit = name.removesuffix(", as a unit")
         notes = [
             f"{ratio(rates[name], rates[other]):.2f} times {other}"
-            for other in (f"ceiling of {name.removesuffix(', as a unit')}", peer, "single environments")
+            for other in (f"ceiling of {unit}", f"{unit}, bare", peer, alone)
             if other in rates and other != name and isinstance(each, Ours)
         ]
         if isinstance(each, Ceiling):
