@@ -8,6 +8,7 @@ to its own.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from aiosampler.specs.trees import Tree
 
+_VERSION = operator.attrgetter("_version")  # torch has no public name for it
 _SMALL = 1 << 16  # bytes; smaller buffers are compared after each batch, since torch does not count all writes
 
 
@@ -175,20 +177,31 @@ class ModuleWatch:
     """
 
     def __init__(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        self._tensors = list(tensors)
+        named = list(tensors)
+        self._names, self._all = [name for name, _ in named], [tensor for _, tensor in named]
         self.begin()
 
     def begin(self) -> None:
         """Remember the state of the tensors."""
-        self._states = [_state(tensor) for _, tensor in self._tensors]
+        self._counted = [tensor for tensor in self._all if not tensor.is_inference()]
+        self._states = self._now()
 
     def changed(self) -> str | None:
         """The name of a tensor that was changed since `begin`; None if none was."""
-        states = [_state(tensor) for _, tensor in self._tensors]
+        states = self._now()
         if states == self._states:
             return None
-        changed = zip(self._tensors, states, self._states, strict=True)
-        return next(name for (name, _), now, before in changed if now != before)
+        (versions, pointers), (old_versions, old_pointers) = states, self._states
+        tensors = [*self._counted, *self._all]
+        changed = zip(tensors, versions + pointers, old_versions + old_pointers, strict=True)
+        return next(self._name(tensor) for tensor, now, before in changed if now != before)
+
+    def _now(self) -> tuple[list[int], list[int]]:
+        """How often each tensor was written to, as far as torch counts that, and where their memory is."""
+        return [*map(_VERSION, self._counted)], [*map(torch.Tensor.data_ptr, self._all)]
+
+    def _name(self, tensor: torch.Tensor) -> str:
+        return next(name for name, each in zip(self._names, self._all, strict=True) if each is tensor)
 
 
 class TrialWatch:
@@ -255,11 +268,6 @@ def _plain_tensors(module: nn.Module) -> Iterable[torch.Tensor]:
             for item in several:
                 if isinstance(item, torch.Tensor) and item.layout is torch.strided and not item.is_meta:
                     yield item
-
-
-def _state(tensor: torch.Tensor) -> tuple[int, int]:
-    version = -1 if tensor.is_inference() else tensor._version  # noqa: SLF001 - torch has no public name for it
-    return version, tensor.data_ptr()
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ gives depends on the order in which layers were made.
 from __future__ import annotations
 
 import operator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,20 +72,25 @@ class ModuleTensors:
         self.tensors: dict[str, torch.Tensor] = {}
         self.buffers: set[str] = set()
         self.scratch: set[str] = set()
-        self._registries: list[tuple[Any, list[str], list[Any]]] = []  # with their keys and values
+        self._registries: list[Any] = []
         self._empty: list[Any] = []  # registries that are
         self._walk(module, "")
+        # What is in all registries, one after the other, since it is compared after each batch
+        self._sizes, self._names, self._values = self._contents()
 
     def unchanged(self) -> bool:
         """Whether the module still has the same modules, parameters and buffers; their values may differ."""
         if any(self._empty):
             return False
-        for registry, names, values in self._registries:
-            if len(registry) != len(names) or not all(map(operator.is_, registry.values(), values)):
-                return False
-            if list(registry.keys()) != names:
-                return False
-        return True
+        sizes, names, values = self._contents()
+        return sizes == self._sizes and names == self._names and all(map(operator.is_, values, self._values))
+
+    def _contents(self) -> tuple[list[int], list[str], list[Any]]:
+        """The sizes of the registries, and all their keys and values."""
+        registries = self._registries  # dicts, but of scripted modules
+        names = chain.from_iterable([registry.keys() for registry in registries])
+        values = chain.from_iterable([registry.values() for registry in registries])
+        return [*map(len, registries)], [*names], [*values]
 
     def groups(self) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
         """Each tensor once, with a sorted tuple of all its names."""
@@ -119,10 +125,7 @@ class ModuleTensors:
                 self._walk(child, f"{prefix}{key}.")
 
     def _note(self, registry: Any) -> None:
-        if registry:
-            self._registries.append((registry, list(registry.keys()), list(registry.values())))
-        else:
-            self._empty.append(registry)
+        (self._registries if registry else self._empty).append(registry)
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:

@@ -8,12 +8,12 @@ when                                                        what
 ==========================================================  ====================================================
 begin                                                       row 0 from the last batch; flags cleared
 step t, before the environments                             action, agent info, previous action of t + 1 (source)
-step t, after each environment                              observation of t + 1; where an episode ends, terminated
-                                                            or truncated and the final observation
+step t, after each environment                              observation of t + 1; where an episode ends, done,
+                                                            terminated or truncated, and the final observation
 step t, after all environments                              reward and info of t and, as previous ones, of t + 1;
                                                             where an episode ended, what its reset gave, and nulls as
                                                             previous action and reward of t + 1
-finish                                                      done; blanks of environments that wait
+finish                                                      blanks of environments that wait
 ==========================================================  ====================================================
 
 What an environment returns is recorded, and passed to its trajectory info, before another one is called: many return

@@ -71,8 +71,11 @@ def use_parameters(
     """
     parameters.select(buffer)
     for agent, draws in zip_longest(agents, noise):
-        with draws or contextlib.nullcontext():
+        if draws is None:
             call_agent("recv_shared_memory()", agent.recv_shared_memory)
+        else:
+            with draws:
+                call_agent("recv_shared_memory()", agent.recv_shared_memory)
 
 
 def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) -> None:
@@ -81,9 +84,11 @@ def verify_parameters(agents: Sequence[Agent], parameters: AdoptedParameters) ->
     Raises:
         AgentFault: An agent changed or replaced a tensor of its model.
     """
-    with about_the_model():
+    try:
         for agent in agents:
             parameters.verify(agent.model)
+    except ConfigError as exc:
+        raise AgentFault(str(exc)) from exc
 
 
 @contextlib.contextmanager
@@ -194,7 +199,8 @@ class AgentStepper:
         self._slot = slot
         if self._final is not None:
             self._final.begin()
-        self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._state)
+        if self._state is not None or self.recurrent:
+            self._initial_state.write(tree_leaves(self._slots[slot]["initial_state"]), self._state)
 
     def step(self, t: int) -> tuple[Tree, Tree]:
         """Step the agent on row t; return its action and agent info.
@@ -262,7 +268,8 @@ class AgentStepper:
     def finish(self, T: int, *, idle: bool) -> None:
         """Record the values of last and final observations, if asked for."""
         self._record_values(T, idle=idle)
-        self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which the user gets
+        if self._state is not None:
+            self._state = tree_map(torch.clone, self._state)  # it may be a view of the slot, which the user gets
         check_versions(self._watched[self._slot])
 
     def _keep_final_states(self, environments: Sequence[int]) -> None:

@@ -52,13 +52,17 @@ class SlotRows:
         self._single_previous = memoryview(slot["prev_reward"]) if single else None
         self._prev_action = tree_leaves(slot["prev_action"])
         # Single cells are written through memoryviews, in a third of the time that NumPy takes
-        self._terminated, self._truncated = memoryview(slot["terminated"]), memoryview(slot["truncated"])
+        self._terminated, self._truncated, self._done = (
+            memoryview(slot[name]) for name in ("terminated", "truncated", "done")
+        )
         self._first = memoryview(slot["first"])
         self._final_count, self._final_t = memoryview(slot["final_count"]), memoryview(slot["final_t"])
         self._final_observation = writer.rows(slot["final_observation"])
         self._finals = list(zip(tree_leaves(slot["final_observation"]), tree_leaves(slot["observation"]), strict=True))
         self._valid = memoryview(slot["valid"])
         self._carried, self._cleared, self._blanks = carried(slot), cleared(slot), Blanks(slot)
+        self._first_rows, self._last_rows = ([array[t] for array in self._carried] for t in (0, -1))
+        self._T = len(slot["reward"])
         self._skipped: list[tuple[int, int]] = []  # row and environment
 
     def row_like(self) -> list[Any]:
@@ -67,15 +71,16 @@ class SlotRows:
 
     def keep(self, t: int, kept: list[Any]) -> None:
         """Copy row t of the carried fields to `kept`, since the user may write to the slot."""
-        for row, array in zip(kept, self._carried, strict=True):
-            row[...] = array[t]
+        rows = self._last_rows if t == self._T else [array[t] for array in self._carried]
+        for target, row in zip(kept, rows, strict=True):
+            target[...] = row
 
     def begin(self, kept: list[Any]) -> None:
         """Begin a batch: clear its fields, and copy `kept` to row 0."""
         for array, value in self._cleared:
             array.fill(value)
-        for row, array in zip(kept, self._carried, strict=True):
-            array[0] = row
+        for target, row in zip(self._first_rows, kept, strict=True):
+            target[...] = row
         self._skipped.clear()
 
     def forget(self) -> None:
@@ -135,6 +140,7 @@ class SlotRows:
         self._final_count[i] = k + 1
         self._terminated[t, i] = terminated
         self._truncated[t, i] = truncated
+        self._done[t, i] = True
 
     def final_observation(self, i: int) -> Tree:
         """A copy of the last final observation that was recorded for environment i."""
@@ -182,7 +188,6 @@ class SlotRows:
             self._skipped.clear()
         for i in starting:
             self._blanks.end(i)
-        np.logical_or(self.slot["terminated"], self.slot["truncated"], out=self.slot["done"])
 
     def inputs(self, t: int, i: int) -> tuple[Tree, Tree, Tree]:
         """Views of observation, action and agent info of environment i in row t."""

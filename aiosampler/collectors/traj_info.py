@@ -117,11 +117,13 @@ def sees_steps(kind: type[TrajInfo]) -> bool:
 
 
 def restored(records: Iterable[tuple[Any, ...]]) -> list[TrajInfo]:
-    """Make infos of the class `TrajInfo` itself from records: three other values, and the attributes in their order."""
+    """Make infos of the class `TrajInfo` itself from records: step, environment, and the attributes, `cut` first."""
     new, infos = TrajInfo.__new__, []
-    for _, _, _, length, total, nonzero, discounted, discount, factor in records:
+    for _, _, cut, length, total, nonzero, discounted, discount, factor in records:
         info = new(TrajInfo)
         info.Length, info.Return, info.NonzeroRewards, info.DiscountedReturn = length, total, nonzero, discounted
         info._discount, info._factor = discount, factor  # noqa: SLF001 - this is a second constructor
+        if cut:
+            info.cut = True
         infos.append(info)
     return infos

@@ -116,7 +116,7 @@ FIELDS = (
     Field(name="reward", axes=Axes.STEPS, element=_each(np.float32), part=Part.ENV),
     Field(name="terminated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="truncated", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
-    Field(name="done", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV),
+    Field(name="done", axes=Axes.STEPS, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="first", axes=Axes.STEPS_AND_NEXT, element=_each(np.bool_), part=Part.ENV, cleared_to=False),
     Field(name="valid", axes=Axes.STEPS, element=_each(np.bool_), part=Part.SAMPLES, cleared_to=True),
     Field(name="env_info", axes=Axes.STEPS, element=lambda step: step.env_info, part=Part.ENV, cleared_to=0),

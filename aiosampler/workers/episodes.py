@@ -28,8 +28,15 @@ def pack_episodes(episodes: list[FinishedEpisode], kind: type[TrajInfo]) -> byte
     if kind is TrajInfo:
         pack = _RECORD.pack
         try:
-            return _RECORDS + b"".join([pack(t, b, cut, *vars(info).values()) for t, b, info, cut in episodes])
-        except (struct.error, OverflowError):  # an info has one attribute more, as those that were cut
+            records = [
+                pack(
+                    t, b, cut, info.Length, info.Return, info.NonzeroRewards, info.DiscountedReturn,
+                    info._discount, info._factor,  # noqa: SLF001 - our own, and a third faster than by `vars`
+                )
+                for t, b, info, cut in episodes
+            ]  # fmt: skip
+            return _RECORDS + b"".join(records)
+        except (struct.error, OverflowError):  # a number that is too large
             pass
     facts = [
         (t, b, cut, vars(info), None) if type(info) is kind else (t, b, cut, None, info) for t, b, info, cut in episodes

@@ -23,6 +23,7 @@ from aiosampler.workers.runner import Runner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from aiosampler.agents.agent import Agent
     from aiosampler.interfaces import ActionSource
     from aiosampler.memory.arena_map import ArenaViews
     from aiosampler.options import Options
@@ -91,14 +92,9 @@ class LocalActing:
             call_agent("collector_initialize()", self._agent.collector_initialize, self._B, self._environments)
             yield
 
-    @contextlib.contextmanager
-    def collecting(self, request: Collect) -> Iterator[None]:
+    def collecting(self, request: Collect) -> contextlib.AbstractContextManager[None]:
         """A context around filling a slot."""
-        use_parameters([self._agent], self._parameters, request.parameters)
-        with torch.inference_mode():
-            call_agent("sample_mode()", self._agent.sample_mode, request.itr)
-            yield
-            verify_parameters([self._agent], self._parameters)
+        return _Collecting(self._agent, self._parameters, request)
 
     @contextlib.contextmanager
     def evaluating(self, request: Evaluate) -> Iterator[None]:
@@ -117,3 +113,37 @@ class LocalActing:
     def abort(self) -> None:
         """End collecting and evaluating at the next step, in all processes; callable from any thread."""
         self._control.abort_all()
+
+
+class _Collecting:
+    """The context around filling a slot; a class, since one that is made of a generator takes twice as long.
+
+    Args:
+        agent: The agent.
+        parameters: The adopted parameters.
+        request: The request.
+    """
+
+    __slots__ = ("_agents", "_inference", "_parameters", "_request")
+
+    def __init__(self, agent: Agent, parameters: AdoptedParameters, request: Collect) -> None:
+        self._agents, self._parameters, self._request = (agent,), parameters, request
+        self._inference = torch.inference_mode()
+
+    def __enter__(self) -> None:
+        """Use the parameters of the request."""
+        use_parameters(self._agents, self._parameters, self._request.parameters)
+        self._inference.__enter__()
+        try:
+            call_agent("sample_mode()", self._agents[0].sample_mode, self._request.itr)
+        except BaseException:
+            self._inference.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        """Check that the agent has not changed them."""
+        try:
+            if kind is None:
+                verify_parameters(self._agents, self._parameters)
+        finally:
+            self._inference.__exit__(None, None, None)

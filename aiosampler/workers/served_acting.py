@@ -14,7 +14,7 @@ from aiosampler.workers.random_streams import RandomStreams
 from aiosampler.workers.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from aiosampler.interfaces import ActionSource
     from aiosampler.memory.arena_map import ArenaViews
@@ -61,6 +61,9 @@ def served_runner(
     return Runner(acting=DynamicActing(work, views, arrivals), aborts=aborts, **common)
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class OwnPaceActing:
     """The contexts of a worker whose environments arrive at the server one by one.
 
@@ -105,14 +108,13 @@ class ServedActing(OwnPaceActing):
         """Make the source of actions for some columns of some slots."""
         return ServedActions(self._action_space, slots, self._progress, self._rendezvous, batches=batches)
 
-    @contextlib.contextmanager
-    def collecting(self, request: Collect) -> Iterator[None]:
+    def collecting(self, request: Collect) -> contextlib.AbstractContextManager[None]:
         """A context around filling a slot."""
         if request.anew:
             self._rendezvous.begin()
         else:
             self._rendezvous.go_on()
-        yield
+        return _NOTHING
 
     def evaluating(self, request: Evaluate) -> contextlib.AbstractContextManager[None]:
         """A context around an evaluation, which draws from random streams of its own."""

@@ -39,7 +39,7 @@ def fields(request, monkeypatch):
     foo = Field(name="foo", axes=Axes.STEPS, element=lambda step: ArraySpec((), np.dtype(np.float32)), part=Part.ENV)
     monkeypatch.setattr(table, "FIELDS", (*FIELDS, foo))
 
-    @dataclasses.dataclass(frozen=True)
+    @dataclasses.dataclass(frozen=True, slots=True)
     class EnvSamples(samples_module.EnvSamples):
         foo: torch.Tensor
 

@@ -31,7 +31,7 @@ def episodes(kind, first, *, cut=False):
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("kind", [TrajInfo, Scored])
 def test_infos_arrive_as_they_were_in_the_order_of_the_batch(kind, cut):
-    parts = episodes(kind, 2), episodes(kind, 0, cut=cut)  # with a cut one, the parts are packed in two ways
+    parts = episodes(kind, 2), episodes(kind, 0, cut=cut)
     packed = [pack_episodes(part, kind) for part in parts]
     expected = sorted((*parts[0], *parts[1]), key=lambda episode: episode[:2])
     arrived = unpack_episodes([packed[0], NO_EPISODES, packed[1]], kind)
