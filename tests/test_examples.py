@@ -59,17 +59,23 @@ def test_the_overlap_of_groups_is_drawn_and_traced(tmp_path):
         assert json.loads((tmp_path / f"overlap_{name}.json").read_text())["traceEvents"]
 
 
-def test_the_benchmarks_print_a_line_for_each_sampler(tmp_path):
+@pytest.mark.parametrize("ceiling", [(), pytest.param(("--busy",), marks=pytest.mark.slow)], ids=["of-one", "busy"])
+def test_the_benchmark_prints_a_line_for_each_sampler(ceiling, tmp_path):
     samplers = "--samplers=serial,cpu,gpu,alternating,no-overlap"
-    command = ("--windows=1", "--seconds=0.1", "--T=8", "--busy", "--start-method=fork", samplers)
+    command = ("--windows=1", "--seconds=0.1", "--T=8", *ceiling, "--start-method=fork", samplers)
     printed = run(str(ROOT / "examples/benchmark.py"), *command, cwd=tmp_path)
     assert len(re.findall(r"cartpole .*share \d+\.\d%", printed)) == 5
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_vector_environments_prints_a_line_for_each(tmp_path):
     command = ("--windows=1", "--seconds=0.1", "--B=4", "--start-method=fork", "--worlds=waiting,cartpole")
     printed = run(str(ROOT / "examples/benchmark_vector.py"), *command, cwd=tmp_path)
     assert "times AsyncVectorEnv" in printed
     assert "times ceiling of CartPoleVectorEnv" in printed
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_turns_prints_a_line_for_each_sampler_and_length(tmp_path):
     command = ("--windows=1", "--batches=2", "--T=4,8", "--samplers=cpu,gpu", "--start-method=fork")
     printed = run(str(ROOT / "examples/benchmark_turn.py"), *command, cwd=tmp_path)
@@ -100,6 +106,7 @@ def test_ppo_is_compared_with_that_of_stable_baselines(tmp_path):
     assert len(re.findall(r"start +\d+\.\d+, collect +\d+\.\d+, train +\d+\.\d+", printed)) == 2
 
 
+@pytest.mark.slow
 def test_an_agent_with_masks_takes_no_illegal_action(tmp_path):
     printed = run(str(ROOT / "examples/legal_actions.py"), cwd=tmp_path)
     assert printed == "0 of 10240 actions were illegal\n"

@@ -22,7 +22,7 @@ def served(request):
     return functools.partial(small, request.param)
 
 
-@pytest.mark.each_kind
+@pytest.mark.same_code  # what workers import that are not at their own pace
 async def test_spawned_workers_import_no_torch_and_stay_small(served):
     arguments = {"agent": RandomAgent(), "env_info_keys": ("torch",), "start_method": "spawn"}
     async with served(cartpole, **arguments) as sampler:

@@ -101,6 +101,7 @@ def rewards(samples):
     return samples.env.reward.unique(dim=0).tolist()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
 async def test_calls_take_effect_with_the_next_batch_that_is_begun_and_not_within_one(kind, overlap):
     async with kind(overlap=overlap) as sampler:

@@ -58,6 +58,7 @@ def at(tree, *index):
     return tree_map(lambda leaf: leaf[index], tree)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("padding", ["reset", "zero"])
 @pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait-reset"])
 @pytest.mark.parametrize(("K", "T"), [(2, 1), (2, 5), (4, 2), (4, 5), (3, 20), (9, 5)])

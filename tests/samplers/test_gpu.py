@@ -106,6 +106,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_subclass_that_the_main_module_defines_travels_by_value(tmp_path):
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert done.stderr == ""

@@ -39,6 +39,7 @@ def anyio_backend():
     return "asyncio", {"use_uvloop": True}
 
 
+@pytest.mark.same_code
 async def test_statistics_at_any_time(parallel):
     sampler = parallel(max_worker_restarts=0)
     assert sampler.statistics() == SamplerStatistics(0, 0, 0, 0, 0, 0, 0, (), None, "new")

@@ -157,7 +157,7 @@ print("left:", os.listdir("/dev/shm"))
 """
 
 
-@pytest.mark.parametrize("memfd", [True, False], ids=["memfd", "file"])
+@pytest.mark.parametrize("memfd", [pytest.param(True, marks=pytest.mark.slow), False], ids=["memfd", "file"])
 def test_a_tiny_dev_shm_matters_only_where_there_is_no_memfd_and_is_told(memfd):
     command = "mount -t tmpfs -o size=64k tiny /dev/shm && exec " + sys.executable + ' -c "$0"'
     inside = ["unshare", "--mount", "sh", "-c"]
