@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 def never_ending(kind):
     """A batch of it takes long enough for all that happens meanwhile."""
-    return small(kind, Unhurried, batch_T=3000)
+    return small(kind, Unhurried, batch_T=1000)
 
 
 @pytest.mark.same_code

@@ -27,7 +27,10 @@ CANCELLED = ("serial", "cpu", "devices", "alternating")
 UVLOOP = {"serial-uvloop", "devices"}
 
 
-@pytest.fixture(params=["serial-asyncio", "serial-uvloop", "cpu", "devices", "alternating"])
+CASES = ["serial-asyncio", "serial-uvloop", "cpu", "devices", "alternating"]
+
+
+@pytest.fixture(params=CASES)
 def case(request):
     return request.param
 
@@ -92,6 +95,9 @@ class SlowToStart(CountingEnv):
 
 
 @pytest.mark.same_code
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case != "cpu")) for case in CASES], indirect=True
+)
 async def test_starting_and_closing(kind):
     async def use(sampler):
         async with sampler:

@@ -53,7 +53,7 @@ def notebook():
 
 
 START = """
-sampler = small("serial", Unhurried, batch_T=3000, eval_n_envs=1, eval_max_steps=10**6)
+sampler = small("serial", Unhurried, batch_T=1000, eval_n_envs=1, eval_max_steps=10**6)
 await sampler.async_initialize()
 await sampler.initialize()
 """
@@ -81,7 +81,7 @@ async def test_a_cell_that_is_run_again_ends_the_sampler_of_the_first_run(notebo
 
 
 async def test_an_interrupted_block_closes_its_sampler(notebook):
-    block = "async with small('serial', Unhurried, batch_T=3000) as sampler:\n  async for _ in sampler:\n    pass"
+    block = "async with small('serial', Unhurried, batch_T=1000) as sampler:\n  async for _ in sampler:\n    pass"
     await notebook.interrupt(block)
     assert our_children() == []
     with pytest.raises(ZeroDivisionError):
