@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from aiosampler.agents.agent import Agent
     from aiosampler.memory.call_log import ServingLog
     from aiosampler.servers.gathered import GatheredStepper
-    from aiosampler.signals.arrivals import Members, ServerArrivals
+    from aiosampler.signals.arrivals import Members, Places, ServerArrivals
 
 EVALUATION = N_SLOTS  # number of the slot for evaluation, after those of batches
 TURN_NS = 1_000_000  # how long other tasks of the loop wait at most while members are ready all the time
+
+_ACT = int(Kind.ACT)  # members of an enum are found slowly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,19 +88,21 @@ class AsyncDynamicActionServer:
         log: ServingLog,
     ) -> None:
         self._arrivals, self._agent, self._version = arrivals, agent, version
-        self._training, self._evaluation = training, evaluation
+        self._training, self._evaluation, self._only_training = training, evaluation, [training]
         self._min_batch, self._max_wait = rule
         self._cells = memoryview(cells)
         self._sizes = [np.array([len(share) for share in branch.shares]) for branch in (training, evaluation)]
         self._owed = 0 * self._sizes[0]  # for each member, the number of requested batches that it has not finished
         self._evaluating = self._owed > 0  # for each member, whether it will arrive again in this evaluation
         self._coming = self._owed > 0  # for each member, whether it will arrive again at all
+        self._n_coming = 0  # number of those
         self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots
         self._mode: int | None = None  # number of the batch for which the agent's mode is set; None in an evaluation
         self._outside, self._inference_mode = NoRunningLoop(), torch.inference_mode()  # not entered twice at a time
         self._under_way: Members = np.zeros(0, np.int64)  # members that the agent is acting for
         self._log = log
-        self._calls: list[tuple[Sequence[int], int, int, int, int]] = []  # under way: slots, begin, n, waited, longest
+        self._acting: list[Branch] = []  # those in which the agent infers
+        self._call: tuple[Sequence[int], int, int, int, int] | None = None  # of these: slots, begin, n, waited, longest
         self.calls = self.acted = 0  # number of calls of the agent, and of environments in them
 
     async def serve(self) -> None:
@@ -113,12 +117,13 @@ class AsyncDynamicActionServer:
             if not len(ready):
                 await arrivals.wait()
                 continue
-            if self._others_come(ready):  # workers that are about to arrive on this CPU do so first
+            if len(ready) < self._n_coming:  # workers that are about to arrive on this CPU do so first
                 os.sched_yield()
                 ready = arrivals.ready()
             if self._min_batch > 1:
                 ready = await self._enough(ready)
-            await self._answer(ready)
+            if self._answer(ready):
+                await self._complete()
             if perf_counter_ns() >= turn_ends:
                 await asyncio.sleep(0)  # lets other tasks of this loop run
                 turn_ends = perf_counter_ns() + TURN_NS
@@ -167,11 +172,11 @@ class AsyncDynamicActionServer:
 
     def _others_come(self, ready: Members) -> bool:
         """Whether other members will arrive even if the ready ones are not released."""
-        coming = self._coming
-        return bool(np.count_nonzero(coming) > np.count_nonzero(coming[ready]))
+        return bool(self._n_coming > np.count_nonzero(self._coming[ready]))
 
     def _update_coming(self) -> None:
         self._coming = self._evaluating | (self._owed > 0)
+        self._n_coming = int(np.count_nonzero(self._coming))
 
     def _count(self, members: Members) -> int:
         """The number of environments of these members, in the branches of their slots."""
@@ -179,70 +184,93 @@ class AsyncDynamicActionServer:
         training, evaluation = self._sizes
         return int(np.where(evaluate, evaluation[members], training[members]).sum())
 
-    async def _answer(self, ready: Members) -> None:
-        """Do what these members ask for, and release them; suspends only while a device infers."""
+    def _answer(self, ready: Members) -> bool:
+        """Do what these members ask for, and release them; return whether `_complete` must follow for the rest."""
         with self._inference_mode, self._outside:
-            acting, finished = self._launch(ready)
-            if all(branch.stepper.done() for branch in acting):  # at once, on the CPU
-                for branch in acting:
-                    branch.stepper.record()
-                acting = []
-        if acting:
-            self._arrivals.release(finished)
-            finished = finished[:0]
+            finished = self._launch(ready)
+            acting = self._acting
+            later = False
             for branch in acting:
-                while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
-                    await asyncio.sleep(0)
-            with self._inference_mode:
+                later = later or not branch.stepper.done()
+            if not later:
                 for branch in acting:
                     branch.stepper.record()
-        if self._calls:
-            (slots, began, n, waited, longest), end = self._calls.pop(), perf_counter_ns()
-            for slot in slots:
-                self._log.call(slot, (began, end), n, waited, longest)
+                self._release(finished)
+                for branch in acting:
+                    branch.stepper.record_rest()
+        if later:
+            self._arrivals.release(finished)
+        else:
+            self._log_call()
+        return later
+
+    async def _complete(self) -> None:
+        """Let the event loop go on until a device has inferred, and release the members that it did so for."""
+        acting = self._acting
+        for branch in acting:
+            while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
+                await asyncio.sleep(0)
+        with self._inference_mode:
+            for branch in acting:
+                branch.stepper.record()
+            self._release(self._under_way[:0])
+            for branch in acting:
+                branch.stepper.record_rest()
+        self._log_call()
+
+    def _release(self, finished: Members) -> None:
+        """Release the members that the agent has acted for, and others that have finished."""
         self._cells[AT] = NOWHERE
         self._arrivals.release(np.concatenate((finished, self._under_way)) if len(finished) else self._under_way)
 
-    def _launch(self, ready: Members) -> tuple[list[Branch], Members]:
+    def _log_call(self) -> None:
+        if self._call is not None:
+            (slots, began, n, waited, longest), self._call = self._call, None
+            end = perf_counter_ns()
+            for slot in slots:
+                self._log.call(slot, (began, end), n, waited, longest)
+
+    def _launch(self, ready: Members) -> Members:
         """Start a step of the agent for the members that want actions, and do what the others ask for.
 
         Returns:
-            The branches in which the agent infers, and the other members.
+            The other members.
         """
         self._cells[TICK] += 1
         self._cells[AT] = AGENT
         places = self._arrivals.places(ready)
-        slots, rows = places.slots, places.rows
         if places.within(EVALUATION):  # all are within a batch, as usual
-            self._under_way = ready
+            self._under_way, self._acting = ready, self._only_training
             self._training.stepper.stepped(ready)
-            self._act(self._training, ready, slots, rows)
-            return [self._training], ready[:0]
-        kinds = places.kinds
-        acting, under_way = [], []
-        for branch, which, slots_there in self._by_branch(slots):
-            members, there = ready[which], slots_there[which]
-            acts = self._settle_ends(branch, members, there, rows[which], kinds[which])
+            self._act(self._training, ready, places, places.slots)
+            return ready[:0]
+        self._acting, under_way = [], []
+        for branch, members, there, slots in self._by_branch(ready, places):
+            acts = self._settle_ends(branch, members, there, slots)
             if acts.any():
-                acting.append(branch)
+                self._acting.append(branch)
                 under_way.append(members[acts])
-                self._act(branch, members[acts], there[acts], rows[which][acts])
+                self._act(branch, members[acts], there.only(acts), slots[acts])
         self._under_way = np.concatenate(under_way) if under_way else ready[:0]
-        return acting, ready[kinds != Kind.ACT]
+        others: Members = ready[places.kinds != _ACT]
+        return others
 
-    def _by_branch(self, slots: Members) -> Iterator[tuple[Branch, Any, Members]]:
-        """Yield each branch with members in it, which members these are, and their slots in that branch."""
+    def _by_branch(self, ready: Members, places: Places) -> Iterator[tuple[Branch, Members, Places, Members]]:
+        """Yield each branch with members in it, these, where they are, and their slots in that branch."""
+        slots = places.slots
         evaluate = slots == EVALUATION
-        if not evaluate.all():
-            yield self._training, ~evaluate, slots
-        if evaluate.any():
-            yield self._evaluation, evaluate, slots - EVALUATION
+        if not evaluate.any():
+            yield self._training, ready, places, slots
+            return
+        for branch, which, first in ((self._training, ~evaluate, 0), (self._evaluation, evaluate, EVALUATION)):
+            if which.any():
+                yield branch, ready[which], places.only(which), slots[which] - first
 
-    def _settle_ends(self, branch: Branch, members: Members, slots: Members, rows: Members, kinds: Members) -> Any:
+    def _settle_ends(self, branch: Branch, members: Members, places: Places, slots: Members) -> Any:
         """Record initial states and values for members that begin or end a batch; return which ones want actions."""
-        stepper = branch.stepper
+        stepper, rows, kinds = branch.stepper, places.rows, places.kinds
         stepper.stepped(members)
-        acts = kinds == Kind.ACT
+        acts = kinds == _ACT
         for i in np.flatnonzero(~acts | (rows == 0)).tolist():
             member, slot = int(members[i]), int(slots[i])
             if acts[i]:
@@ -251,7 +279,7 @@ class AsyncDynamicActionServer:
             stepper.finish(member, slot, int(rows[i]), idle=kinds[i] == Kind.FINISH_IDLE)
             if branch is self._training:
                 self._owed[member] -= 1
-                self._log.finished(slot, branch.shares[member], int(self._arrivals.times(members[i])))
+                self._log.finished(slot, branch.shares[member], int(places.times[i]))
             else:
                 self._evaluating[member] = False
         self._update_coming()
@@ -267,12 +295,11 @@ class AsyncDynamicActionServer:
             branch.stepper.settle()
         branch.stepper.begin(member, slot)
 
-    def _act(self, branch: Branch, members: Members, slots: Members, rows: Members) -> None:
+    def _act(self, branch: Branch, members: Members, places: Places, slots: Members) -> None:
         self.calls += 1
         began = perf_counter_ns()
-        n = branch.stepper.launch(members, slots, rows, self._version())
+        n = branch.stepper.launch(members, slots, places.rows, self._version())
         self.acted += n
         if branch is self._training:
-            arrived = self._arrivals.times(members)
-            mean, first = int(np.add.reduce(arrived)) // len(arrived), int(np.minimum.reduce(arrived))
-            self._calls.append((branch.stepper.slots_under_way, began, n, began - mean, began - first))
+            times = places.times.tolist()
+            self._call = branch.stepper.slots_under_way, began, n, began - sum(times) // len(times), began - min(times)

@@ -10,9 +10,10 @@ import torch
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.final_values import FinalInputs
-from aiosampler.collectors.local_agent import Recorder, call_agent, check_versions, versions_of
+from aiosampler.collectors.local_agent import Recorder, call_agent
 from aiosampler.errors import text_of
 from aiosampler.memory.slot import columns
+from aiosampler.servers.flat_slot import FlatSlot
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -38,13 +39,23 @@ class GatheredStepper:
         shares: For each member, its environments, which are always in the same row; in order. The agent's numbers of
             environments begin with the first of them.
         waits: Whether an environment whose episode ended waits for the next batch.
+        info_first: Whether workers read the agent info of a step, so that it is written with the actions.
     """
 
-    def __init__(self, agent: Agent, slots: Sequence[Slot], shares: Sequence[range], *, waits: bool = False) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        slots: Sequence[Slot],
+        shares: Sequence[range],
+        *,
+        waits: bool = False,
+        info_first: bool = True,
+    ) -> None:
+        self._info_first = info_first
         self._agent, self._slots, self._shares = agent, slots, shares
         self._B = B = slots[0]["reward"].shape[1]
         self._first, self._n = shares[0].start, shares[-1].stop - shares[0].start
-        self._flat = [_Flat(slot) for slot in slots]
+        self._flat = [FlatSlot(slot) for slot in slots]
         self._staged = rows_like(self._flat[0].inputs, B)
         # For each number of environments, views of the staging memory, and their leaves as arrays
         self._copies: dict[int, tuple[AgentInputs, list[Array]]] = {}
@@ -55,6 +66,7 @@ class GatheredStepper:
         first = slots[0]["initial_state"]
         self._initial_state, self._state_rows = Recorder("state", first), tree_map(np.empty_like, first)
         self._acting: Acting
+        self._recorded: Acting  # the same, without those whose answers are not recorded
         self._answer: tuple[Tree, Tree]  # action and agent info of the last launched step
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._values = slots[0]["bootstrap_value"] is not None
@@ -167,21 +179,39 @@ class GatheredStepper:
         return True
 
     def record(self) -> None:
-        """Record actions, infos and policy version of the launched step.
+        """Record the actions of the launched step, which its members wait for.
 
         Raises:
-            AgentFault: An output does not fit.
+            AgentFault: They do not fit.
         """
-        acting, (action, agent_info) = self._acting, self._answer
+        self._recorded = acting = self._acting
         if self._dropped:
-            acting = acting.without([b for member in self._dropped for b in self._shares[member]])
-        n = len(acting.environments)
-        actions = self._exact_leaves("action", action, n) or self._written(self._action, "action", action, n)
-        infos = self._exact_leaves("agent_info", agent_info, n)
-        if infos is None:
-            infos = self._written(self._info, "agent_info", agent_info, n)
-        for slot, rows, of_step in acting.spans:
-            self._flat[slot].record(rows, of_step, actions, infos, acting.version)
+            self._recorded = acting.without([b for member in self._dropped for b in self._shares[member]])
+        actions = self._fitting(self._action, "action", self._answer[0])
+        for slot, rows, of_step in self._recorded.spans:
+            self._flat[slot].record_actions(rows, of_step, actions)
+        if self._info_first:
+            self._record_infos()
+
+    def record_rest(self) -> None:
+        """Record infos and policy version of the launched step, if `record` did not.
+
+        Raises:
+            AgentFault: The infos do not fit.
+        """
+        if not self._info_first:
+            self._record_infos()
+
+    def _record_infos(self) -> None:
+        infos = self._fitting(self._info, "agent_info", self._answer[1])
+        for slot, rows, of_step in self._recorded.spans:
+            self._flat[slot].record_infos(rows, of_step, infos, self._recorded.version)
+
+    def _fitting(self, recorder: Recorder, name: str, answer: Any) -> list[Any]:
+        """The leaves of an answer to the launched step as arrays of the recorded shapes and dtypes."""
+        n = len(self._acting.environments)
+        leaves = self._exact_leaves(name, answer, n)
+        return self._written(recorder, name, answer, n) if leaves is None else leaves
 
     def _exact_leaves(self, name: str, answer: Any, n: int) -> list[Any] | None:
         """The leaves as arrays if they have exactly the recorded shapes and dtypes, else None: the fast path."""
@@ -287,7 +317,8 @@ class GatheredStepper:
                 self._copies[n] = copies, [leaf.numpy() for leaf in tree_leaves(copies)]
             inputs, arrays = self._copies[n]
             self._gather(spans, arrays)
-        return inputs._replace(environments=environments)
+        observation, prev_action, prev_reward, env_info, _ = inputs
+        return AgentInputs(observation, prev_action, prev_reward, env_info, environments)
 
     def _gather(self, spans: Sequence[_Span], staged: Sequence[Array]) -> None:
         """Copy the inputs of some rows to leaves of the staging memory that have one row for each."""
@@ -332,67 +363,3 @@ class Acting(NamedTuple):
 def rows_like(tree: Tree, n: int) -> Tree:
     """New tensors with n rows, like a tree of tensors ``[N, ...]``."""
     return tree_map(lambda leaf: torch.zeros((n, *leaf.shape[1:]), dtype=leaf.dtype), tree)
-
-
-class _Flat:
-    """The arrays of a slot with one axis for time and environment.
-
-    Args:
-        slot: Its arrays, all B columns, so that this is a view.
-    """
-
-    def __init__(self, slot: Slot) -> None:
-        _, self._B = slot["reward"].shape
-        names = ("observation", "prev_action", "prev_reward")
-        with torch.inference_mode(False):  # or torch would not count writes to them
-            observation, prev_action, prev_reward = (_flat_tensors(slot[name]) for name in names)
-            infos = _flat_tensors(slot["prev_env_info"] or None)
-        self.inputs = AgentInputs(observation, prev_action, prev_reward, infos)
-        self.arrays: list[Array] = [leaf.numpy() for leaf in tree_leaves(self.inputs)]
-        self._action, self._agent_info, self._prev_action = (
-            [_flat(leaf) for leaf in tree_leaves(slot[name])] for name in (*_ANSWERS, "prev_action")
-        )
-        self._terminated, self._truncated, self._valid = (
-            _flat(slot[name]) for name in ("terminated", "truncated", "valid")
-        )
-        self._version = _flat(slot["policy_version"])
-        self._watched = versions_of(self.inputs)
-
-    def check_inputs(self) -> None:
-        """Refuse an agent that has written to its inputs.
-
-        Raises:
-            AgentFault: A version counter has changed.
-        """
-        check_versions(self._watched)
-
-    def ends(self, rows: Members) -> tuple[Any, Any]:
-        """For rows whose steps were taken: whether an episode ended, and whether the step is not valid."""
-        return self._terminated[rows] | self._truncated[rows], ~self._valid[rows]
-
-    def record(self, rows: Members, of_step: Any, actions: list[Any], infos: list[Any], version: int) -> None:
-        """Write the outputs of an agent for some rows.
-
-        Args:
-            rows: Numbers of the rows.
-            of_step: The corresponding rows of the outputs.
-            actions: Leaves of the actions, as arrays.
-            infos: Leaves of the agent infos, as arrays.
-            version: The policy version.
-        """
-        after = rows + self._B
-        for array, previous, action in zip(self._action, self._prev_action, actions, strict=True):
-            array[rows] = previous[after] = action[of_step]
-        for array, info in zip(self._agent_info, infos, strict=True):
-            array[rows] = info[of_step]
-        self._version[rows] = version
-
-
-def _flat(array: Any) -> Any:
-    flat = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
-    assert np.shares_memory(flat, array) or not array.size, "a slot is contiguous"
-    return flat
-
-
-def _flat_tensors(tree: Tree) -> Tree:
-    return tree_map(lambda array: torch.from_numpy(_flat(array)), tree)

@@ -44,7 +44,7 @@ class GatheredDeviceStepper(GatheredStepper):
         slots: As for `GatheredStepper`.
         shares: As for `GatheredStepper`.
         accelerator: The device.
-        waits: As for `GatheredStepper`.
+        settings: `waits` and `info_first`, as for `GatheredStepper`.
     """
 
     def __init__(
@@ -53,10 +53,9 @@ class GatheredDeviceStepper(GatheredStepper):
         slots: Sequence[Slot],
         shares: Sequence[range],
         accelerator: Accelerator,
-        *,
-        waits: bool = False,
+        **settings: bool,
     ) -> None:
-        super().__init__(agent, slots, shares, waits=waits)
+        super().__init__(agent, slots, shares, **settings)
         self._accelerator = accelerator
         accelerator.synchronize()  # the initial state may have been made on the device, and its parameters copied there
         self._stream, self._end = accelerator.new_stream(), accelerator.new_event()
@@ -80,7 +79,7 @@ class GatheredDeviceStepper(GatheredStepper):
         return bool(call_agent("step()", self._end.query))
 
     def record(self) -> None:
-        """Record the launched step."""
+        """Record the actions of the launched step."""
         n, rows = len(self._acting.environments), self._size.n
         assert self._size.answer is not None
         answer = self._size.answer.here

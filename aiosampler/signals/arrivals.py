@@ -12,14 +12,15 @@ asleep         its worker  1 while it needs a post to go on
 leave          the server  1 tells a released member to abort
 place          its worker  its row and slot, and what it asks for: ``row << 8 | slot << 4 | kind``
 time           its worker  when it arrived, in nanoseconds of the monotonic clock
-server_asleep  all         of the first member: the server sets 1 when it needs a post to look, and whoever is about to
-                           post sets 0
+server_asleep  the server  of the first member: while the server needs a post to look, the number of this sleep; else 0
+posted         all         of the first member: the number of the last sleep for which somebody has posted
 =============  ==========  ==========================================================================================
 
-A worker that arrives posts only if `server_asleep` is set, and the server looks for arrivals once more after it has set
-that. So none is missed, and only the first of those that arrive while the server sleeps makes a system call. It sets 0
-before it posts: later, the server may sleep again. If it is killed in between, `ServerArrivals.lose` posts. Counts are
-not reset for a batch: a member may be in the next batch while another is still in the last.
+A worker that arrives posts only if the server sleeps and nobody has posted for this sleep, and the server looks for
+arrivals once more after it has said that it sleeps. So none is missed, and of those that arrive while the server sleeps
+only the first makes a system call, or the first few if they come at the same time. It says so after it has posted: if
+it is stopped or killed in between, the next one posts. If there is none, `ServerArrivals.lose` does. Counts are not
+reset for a batch: a member may be in the next batch while another is still in the last.
 """
 
 import asyncio
@@ -35,8 +36,8 @@ from aiosampler.signals.fence import WRITES_STAY_IN_ORDER, fence
 from aiosampler.signals.rendezvous import ARRIVED, ASLEEP, CELLS, FOR_GOOD, LEAVE, RELEASED, WorkerSide
 from aiosampler.signals.waiter import Waiter
 
-_PLACE, _TIME, _SERVER_ASLEEP = range(LEAVE + 1, LEAVE + 4)
-assert _SERVER_ASLEEP < CELLS
+_PLACE, _TIME, _SERVER_ASLEEP, _POSTED = range(LEAVE + 1, LEAVE + 5)
+assert _POSTED < CELLS
 
 #: Indices of members, int64 ``[n]``, in ascending order.
 Members = np.ndarray[Any, np.dtype[np.int64]]
@@ -51,20 +52,28 @@ class Kind(IntEnum):
 
 
 class Places:
-    """Where members have arrived, and what they ask for.
+    """Where members have arrived, when, and what they ask for.
 
     Args:
-        packed: Their cells `place`, at least one.
+        told: Their cells `place` and `time`, ``[n, 2]``, at least one.
     """
 
-    __slots__ = ("_packed", "_union")
+    __slots__ = ("_packed", "_told", "times")
 
-    def __init__(self, packed: Members) -> None:
-        self._packed, self._union = packed, int(np.bitwise_or.reduce(packed))
+    def __init__(self, told: Any) -> None:
+        self._told = told
+        self._packed: Members = told[:, 0]
+        self.times: Members = told[:, 1]
+        """When they arrived, in nanoseconds."""
+
+    def only(self, which: Any) -> "Places":
+        """The same of some of them, at least one."""
+        return Places(self._told[which])
 
     def within(self, n_slots: int) -> bool:
         """Whether all of them want actions for a row after the first, in the first `n_slots` slots, a power of two."""
-        return not self._union & 15 and self._union >> 4 & 15 < n_slots and int(np.minimum.reduce(self._packed)) > 255
+        union = int(np.bitwise_or.reduce(self._packed))
+        return not union & 15 and union >> 4 & 15 < n_slots and int(np.minimum.reduce(self._packed)) > 255
 
     @property
     def slots(self) -> Members:
@@ -116,18 +125,15 @@ class WorkerArrivals(WorkerSide):
         fence()
         server = self._server
         if server[_SERVER_ASLEEP]:
-            server[_SERVER_ASLEEP] = 0
-            self._obs_ready.post()
+            _wake(server, self._obs_ready)
         while mine[RELEASED] < wanted:
             self._act_ready.take()
         return not mine[LEAVE]
 
     def _is_last(self, wanted: int) -> bool:
-        """Whether to post: only if the server sleeps, and nobody else is about to."""
-        if not self._server[_SERVER_ASLEEP]:
-            return False
-        self._server[_SERVER_ASLEEP] = 0
-        return True
+        """Post if the server sleeps and nobody has; return False, as that is all there is to do."""
+        _wake(self._server, self._obs_ready)
+        return False
 
 
 class LoopArrivals:
@@ -170,9 +176,7 @@ class LoopArrivals:
             fence()  # before the next write says that they are there
         mine[ARRIVED] += 1
         fence()
-        if self._server[_SERVER_ASLEEP]:
-            self._server[_SERVER_ASLEEP] = 0
-            self._obs_ready.post()
+        _wake(self._server, self._obs_ready)
         if mine[LEAVE]:
             self._on_act_ready()
 
@@ -190,6 +194,14 @@ class LoopArrivals:
                 released(not self._rows[member][LEAVE])
 
 
+def _wake(server: Any, obs_ready: Signal) -> None:
+    """Post to the server if it sleeps, and nobody has posted for this sleep."""
+    sleep = server[_SERVER_ASLEEP]
+    if sleep and server[_POSTED] != sleep:
+        obs_ready.post()
+        server[_POSTED] = sleep  # not before: one that is stopped in between would keep all others from posting
+
+
 class ServerArrivals:
     """The server's side, on the running event loop. Only one coroutine may wait at a time.
 
@@ -200,10 +212,12 @@ class ServerArrivals:
     """
 
     def __init__(self, cells: Any, obs_ready: Signal, act_ready: Sequence[Signal]) -> None:
-        self._arrived, self._released, self._asleep = cells[:, ARRIVED], cells[:, RELEASED], cells[:, ASLEEP]
-        self._places, self._times, self._server = cells[:, _PLACE], cells[:, _TIME], memoryview(cells[0])
-        self._leave = cells[:, LEAVE]
+        self._arrived, self._released, self._leave = cells[:, ARRIVED], cells[:, RELEASED], cells[:, LEAVE]
+        self._told, self._server = cells[:, _PLACE : _TIME + 1], memoryview(cells[0])
+        self._sleep = self._server[_POSTED]
         self._obs_ready, self._act_ready = obs_ready, list(dict.fromkeys(act_ready))
+        self._asleep, self._signals = memoryview(cells[:, ASLEEP]), list(act_ready)
+        self._single = len(self._act_ready) == len(self._signals)
         self._worker = np.array([self._act_ready.index(signal) for signal in act_ready])
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter()
@@ -216,17 +230,13 @@ class ServerArrivals:
         return members
 
     def places(self, members: Members) -> Places:
-        """Where members have arrived."""
-        return Places(self._places[members])
-
-    def times(self, members: Members) -> Members:
-        """When members have arrived, in nanoseconds."""
-        times: Members = self._times[members]
-        return times
+        """Where members have arrived, at least one."""
+        return Places(self._told[members])
 
     async def wait(self, known: int = 0) -> None:
         """Suspend until more than `known` members have arrived; maybe earlier."""
-        self._server[_SERVER_ASLEEP] = 1
+        self._sleep += 1
+        self._server[_SERVER_ASLEEP] = self._sleep
         fence()  # or a member that arrives right now may not see that the server sleeps
         try:
             if np.count_nonzero(self._arrived > self._released) <= known:
@@ -239,9 +249,14 @@ class ServerArrivals:
         """Release members that have arrived, after they were answered."""
         self._released[members] = self._arrived[members]
         fence()
-        asleep = members[self._asleep[members] > 0]
-        for worker in set(self._worker[asleep].tolist()):
-            self._act_ready[worker].post()
+        if self._single:
+            asleep, signals = self._asleep, self._signals
+            for member in members.tolist():
+                if asleep[member]:
+                    signals[member].post()
+        else:  # their workers, who are on event loops, always need a post
+            for worker in set(self._worker[members].tolist()):
+                self._act_ready[worker].post()
 
     def lose(self, members: Sequence[int]) -> None:
         """Release these members for good, since their process has ended."""

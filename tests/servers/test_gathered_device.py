@@ -115,10 +115,7 @@ class Workers:
     def places(self, members):
         kinds = [Kind.FINISH if self.t[member] == T else Kind.ACT for member in members]
         places = zip(members, kinds, strict=True)
-        return Places(np.array([self.t[m] << 8 | (self.batch[m] % 2) << 4 | kind for m, kind in places]))
-
-    def times(self, members):
-        return 0 * members
+        return Places(np.array([[self.t[m] << 8 | (self.batch[m] % 2) << 4 | kind, 0] for m, kind in places]))
 
     async def wait(self, known=0):
         await asyncio.sleep(0)

@@ -47,6 +47,31 @@ async def test_only_the_first_who_arrives_while_the_server_sleeps_posts(meeting,
     server.close()
 
 
+async def test_another_posts_where_one_was_stopped_before_its_post(meeting):
+    class Stopped(Exception):
+        pass
+
+    class Stopping(Signal):
+        def post(self):
+            raise Stopped
+
+    cells, obs_ready = meeting
+    signals = [Signal() for _ in range(W)]
+    server = ServerArrivals(cells, obs_ready, signals)
+    stopping = Stopping()
+    stopped = WorkerArrivals(cells, 0, stopping, signals[0], spin=False)
+    other = WorkerArrivals(cells, 1, obs_ready, signals[1], spin=False)
+    waiting = asyncio.ensure_future(server.wait())
+    await asyncio.sleep(0)
+    with pytest.raises(Stopped):
+        stopped.arrive(0, 3, Kind.ACT)
+    assert other.arrive(0, 3, Kind.ACT)
+    assert obs_ready.posts == 1
+    await waiting
+    server.close()
+    stopping.close()
+
+
 async def test_the_server_looks_again_when_a_worker_is_lost_that_may_not_have_posted(meeting):
     cells, obs_ready = meeting
     signals = [Signal() for _ in range(W)]
