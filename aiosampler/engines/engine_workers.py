@@ -54,6 +54,8 @@ class EngineWorkers:
         self._ranks = range(shares[0].rank, shares[-1].rank + 1)
         self._asker = Asker(parts.views.request_cells(index, self._ranks))
         self._answered: Signal | None = None
+        # Whether episodes in memory are read there by the user: no worker may be lost, and there is no other asker
+        self._read_by_user = not parts.options.max_worker_restarts and len(parts.options.devices) == 1
         self._asked: deque[int] = deque()  # numbers of the requests for batches that were not gathered yet
 
     async def start(
@@ -118,7 +120,8 @@ class EngineWorkers:
         if isinstance(request, Collect):
             number, asleep = self._asker.ask(Request(*request))
             self._asked.append(number)
-            await self._group.send(Look(), asleep)
+            if asleep:
+                await self._group.send(Look(), asleep)
         else:
             await self._group.send(request, indices)
 
@@ -132,9 +135,14 @@ class EngineWorkers:
             SamplerError: The first failure, of a worker that is not replaced.
         """
         assert self._group is not None
-        number = self._asked.popleft() if indices is None else 0
-        by_memory = functools.partial(self._answer, number) if indices is None else None
-        answers = await self._group.gather(self._parts.options.step_timeout, indices, by_memory)
+        timeout, by_memory, complete, number = self._parts.options.step_timeout, None, None, 0
+        if indices is None:
+            number = self._asked.popleft()
+            by_memory = functools.partial(self._answer, number)
+            complete = functools.partial(self._asker.complete, number) if self._read_by_user else None
+        answers = await self._group.gather(timeout, indices, by_memory, complete)
+        if complete is not None and not answers:
+            return Collected([], number=number)
         self._losses.of_environments(loss for answer in answers for loss in answer.losses)
         in_memory = len(answers) == len(self._shares) and all(answer.in_memory for answer in answers)
         return Collected([answer.episodes for answer in answers], number=number if in_memory else 0)
@@ -182,7 +190,7 @@ class EngineWorkers:
 
     def _on_answered(self) -> None:
         if self._answered is not None and self._answered.take() and self._group is not None:
-            self._group.look()
+            self._group.look_now()
 
     def _found_lost(self, index: int, error: ProcessFailure) -> None:
         self._asker.lose(index)

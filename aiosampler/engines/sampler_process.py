@@ -49,6 +49,8 @@ class _Sampler:
         self._control: Control | None = None
         self._engine: Engine | None = None
         self._last_end = 0.0  # of a batch
+        self._wanted: int | None = None  # number of the batch that was requested last
+        self._complete: messages.Batch | None = None  # the batch that is complete, but was not requested yet
         self._tell: Callable[[str], None] = _ignore
         self._trying_out = True  # whether failures are reported as errors in the arguments
 
@@ -118,28 +120,29 @@ class _Sampler:
         return engine
 
     async def _serve(self, parent: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup) -> None:
-        ahead: asyncio.Task[messages.Batch | None] | None = None
+        ahead: asyncio.Task[None] | None = None
+        begun: asyncio.Task[None] | None = None  # the last batch that was begun: that one, or the one that is wanted
         while True:
             # What was aborted is dropped: this process must end, or the caller of an evaluation was cancelled.
             request: messages.Asked = await parent.receive()
             match request:
                 case messages.Collect(itr, slot):
-                    wanted = ahead or self._begin(engine, tasks, itr, slot)
+                    self._wanted = itr
+                    begun = wanted = ahead or self._begin(parent, engine, tasks, itr, slot)
+                    self._answer(parent)
                     if self._overlap and not engine.runs_ahead:
                         following = messages.Collect(itr + 1, 1 - slot)
                         if not await engine.announce(following):
                             await wanted
-                    ahead = self._begin(engine, tasks, itr + 1, 1 - slot) if self._overlap else None
-                    batch = await wanted
-                    if batch is not None:
-                        parent.send(batch)
+                    if self._overlap:
+                        begun = ahead = self._begin(parent, engine, tasks, itr + 1, 1 - slot)
                 case messages.Call():
-                    if ahead is not None:
-                        await asyncio.wait((ahead,))  # so that a call always takes effect between the same two batches
+                    if begun is not None:
+                        await asyncio.wait((begun,))  # so that a call always takes effect between the same two batches
                     parent.send(await engine.call(request))
                 case messages.Evaluate():
-                    if ahead is not None:
-                        await asyncio.wait((ahead,))
+                    if begun is not None:
+                        await asyncio.wait((begun,))
                     self._tell(f"evaluating after batch {request.itr}")
                     evaluated = messages.Collected([])
                     with contextlib.suppress(Aborted):
@@ -149,22 +152,30 @@ class _Sampler:
                     assert_never(request)
 
     def _begin(
-        self, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
-    ) -> asyncio.Task[messages.Batch | None]:
+        self, parent: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
+    ) -> asyncio.Task[None]:
         """Begin to collect a batch, with the newest parameters."""
         adopted = self._parameters.adopt()
         self._tell(f"collecting batch {itr} into slot {slot} with policy version {adopted.version}")
-        return tasks.create_task(self._collect(engine, itr, slot, adopted))
+        return tasks.create_task(self._collect(parent, engine, itr, slot, adopted))
 
-    async def _collect(self, engine: Engine, itr: int, slot: int, adopted: Adopted) -> messages.Batch | None:
+    async def _collect(self, parent: ServiceChannel, engine: Engine, itr: int, slot: int, adopted: Adopted) -> None:
         began = time.perf_counter()
         try:
             episodes, losses, number = await engine.collect(messages.Collect(itr, slot, adopted.buffer))
         except Aborted:
-            return None
+            return
         ended = time.perf_counter()
         seconds, self._last_end = ended - max(began, self._last_end), ended
-        return messages.Batch(itr, slot, adopted.version, episodes, seconds, losses, number)
+        self._complete = messages.Batch(itr, slot, adopted.version, episodes, seconds, losses, number)
+        self._answer(parent)
+
+    def _answer(self, parent: ServiceChannel) -> None:
+        """Send the batch that is complete, if it is the one that was requested last."""
+        batch = self._complete
+        if batch is not None and batch.itr == self._wanted:
+            self._complete = None
+            parent.send(batch)
 
 
 def _ignore(phase: str) -> None:

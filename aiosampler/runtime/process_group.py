@@ -12,6 +12,7 @@ from aiosampler.runtime.channel import ChannelClosed
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.tasks import all_or_first_error
 from aiosampler.runtime.watch import Watch
+from aiosampler.signals.waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -59,7 +60,8 @@ class ProcessGroup:
         self._failures: dict[int, Exception] = {}
         self._watch: Watch | None = None
         self._by_memory: Callable[[int], Any] | None = None
-        self._changed = asyncio.Event()  # all have answered, or one has failed
+        self._complete: Callable[[], bool] | None = None
+        self._changed = Waiter()  # until all have answered, or one has failed
         self._readings = readings
         self._work: list[Any] = []
         self._start_timeout: float | None = None
@@ -123,6 +125,7 @@ class ProcessGroup:
         timeout: float | None,
         indices: Sequence[int] | None = None,
         by_memory: Callable[[int], Any] | None = None,
+        complete: Callable[[], bool] | None = None,
     ) -> list[Any]:
         """Gather one answer of each worker, in their order. One caller at a time.
 
@@ -130,22 +133,26 @@ class ProcessGroup:
             timeout: Seconds that a worker may go without progress.
             indices: As for `send`.
             by_memory: Returns the answer of a worker that has answered by memory, where none comes as a message; None
-                if it has not. Whenever one may have, call `look`.
+                if it has not. When the last one may have, call `look_now`.
+            complete: Returns whether all have answered by memory. If there is nothing more to know of their answers,
+                this saves asking for each.
 
         Returns:
-            The answers, without those of the workers that were lost meanwhile.
+            The answers, without those of the workers that were lost meanwhile; none if they are `complete`.
 
         Raises:
             SamplerError: The first failure, of a worker that is not replaced.
         """
+        if complete is not None and not self._failures and complete():
+            return []
         indices = range(len(self._ranks)) if indices is None else indices
-        self._awaited, self._answers, self._by_memory = set(indices), {}, by_memory
+        self._awaited, self._answers = set(indices), {}
+        self._by_memory, self._complete = by_memory, complete
         self._watch = None if timeout is None else Watch(timeout, {index: self._readings[index] for index in indices})
         try:
-            self.look()
+            self._look()
             while self._failures or self._awaited:
                 if not self._failures:
-                    self._changed.clear()
                     await self._wait_for_change()
                 while self._failures:
                     index = next(iter(self._failures))
@@ -153,13 +160,23 @@ class ProcessGroup:
                     if index in self._awaited:  # it failed while an earlier call was being cancelled
                         self._stop_waiting_for(index)
                     await self._end_lost(index, await self._failure(index, exc))
-                    self.look()  # the others may have answered; it would have posted the signal
+                    self._look()  # the others may have answered; it would have posted the signal
             return [self._answers[index] for index in indices if index in self._answers]
         finally:
             self._awaited.clear()  # an answer that arrives later is for the next caller
-            self._answers, self._watch, self._by_memory = {}, None, None
+            self._answers, self._watch, self._by_memory, self._complete = {}, None, None, None
 
-    def look(self) -> None:
+    def look_now(self) -> None:
+        """Take the answers that have arrived, and go on if these are all; called from callbacks of the event loop."""
+        if self._complete is not None and self._complete():
+            self._awaited.clear()
+            self._answers.clear()  # of those that were looked at before
+        else:
+            self._look()
+        if self._changed.waiting and not self._awaited:
+            self._changed.resume_now()
+
+    def _look(self) -> None:
         """Take the answers that have arrived."""
         for index in tuple(self._awaited):
             self._take_answer(index)
@@ -183,8 +200,8 @@ class ProcessGroup:
         self._awaited.discard(index)
         if self._watch is not None:
             self._watch.forget(index)
-        if self._failures or not self._awaited:
-            self._changed.set()
+        if self._changed.waiting and (self._failures or not self._awaited):
+            self._changed.resume_soon()
 
     async def _failure(self, index: int, exc: Exception) -> Exception:
         """The error of a worker that did not answer: what it reported, or how it ended."""
@@ -194,13 +211,13 @@ class ProcessGroup:
         """Wait until all have answered or one has failed; after an interval, count those that are stuck as failed."""
         watch = self._watch
         if watch is None:
-            await self._changed.wait()
+            await self._changed
             return
         try:
             async with asyncio.timeout(watch.interval):
-                await self._changed.wait()
+                await self._changed
         except TimeoutError:
-            self.look()  # those that have answered in shared memory are not stuck
+            self._look()  # those that have answered in shared memory are not stuck
             stuck = list(watch.stuck())
             for index, _ in stuck:
                 self._stop_waiting_for(index)  # what it sends from now on is ignored
@@ -227,8 +244,10 @@ class ProcessGroup:
 
     def begin_replacing(self) -> None:
         """Begin to replace the workers that were lost; `replace_lost` waits for it."""
+        if len(self._workers) == len(self._ranks):
+            return
         lost = [index for index in range(len(self._ranks)) if index not in self._workers]
-        if lost and self._replacing is None:
+        if self._replacing is None:
             replacing = all_or_first_error(map(self._replace, lost))
             self._replacing = asyncio.create_task(replacing)  # owned: awaited in replace_lost() or stop()
 

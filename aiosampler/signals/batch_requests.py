@@ -87,7 +87,8 @@ class Asker:
     def __init__(self, cells: RequestCells) -> None:
         self._records = [memoryview(record) for record in cells.records]
         self._members = [memoryview(row) for row in cells.answers]
-        self._asleep = memoryview(cells.answers[:, _ASLEEP])
+        self._asleep, self._answered = (memoryview(cells.answers[:, cell]) for cell in (_ASLEEP, _ANSWERED))
+        self._sizes = [memoryview(cells.answers[:, _SIZE + side]) for side in range(2)]
         self._episodes = [[memoryview(room) for room in rooms] for rooms in cells.episodes]
         self._number = 0
 
@@ -100,6 +101,13 @@ class Asker:
         record[_NUMBER] = number
         fence()  # or a worker that goes to sleep right now may be missed
         return number, [member for member, asleep in enumerate(self._asleep) if asleep]
+
+    def complete(self, number: int) -> bool:
+        """Whether all workers have answered a request, with all episodes in memory."""
+        if min(self._answered) < number:
+            return False
+        fence()  # the rest must be read after the number
+        return min(self._sizes[number % 2]) != _BY_MESSAGE
 
     def answer(self, number: int, member: int) -> bytes | None:
         """The episodes of a worker's answer to a request; None if it has not answered, or they come as a message."""

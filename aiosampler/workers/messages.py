@@ -129,7 +129,7 @@ class Loss(NamedTuple):
 class Collected(NamedTuple):
     """What an engine returns, besides the arrays, for a complete batch or evaluation; server processes send it."""
 
-    episodes: list[bytes]  # packed
+    episodes: list[bytes]  # packed; it may be empty if there is a number, by which the user's process finds them
     losses: tuple[Loss, ...] = ()
     number: int = 0  # of the request, if all workers have answered it by memory, with all episodes; otherwise 0
 

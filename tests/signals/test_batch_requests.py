@@ -50,6 +50,7 @@ def test_workers_go_on_to_a_request_that_is_there_and_who_answers_last_tells(ask
         assert worker.next() == Request(7, 0, 2)
         worker.answer(b"other")
     assert signal.take() == 1
+    assert [asker.complete(number) for number in (1, 2)] == [True, False]
     assert [asker.answer(1, i) for i in range(3)] == [b"first", b"other", b"other"]
     assert [asker.answer(2, i) for i in range(3)] == [b"", None, None]
     assert asker.ask(Request(9, 0, 0)) == (3, [0])
@@ -62,6 +63,9 @@ def test_what_there_is_no_room_for_comes_as_a_message(asker, workers):
         worker.next()
         worker.answer(packed)
     assert [asker.answer(number, i) for i in range(3)] == [episodes[0], None, None]
+    workers[2].next()
+    workers[2].answer(b"")
+    assert not asker.complete(number)  # one of them must be waited for
 
 
 def test_a_worker_that_is_lost_is_not_the_last_and_who_replaces_it_counts_on(asker, workers, cells, signal):
