@@ -32,6 +32,7 @@ from aiosampler.runtime.isolation import PARENT_ENDED, signal_when_parent_ends
 from aiosampler.runtime.job_signals import JOB_SIGNALS
 from aiosampler.runtime.log_records import put_handlers_aside
 from aiosampler.runtime.preloading import Hindrance, import_all
+from aiosampler.runtime.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -180,13 +181,16 @@ def _own_files() -> dict[str, int]:
 
 def _serve(connection: socket.socket) -> NoReturn:
     """Fork a child for each request, and send back the exit codes of those that have ended."""
+    # Once for all children: each would copy the memory that this changes
     put_handlers_aside()
+    importlib.invalidate_caches()  # directories may have other files when a child looks for a module
     children: dict[int, int] = {}  # process id -> the pipe that its exit code is written to
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)  # writes to the wake-up descriptor
+    here = Surroundings.here()
     poll = select.poll()
     poll.register(woken, select.POLLIN)
     poll.register(connection, select.POLLIN)
@@ -202,7 +206,7 @@ def _serve(connection: socket.socket) -> NoReturn:
                 poll.unregister(connection)
                 asked = False
             else:
-                _fork(*request, children, unwanted=(connection.fileno(), woken, wake))
+                _fork(*request, children, here, unwanted=(connection.fileno(), woken, wake))
     os._exit(0)
 
 
@@ -217,7 +221,9 @@ def _receive(connection: socket.socket) -> tuple[int, list[int]] | None:
     return None
 
 
-def _fork(size: int, descriptors: list[int], children: dict[int, int], unwanted: Collection[int]) -> None:
+def _fork(
+    size: int, descriptors: list[int], children: dict[int, int], here: Surroundings, unwanted: Collection[int]
+) -> None:
     if not descriptors:  # even the pipe for the answer could not be received
         return
     status, *own = descriptors
@@ -230,7 +236,7 @@ def _fork(size: int, descriptors: list[int], children: dict[int, int], unwanted:
             signal.set_wakeup_fd(-1)
             for descriptor in (*unwanted, *children.values(), status):
                 os.close(descriptor)
-            _run(size, own)
+            _run(size, own, here)
         finally:
             os._exit(1)
     if pid > 0:
@@ -258,7 +264,7 @@ def _tell(status: int, number: int) -> None:
         os.write(status, NUMBER.pack(number))
 
 
-def _run(size: int, descriptors: list[int]) -> None:
+def _run(size: int, descriptors: list[int], here: Surroundings) -> None:
     """Run as the requested process, in the steps of multiprocessing's `spawn_main`."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -266,14 +272,13 @@ def _run(size: int, descriptors: list[int]) -> None:
         stream = io.BytesIO(os.pread(told, size, 0))
         os.close(told)
         order: Order = pickle.load(stream)
-        order.surroundings.enter()
+        order.surroundings.enter(here)
         for number, index in enumerate(order.output, start=1):
             if index is not None:
                 os.dup2(inherited[index], number)
                 os.close(inherited[index])
         if order.tracker is not None:
             resource_tracker._resource_tracker._fd = inherited[order.tracker]  # type: ignore[attr-defined] # noqa: SLF001 - as in a spawned one
-        importlib.invalidate_caches()
         numpy = sys.modules.get("numpy.random")
         if numpy is not None:
             numpy.seed()  # from new entropy, as if it was imported in this process

@@ -49,9 +49,8 @@ class Surroundings(NamedTuple):
             frozenset(number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN),
         )
 
-    def enter(self) -> None:
-        """Apply them to this process."""
-        before = Surroundings.here()
+    def enter(self, before: Surroundings) -> None:
+        """Apply them to this process, which has had those of `before` so far."""
         if self.environ != before.environ:
             for name in before.environ.keys() - self.environ.keys():
                 del os.environ[name]
