@@ -26,6 +26,33 @@ def as_flag(name: str, value: Any) -> bool:
     raise Mismatch(f"{name} must be True or False, got {_shown(value)}")
 
 
+def as_flags(name: str, value: Any, shape: tuple[int]) -> np.ndarray[Any, Any]:
+    """Flags of n environments as an array of booleans in the shape ``[n]``.
+
+    Raises:
+        Mismatch: They are not booleans, or not n.
+    """
+    array = value if type(value) is np.ndarray else np.asarray(value)
+    if array.shape == shape:
+        if array.dtype.char == "?":
+            return array
+        if array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
+            return array.astype(np.bool_)
+    raise Mismatch(f"{name} must be an array of {shape[0]} booleans, got {_shown(value)}")
+
+
+def as_rewards(value: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Rewards of n environments as an array of numbers in the shape ``[n]``.
+
+    Raises:
+        Mismatch: They are not numbers, or not n.
+    """
+    array = value if type(value) is np.ndarray else np.asarray(value)
+    if array.shape == shape and array.dtype.kind in "fiub":
+        return array
+    raise Mismatch(f"the reward must be an array of {shape[0]} numbers, got {_shown(value)}")
+
+
 def as_reward(value: Any) -> float:
     """`value` as a float; arrays, tensors and lists with a single number are accepted.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import FinishedEpisode, OpenEpisodes
-from aiosampler.collectors.recording import ALL, Mismatch, Writer, as_flag, as_reward, flat_places
+from aiosampler.collectors.recording import ALL, Writer, as_flag, as_reward, as_rewards, flat_places
 from aiosampler.collectors.vector_infos import info_of
 
 if TYPE_CHECKING:
@@ -129,10 +129,7 @@ class StepRow:
             Mismatch: It does not fit.
         """
         rewards = self.rewards_array
-        if type(reward) is not np.ndarray:
-            reward = np.asarray(reward)
-        if reward.shape != rewards.shape or reward.dtype.kind not in "fiub":
-            raise Mismatch(f"the reward must be an array of {len(rewards)} numbers, got {reward!r}")
+        reward = as_rewards(reward, rewards.shape)
         some: Any = ALL
         if which is None:
             rewards[...] = reward

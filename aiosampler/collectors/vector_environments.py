@@ -25,7 +25,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from aiosampler.collectors.environment_access import Ask, call_vector
 from aiosampler.collectors.environment_checks import api_error, check_reset, check_step
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
-from aiosampler.collectors.recording import Mismatch
+from aiosampler.collectors.recording import Mismatch, as_flags
 from aiosampler.collectors.vector_infos import ABSENT, FINAL_OBSERVATIONS, final_of, info_of
 from aiosampler.errors import ConfigError
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
@@ -121,14 +121,15 @@ class VectorEnvironments:
             return ()
         try:
             groups = _by_options(environments, options)
-            if self._n == 1 or (anew and (len(groups) == 1 or not self._begun)):
+            if anew and self._n > 1 and (len(groups) == 1 or not self._begun):
                 self._reset_all(environments, seeds, groups[0][0], on_reset)
                 return ()
             for given, some in groups:
                 if self._fresh and given is None and seeds is None:
                     some = self._answer_with_fresh(some, on_reset)
                 if some:
-                    self._reset_some(some, seeds, given, on_reset)
+                    reset = self._reset_all if self._n == 1 else self._reset_some
+                    reset(some, seeds, given, on_reset)
         except EnvironmentFault:
             raise
         except BaseException as exc:
@@ -193,14 +194,15 @@ class VectorEnvironments:
         What it was reset to is kept for `reset`.
         """
         last, info = final_of(infos, i)
-        begins, begins_with = pick(observation, i), info_of(infos, i)
-        self._fresh[i] = copy.deepcopy((begins, begins_with))
-        if last is ABSENT and isinstance(infos, Mapping):
+        begins, told = pick(observation, i), info_of(infos, i)
+        listed = not isinstance(infos, Mapping)  # as in old libraries, whose info at an end is not that of the reset
+        self._fresh[i] = copy.deepcopy((begins, {} if listed else told))
+        if last is ABSENT and not listed:
             raise Mismatch(
                 f"an episode ended, and the infos have none of {', '.join(FINAL_OBSERVATIONS)}, as those of a vector "
                 "environment that resets within the step must"
             )
-        return begins if last is ABSENT else last, begins_with if info is ABSENT else info
+        return begins if last is ABSENT else last, told if info is ABSENT else info
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
         """Step all environments, outside of a batch."""
@@ -235,8 +237,8 @@ class VectorEnvironments:
         if self._dead:
             self._reset_some(sorted(self._dead), None, None, None)
         observation, reward, terminated, truncated, infos = check_step(self._vector.step(actions), infos=True)
-        terminated = _flags("terminated", terminated, self._shape)
-        truncated = _flags("truncated", truncated, self._shape)
+        terminated = as_flags("terminated", terminated, self._shape)
+        truncated = as_flags("truncated", truncated, self._shape)
         ended = 1 in terminated.tobytes() or 1 in truncated.tobytes()  # ten times as fast as `any`
         if ended:
             np.logical_or(terminated, truncated, self._done)
@@ -307,21 +309,6 @@ def _length(tree: Any) -> int:
     while isinstance(tree, Mapping | tuple):
         tree = next(iter(tree.values())) if isinstance(tree, Mapping) else tree[0]
     return len(tree)
-
-
-def _flags(name: str, value: Any, shape: tuple[int]) -> np.ndarray[Any, Any]:
-    """Flags of environments as an array of booleans in the shape ``[n]``.
-
-    Raises:
-        Mismatch: They are not booleans, or not n.
-    """
-    array = value if type(value) is np.ndarray else np.asarray(value)
-    if array.shape == shape:
-        if array.dtype.char == "?":
-            return array
-        if array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
-            return array.astype(np.bool_)
-    raise Mismatch(f"{name} must be an array of {shape[0]} booleans, got {value!r}")
 
 
 def _by_options(

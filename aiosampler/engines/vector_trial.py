@@ -14,6 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from aiosampler.collectors.actions import action_mask, sample_action
 from aiosampler.collectors.environment_checks import check_reset, check_step
 from aiosampler.collectors.environments import fault_of
+from aiosampler.collectors.recording import Mismatch, as_flags, as_rewards
 from aiosampler.collectors.vector_environments import (
     DISABLED,
     NEXT_STEP,
@@ -25,7 +26,8 @@ from aiosampler.collectors.vector_environments import (
 )
 from aiosampler.collectors.vector_infos import ABSENT, final_of, info_of
 from aiosampler.errors import ConfigError
-from aiosampler.specs.trees import tree_leaves
+from aiosampler.specs.arrays import space_specs
+from aiosampler.specs.trees import tree_items, tree_leaves
 
 if TYPE_CHECKING:
     from aiosampler.options import Options
@@ -44,15 +46,15 @@ class FirstOfVector(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset all without a seed, since `try_vector` has tried the seeds."""
         self._ended[:] = False
-        observation, infos = check_reset(self._vector.reset(), infos=True)
+        observation, infos = _reset(self._vector, self._n)
         return pick(observation, 0), info_of(infos, 0)
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         """Step all; return the results of the first, with final observation and info if its episode ended."""
         if self._mode == DISABLED and self._ended.any():
-            self._vector.reset(options={"reset_mask": self._ended.copy()})
+            self._vector.reset(options=None if self._n == 1 else {"reset_mask": self._ended.copy()})
         chosen = _batch(self.action_space, [action] * self._n)
-        observation, reward, terminated, truncated, infos = check_step(self._vector.step(chosen), infos=True)
+        observation, reward, terminated, truncated, infos = _step(self._vector, self._n, chosen)
         np.logical_or(terminated, truncated, out=self._ended)
         last, info = final_of(infos, 0)
         ended = bool(terminated[0] or truncated[0])
@@ -76,14 +78,26 @@ def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
         vector: The vector environment.
         n: Number of its environments.
         seed: A seed for them.
+
+    Raises:
+        ConfigError: Its spaces are not supported, or its environments can be reset neither alone nor by itself.
+        EnvironmentFault: It raised, or returned what is not of n environments.
     """
+    for space, name in zip(single_spaces(vector), ("observation", "action"), strict=True):
+        space_specs(space, name)
     with fault_of("resetting", None):
         taken = _seeds(vector, n, seed)
     mode = _mode(vector, n)
-    if n == 1 or mode == DISABLED:
+    if n == 1:
         return VectorTraits(mode, True, taken)
     with fault_of("finding out whether some of its environments can be reset alone", None):
-        return VectorTraits(mode, _offers_masks(vector, n, seed), taken)
+        masks = _offers_masks(vector, n, seed, mode)
+    if mode == DISABLED and masks is False:
+        raise ConfigError(
+            f"{vector_name(vector)} resets no environment by itself, as its autoreset mode is Disabled, and its "
+            'reset(options={"reset_mask": mask}) raised, or changed the observations of others than those of the mask'
+        )
+    return VectorTraits(mode, mode == DISABLED or bool(masks), taken)
 
 
 def check_vector_options(options: Options, traits: VectorTraits, vector: Any) -> None:
@@ -139,22 +153,25 @@ def _mode(vector: Any, n: int) -> str:
     return NEXT_STEP if isinstance(infos, Mapping) else SAME_STEP
 
 
-def _offers_masks(vector: Any, n: int, seed: int) -> bool:
-    """Whether a reset of the first environment alone leaves the others as they are."""
+def _offers_masks(vector: Any, n: int, seed: int, mode: str) -> bool | None:
+    """Whether a reset of the first environment alone leaves the others as they are; None if it cannot be told."""
     space = copy.deepcopy(single_spaces(vector)[1])
     space.seed(seed & 0x7FFF_FFFF)
-    begun, infos = check_reset(vector.reset(), infos=True)
+    begun, infos = _reset(vector, n)
     before = begun = copy.deepcopy(begun)  # a copy, since it may be a reused buffer
     for _ in range(STEPS):
         masks = [action_mask(pick(before, i), info_of(infos, i)) for i in range(n)]
         actions = _batch(space, [sample_action(space, mask) for mask in masks])
-        before, _, terminated, truncated, infos = check_step(vector.step(actions), infos=True)
+        before, _, terminated, truncated, infos = _step(vector, n, actions)
         before = copy.deepcopy(before)
         goes_on = [i for i in range(1, n) if not terminated[i] and not truncated[i]]
         if any(not _equal(pick(before, i), pick(begun, i)) for i in goes_on):
             break
+        if mode == DISABLED and (terminated | truncated).any():
+            begun, infos = _reset(vector, n)
+            before = begun = copy.deepcopy(begun)
     else:
-        return False  # observations never differ from those of a reset
+        return None  # observations never differ from those of a reset
     mask = np.arange(n) == 0
     try:
         after, _ = check_reset(vector.reset(options={"reset_mask": mask}), infos=True)
@@ -164,6 +181,32 @@ def _offers_masks(vector: Any, n: int, seed: int) -> bool:
     if rows == {1}:
         return True  # rows only for those that were reset
     return rows == {n} and all(_equal(pick(after, i), pick(before, i)) for i in range(1, n))
+
+
+def _reset(vector: Any, n: int) -> tuple[Any, Any]:
+    """Reset all n environments; return their observations and infos."""
+    observation, infos = check_reset(vector.reset(), infos=True)
+    _check_rows(observation, n)
+    return observation, infos
+
+
+def _step(vector: Any, n: int, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Step all n environments; return the five values of Gymnasium, with flags and rewards as arrays ``[n]``.
+
+    Raises:
+        Mismatch: A value is not of n environments.
+    """
+    observation, reward, terminated, truncated, infos = check_step(vector.step(actions), infos=True)
+    _check_rows(observation, n)
+    flags = as_flags("terminated", terminated, (n,)), as_flags("truncated", truncated, (n,))
+    return observation, as_rewards(reward, (n,)), *flags, infos
+
+
+def _check_rows(observation: Any, n: int) -> None:
+    for path, leaf in tree_items(observation):
+        if not np.shape(leaf) or len(leaf) != n:
+            got = "a single value" if not np.shape(leaf) else f"{len(leaf)} rows"
+            raise Mismatch(f"observation{path} must have a row for each of {n} environments, got {got}")
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -72,6 +72,46 @@ async def test_all_modes_give_what_single_environments_give(mode, kind):
 
 @pytest.mark.each_value
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mid_batch_reset", [True, False], ids=["reset", "wait"])
+async def test_a_single_one_is_as_one_without_a_vector_environment(mode, mid_batch_reset):
+    async def both(env_fn):
+        arguments = {**EVERYTHING, "batch_B": 1, "eval_n_envs": 1, "mid_batch_reset": mid_batch_reset}
+        async with small("in-process", env_fn, **arguments) as sampler:
+            evaluated = [vars(info) for _ in range(2) for info in await sampler.evaluate_agent()]
+            return [await sampler.obtain_samples(copy=True) for _ in range(4)], evaluated
+
+    assert_all_same(await both(vector_of(TellingEnv, mode, WithoutMasks)), await both(TellingEnv))
+
+
+class ListedInfos(gym.vector.SyncVectorEnv):
+    """Has a list of infos, as old ones do: at an end it is that of the last step, with the last observation."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = super().reset(seed=seed)
+        return observation, [{} for _ in range(self.num_envs)]
+
+    def step(self, actions):
+        *result, infos = super().step(actions)
+        ended = infos.get("_final_obs", [False] * self.num_envs)
+        told = [
+            {"doubled": (infos["final_info"] if ended[i] else infos)["doubled"][i]}
+            | ({"terminal_observation": infos["final_obs"][i]} if ended[i] else {})
+            for i in range(self.num_envs)
+        ]
+        return (*result, told)
+
+
+async def test_an_info_of_an_end_is_not_that_of_the_reset_where_there_is_one_of_both():
+    arguments = {"agent": AgeAgent(), "env_info_keys": {"doubled": float}, "batch_T": 12}
+    async with (
+        small("in-process", vector_of(CountingEnv, "SameStep", ListedInfos), **arguments) as got,
+        small("in-process", CountingEnv, **arguments) as expected,
+    ):
+        for _ in range(3):
+            assert_same(await got.obtain_samples(), await expected.obtain_samples())
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["in-process", "gpu"])
 async def test_environments_that_wait_while_others_step_begin_anew_with_the_batch(kind, mode):
     longest = 9
