@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.local_agent import use_parameters, verify_parameters
-from aiosampler.collectors.traj_info import sees_steps
 from aiosampler.engines.served_engine import ServedEngine
 from aiosampler.memory.call_log import ServingLog
 from aiosampler.runtime.outside_loop import outside_loop
@@ -143,10 +142,9 @@ class DynamicEngine(ServedEngine):
         """The branch for training or evaluation environments of these workers."""
         if self._parts.probed.coroutines:
             shares = [part for share in shares for part in _singly(share, self._each)]
-        settings = {"waits": waits, "info_first": sees_steps(self._options.payload.load("traj_info_cls"))}
         if self._accelerator is None:
-            return Branch(GatheredStepper(agent, slots, shares, **settings), shares)
-        return Branch(GatheredDeviceStepper(agent, slots, shares, self._accelerator, **settings), shares)
+            return Branch(GatheredStepper(agent, slots, shares, waits=waits), shares)
+        return Branch(GatheredDeviceStepper(agent, slots, shares, self._accelerator, waits=waits), shares)
 
     def _on_loss(self, index: int, error: ProcessFailure) -> None:
         """Called when a worker has ended; its environments begin anew with the next batch."""

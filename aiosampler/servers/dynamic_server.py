@@ -193,15 +193,9 @@ class AsyncDynamicActionServer:
             for branch in acting:
                 later = later or not branch.stepper.done()
             if not later:
-                for branch in acting:
-                    branch.stepper.record()
-                self._release(finished)
-                for branch in acting:
-                    branch.stepper.record_rest()
+                self._record(finished)
         if later:
             self._arrivals.release(finished)
-        else:
-            self._log_call()
         return later
 
     async def _complete(self) -> None:
@@ -211,22 +205,18 @@ class AsyncDynamicActionServer:
             while not branch.stepper.done():  # noqa: ASYNC110 - the end of a stream has no descriptor to wait for
                 await asyncio.sleep(0)
         with self._inference_mode:
-            for branch in acting:
-                branch.stepper.record()
-            self._release(self._under_way[:0])
-            for branch in acting:
-                branch.stepper.record_rest()
-        self._log_call()
+            self._record(self._under_way[:0])
 
-    def _release(self, finished: Members) -> None:
-        """Release the members that the agent has acted for, and others that have finished."""
+    def _record(self, finished: Members) -> None:
+        """Record what the agent has answered, and release the members that it was for, and those that have finished."""
+        released = self._under_way
+        for branch in self._acting:
+            branch.stepper.record()
+        end = perf_counter_ns()
         self._cells[AT] = NOWHERE
-        self._arrivals.release(np.concatenate((finished, self._under_way)) if len(finished) else self._under_way)
-
-    def _log_call(self) -> None:
+        self._arrivals.release(np.concatenate((finished, released)) if len(finished) else released)
         if self._call is not None:
             (slots, began, n, waited, longest), self._call = self._call, None
-            end = perf_counter_ns()
             for slot in slots:
                 self._log.call(slot, (began, end), n, waited, longest)
 

@@ -58,20 +58,21 @@ class FlatSlot:
         """For rows whose steps were taken: whether an episode ended, and whether the step is not valid."""
         return self._terminated[rows] | self._truncated[rows], ~self._valid[rows]
 
-    def record_actions(self, rows: Members, of_step: slice | Members, actions: list[Any]) -> None:
-        """Write the actions of an agent for some rows.
+    def record(
+        self, rows: Members, of_step: slice | Members, actions: list[Any], infos: list[Any], version: int
+    ) -> None:
+        """Write the outputs of an agent for some rows.
 
         Args:
             rows: Numbers of the rows.
             of_step: The corresponding rows of the outputs.
             actions: Leaves of the actions, as arrays.
+            infos: Leaves of the agent infos, as arrays.
+            version: The policy version.
         """
         after = rows + self._B
         for array, previous, action in zip(self._action, self._prev_action, actions, strict=True):
             array[rows] = previous[after] = action[of_step]
-
-    def record_infos(self, rows: Members, of_step: slice | Members, infos: list[Any], version: int) -> None:
-        """Write its infos, as leaves like those of the actions, and the policy version."""
         for array, info in zip(self._agent_info, infos, strict=True):
             array[rows] = info[of_step]
         self._version[rows] = version

@@ -39,19 +39,9 @@ class GatheredStepper:
         shares: For each member, its environments, which are always in the same row; in order. The agent's numbers of
             environments begin with the first of them.
         waits: Whether an environment whose episode ended waits for the next batch.
-        info_first: Whether workers read the agent info of a step, so that it is written with the actions.
     """
 
-    def __init__(
-        self,
-        agent: Agent,
-        slots: Sequence[Slot],
-        shares: Sequence[range],
-        *,
-        waits: bool = False,
-        info_first: bool = True,
-    ) -> None:
-        self._info_first = info_first
+    def __init__(self, agent: Agent, slots: Sequence[Slot], shares: Sequence[range], *, waits: bool = False) -> None:
         self._agent, self._slots, self._shares = agent, slots, shares
         self._B = B = slots[0]["reward"].shape[1]
         self._first, self._n = shares[0].start, shares[-1].stop - shares[0].start
@@ -66,7 +56,6 @@ class GatheredStepper:
         first = slots[0]["initial_state"]
         self._initial_state, self._state_rows = Recorder("state", first), tree_map(np.empty_like, first)
         self._acting: Acting
-        self._recorded: Acting  # the same, without those whose answers are not recorded
         self._answer: tuple[Tree, Tree]  # action and agent info of the last launched step
         self._value = Recorder("value", slots[0]["bootstrap_value"])
         self._values = slots[0]["bootstrap_value"] is not None
@@ -179,33 +168,18 @@ class GatheredStepper:
         return True
 
     def record(self) -> None:
-        """Record the actions of the launched step, which its members wait for.
+        """Record actions, infos and policy version of the launched step.
 
         Raises:
-            AgentFault: They do not fit.
+            AgentFault: An output does not fit.
         """
-        self._recorded = acting = self._acting
+        acting = self._acting
         if self._dropped:
-            self._recorded = acting.without([b for member in self._dropped for b in self._shares[member]])
+            acting = acting.without([b for member in self._dropped for b in self._shares[member]])
         actions = self._fitting(self._action, "action", self._answer[0])
-        for slot, rows, of_step in self._recorded.spans:
-            self._flat[slot].record_actions(rows, of_step, actions)
-        if self._info_first:
-            self._record_infos()
-
-    def record_rest(self) -> None:
-        """Record infos and policy version of the launched step, if `record` did not.
-
-        Raises:
-            AgentFault: The infos do not fit.
-        """
-        if not self._info_first:
-            self._record_infos()
-
-    def _record_infos(self) -> None:
         infos = self._fitting(self._info, "agent_info", self._answer[1])
-        for slot, rows, of_step in self._recorded.spans:
-            self._flat[slot].record_infos(rows, of_step, infos, self._recorded.version)
+        for slot, rows, of_step in acting.spans:
+            self._flat[slot].record(rows, of_step, actions, infos, acting.version)
 
     def _fitting(self, recorder: Recorder, name: str, answer: Any) -> list[Any]:
         """The leaves of an answer to the launched step as arrays of the recorded shapes and dtypes."""

@@ -44,7 +44,7 @@ class GatheredDeviceStepper(GatheredStepper):
         slots: As for `GatheredStepper`.
         shares: As for `GatheredStepper`.
         accelerator: The device.
-        settings: `waits` and `info_first`, as for `GatheredStepper`.
+        waits: As for `GatheredStepper`.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class GatheredDeviceStepper(GatheredStepper):
         slots: Sequence[Slot],
         shares: Sequence[range],
         accelerator: Accelerator,
-        **settings: bool,
+        *,
+        waits: bool = False,
     ) -> None:
-        super().__init__(agent, slots, shares, **settings)
+        super().__init__(agent, slots, shares, waits=waits)
         self._accelerator = accelerator
         accelerator.synchronize()  # the initial state may have been made on the device, and its parameters copied there
         self._stream, self._end = accelerator.new_stream(), accelerator.new_event()
@@ -79,7 +80,7 @@ class GatheredDeviceStepper(GatheredStepper):
         return bool(call_agent("step()", self._end.query))
 
     def record(self) -> None:
-        """Record the actions of the launched step."""
+        """Record the launched step."""
         n, rows = len(self._acting.environments), self._size.n
         assert self._size.answer is not None
         answer = self._size.answer.here

@@ -132,7 +132,8 @@ class WorkerArrivals(WorkerSide):
 
     def _is_last(self, wanted: int) -> bool:
         """Post if the server sleeps and nobody has; return False, as that is all there is to do."""
-        _wake(self._server, self._obs_ready)
+        if self._server[_SERVER_ASLEEP]:
+            _wake(self._server, self._obs_ready)
         return False
 
 
@@ -176,7 +177,8 @@ class LoopArrivals:
             fence()  # before the next write says that they are there
         mine[ARRIVED] += 1
         fence()
-        _wake(self._server, self._obs_ready)
+        if self._server[_SERVER_ASLEEP]:
+            _wake(self._server, self._obs_ready)
         if mine[LEAVE]:
             self._on_act_ready()
 
@@ -195,7 +197,7 @@ class LoopArrivals:
 
 
 def _wake(server: Any, obs_ready: Signal) -> None:
-    """Post to the server if it sleeps, and nobody has posted for this sleep."""
+    """Post to a server that sleeps, unless somebody has posted for this sleep."""
     sleep = server[_SERVER_ASLEEP]
     if sleep and server[_POSTED] != sleep:
         obs_ready.post()

@@ -309,8 +309,8 @@ class CountedAgent(CompanyAgent):
         return super().step(inputs, state)
 
 
-@pytest.mark.parametrize(("W", "info_first"), [(1, True), (4, False)])
-async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody_who_is_awake(W, info_first):
+@pytest.mark.parametrize("W", [1, 4])
+async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody_who_is_awake(W):
     T = 50
     specs = {
         **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=False),
@@ -322,7 +322,7 @@ async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody
     obs_ready, act_ready = CountedSignal(), [CountedSignal() for _ in range(W)]
     agent = CountedAgent()
     shares = [range(b, b + 1) for b in range(W)]
-    training = Branch(GatheredStepper(agent, slots, shares, info_first=info_first), shares)
+    training = Branch(GatheredStepper(agent, slots, shares), shares)
     arrivals = ServerArrivals(cells, obs_ready, act_ready)
     server = AsyncDynamicActionServer(
         arrivals,
