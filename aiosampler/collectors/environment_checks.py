@@ -19,6 +19,9 @@ ASYNC_METHODS = ("reset_async", "step_async", "close_async")
 STEP = "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium"
 RESET = "reset() must return (observation, info), as in Gymnasium"
 ABSENT = object()
+_NOT_AWAITED = (
+    "vector environments are called, not awaited: without that parameter, env_fn makes single ones that are awaited"
+)
 
 
 def needs_loop(made: Any) -> bool:
@@ -179,6 +182,7 @@ def check_vector(env: Any, n: int) -> Any:
     """
     if inspect.isawaitable(env):
         _dispose(env)
+        raise TypeError(f"env_fn has a parameter num_envs, and returned an awaitable, {_short(env)}; {_NOT_AWAITED}")
     if not is_vector(env):
         raise TypeError(
             f"env_fn has a parameter num_envs, so it must return a vector environment, got {_short(env)}; one that "
@@ -192,6 +196,8 @@ def check_vector(env: Any, n: int) -> Any:
     for name in METHODS:
         if not callable(getattr(env, name, None)):
             raise TypeError(f"the vector environment {_short(env)} has no method {name}()")
+        if inspect.iscoroutinefunction(getattr(env, name)):
+            raise TypeError(f"{name}() of the vector environment {_short(env)} is a coroutine function; {_NOT_AWAITED}")
     # Old ones have the spaces of a single environment under the names without `single_`
     single = _has(env, "single_observation_space") and _has(env, "single_action_space")
     for name in (

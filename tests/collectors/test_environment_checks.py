@@ -6,7 +6,14 @@ import pytest
 from gymnasium import spaces
 
 from aiosampler import RandomAgent
-from aiosampler.collectors.environment_checks import api_error, check_environment, check_reset, check_step, needs_loop
+from aiosampler.collectors.environment_checks import (
+    api_error,
+    check_environment,
+    check_reset,
+    check_step,
+    check_vector,
+    needs_loop,
+)
 from aiosampler.collectors.environments import EnvironmentFault
 from tests.support.in_process import InProcess
 from tests.support.worlds import CountingEnv
@@ -241,6 +248,30 @@ class _Changing(CountingEnv):
 
     def reset(self, *, seed=None, options=None):
         return self._given("reset", super().reset(seed=seed))
+
+
+class _Awaited(gym.vector.SyncVectorEnv):
+    async def step(self, actions): ...
+
+
+async def make_vector(num_envs):
+    return gym.vector.SyncVectorEnv([CountingEnv] * num_envs)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda n: _Awaited([CountingEnv] * n),
+            r"^step\(\) of the vector environment _Awaited.* is a coroutine function",
+        ),
+        (make_vector, "^env_fn has a parameter num_envs, and returned an awaitable"),
+    ],
+    ids=["step", "env_fn"],
+)
+def test_vector_environments_are_not_awaited(make, words):
+    with pytest.raises(TypeError, match=f"{words}.*; vector environments are called, not awaited"):
+        check_vector(make(3), 3)
 
 
 WRAPPERS = {
