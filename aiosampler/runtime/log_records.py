@@ -77,7 +77,7 @@ def put_handlers_aside(handled: Iterable[str] | None = None) -> _Sender:
     """Replace all handlers by one that sends records; nothing is done if there are no others since the last time.
 
     Looking at hundreds of loggers copies memory that a forked process shares with its parent. So a process that forks
-    others does it for them, before it has a socket: until then, its records are dropped.
+    others does it for them, before it has a socket: until then, warnings are written to standard error.
 
     Args:
         handled: Names of the loggers that have handlers; None if they are not known.
@@ -124,6 +124,8 @@ class _Sender(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, or count it as dropped; called with the lock of the handler."""
         if self._sock is None:
+            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                logging.lastResort.handle(record)  # as if there was no handler
             return
         now = time.monotonic()
         self._allowed = min(BURST, self._allowed + (now - self._looked) * RATE)

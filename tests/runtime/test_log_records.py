@@ -156,11 +156,12 @@ async def test_who_has_handled_a_record_there_does_not_do_so_again(caplog, monke
     assert [record.getMessage() for record in caplog.records] == ["once"]
 
 
-async def test_until_there_is_a_socket_records_are_dropped(caplog):
+async def test_until_there_is_a_socket_warnings_are_written_to_standard_error(caplog, capsys):
     """As in a process that forks others, and has put the handlers aside for them."""
     logger, sender = logging.Logger("there.env"), log_records._Sender()
     logger.addHandler(sender)
-    logger.warning("nobody is there")
+    logger.warning("early")
+    logger.info("too early")
     sender.tell_dropped()
     inlet = LogInlet()
     sender.attach(inlet.outlet.sock)
@@ -169,6 +170,7 @@ async def test_until_there_is_a_socket_records_are_dropped(caplog):
     inlet.close()
     inlet.outlet.sock.close()
     assert caplog.messages == ["now"]
+    assert capsys.readouterr().err == "early\n"
 
 
 async def test_level_names_are_those_of_whoever_has_given_them(caplog, monkeypatch):

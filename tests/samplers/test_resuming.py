@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import textwrap
+import traceback
 
 import pytest
 import torch
@@ -155,6 +156,8 @@ def started(program, directory):
             os.dup2(write, 1)
             sys.stdout = os.fdopen(1, "w")
             exec(textwrap.dedent(program), {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     os.close(write)
