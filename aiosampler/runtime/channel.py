@@ -79,7 +79,7 @@ class Channel:
 
     def has(self, kind: type) -> bool:
         """Whether any message of this kind has arrived and was not received yet."""
-        return any(isinstance(pickle.loads(message), kind) for message in self._messages)
+        return bool(self._messages) and any(isinstance(pickle.loads(message), kind) for message in self._messages)
 
     def take(self, kind: type) -> list[Any]:
         """Remove and return the messages at the front of the queue that are of this kind."""

@@ -358,16 +358,15 @@ class _Views:
     def __init__(self, slot: Slot, part: Part) -> None:
         fields = dict(shown(slot, part))
         single = [name for name, tree in fields.items() if type(tree) is np.ndarray]
-        self._arrays = [fields.pop(name) for name in single]
-        self.names, self._trees = [*single, *fields], list(fields.values())
+        nothing = [name for name, tree in fields.items() if tree is None]
+        trees = [name for name in fields if name not in (*single, *nothing)]
+        self.names = [*single, *trees, *nothing]
+        self._arrays, self._trees, self._nothing = ([fields[name] for name in of] for of in (single, trees, nothing))
 
     def tensors(self) -> Iterator[Tree]:
         """New tensors of each field."""
-        return chain(map(torch.from_numpy, self._arrays), map(_tree_of_tensors, self._trees))
-
-
-def _tree_of_tensors(tree: Tree) -> Tree:
-    return None if tree is None else tree_map(torch.from_numpy, tree)
+        trees = [tree_map(torch.from_numpy, tree) if tree else type(tree)() for tree in self._trees]
+        return chain(map(torch.from_numpy, self._arrays), trees, self._nothing)
 
 
 def _maker(kind: type, *names: str) -> Callable[..., Any]:

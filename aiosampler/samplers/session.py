@@ -129,7 +129,8 @@ class Session:
 
     def require_running(self) -> None:
         """Raise `SamplerClosed` unless the session runs."""
-        self._require(State.RUNNING)
+        if self.state is not State.RUNNING:
+            self._require(State.RUNNING)
 
     @property
     def ended_as_asked(self) -> bool:
