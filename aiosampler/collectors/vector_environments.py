@@ -26,7 +26,7 @@ from aiosampler.collectors.environment_access import Ask, call_vector
 from aiosampler.collectors.environment_checks import api_error, check_reset, check_step
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import Mismatch, as_flags
-from aiosampler.collectors.vector_infos import ABSENT, FINAL_OBSERVATIONS, final_of, info_of
+from aiosampler.collectors.vector_infos import ABSENT, EPISODE, FINAL_OBSERVATIONS, final_of, info_of
 from aiosampler.errors import ConfigError
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
 
@@ -195,6 +195,8 @@ class VectorEnvironments:
         """
         last, info = final_of(infos, i)
         begins, told = pick(observation, i), info_of(infos, i)
+        if EPISODE in told and info is not ABSENT:
+            info = {**info, EPISODE: told.pop(EPISODE)}
         listed = not isinstance(infos, Mapping)  # as in old libraries, whose info at an end is not that of the reset
         self._fresh[i] = copy.deepcopy((begins, {} if listed else told))
         if last is ABSENT and not listed:

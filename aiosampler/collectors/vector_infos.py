@@ -12,6 +12,8 @@ import numpy as np
 #: Keys under which an environment that is reset within a step has the final observation and info.
 FINAL_OBSERVATIONS = ("final_obs", "final_observation", "terminal_observation")
 FINAL_INFO = "final_info"
+#: The key of Gymnasium's `RecordEpisodeStatistics`; around a vector environment it puts it beside what the reset told.
+EPISODE = "episode"
 ABSENT = object()
 
 

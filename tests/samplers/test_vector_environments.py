@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import gymnasium as gym
+import gymnasium.wrappers.vector
 import numpy as np
 import pytest
 import torch
@@ -109,6 +110,19 @@ async def test_an_info_of_an_end_is_not_that_of_the_reset_where_there_is_one_of_
     ):
         for _ in range(3):
             assert_same(await got.obtain_samples(), await expected.obtain_samples())
+
+
+async def test_statistics_of_an_episode_beside_the_info_of_the_reset_belong_to_its_end():
+    def recorded(*, num_envs):
+        return gym.wrappers.vector.RecordEpisodeStatistics(vector_of(TellingEnv, "SameStep")(num_envs=num_envs))
+
+    async with small("in-process", recorded, env_info_keys={"episode.r": float, "begun": int}, batch_T=30) as sampler:
+        samples = await sampler.obtain_samples()
+    env, finished = samples.env, [info.Return for info in samples.traj_infos]
+    assert torch.equal(env.env_info_present["episode.r"], env.done)
+    assert env.env_info["episode.r"][env.done].tolist() == pytest.approx(finished)
+    assert env.prev_env_info_present["begun"][1:].sum() == env.first[1:].sum() > 3
+    assert not env.prev_env_info_present["episode.r"][1:][env.first[1:]].any()
 
 
 @pytest.mark.parametrize("mode", MODES)
