@@ -129,15 +129,16 @@ class _Sampler:
             request: messages.Asked = await parent.receive()
             match request:
                 case messages.Collect(itr, slot):
-                    self._wanted = itr
                     begun = wanted = ahead or self._begin(parent, engine, tasks, itr, slot)
-                    self._answer(parent)
                     if self._overlap and not engine.runs_ahead:
                         following = messages.Collect(itr + 1, 1 - slot)
                         if not await engine.announce(following):
                             await wanted
                     if self._overlap:
                         begun = ahead = self._begin(parent, engine, tasks, itr + 1, 1 - slot)
+                    # Only now: what the user publishes for it must come after the next batch has its parameters
+                    self._wanted = itr
+                    self._answer(parent)
                 case messages.Call():
                     if begun is not None:
                         await asyncio.wait((begun,))  # so that a call always takes effect between the same two batches
