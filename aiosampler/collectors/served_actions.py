@@ -186,10 +186,15 @@ class DynamicActions(ArrivingActions):
         self._arrive = arrivals.arrive
 
     def act(self, t: int) -> Any:
-        """Wait for the actions of row t; see `ArrivingActions`, whose two calls are one here."""
+        """Wait for the actions of row t; see `ArrivingActions`, whose calls are one here."""
         self._cells[AT] = NOWHERE  # waiting is not being stuck
         if not self._arrive(self._slot, t, _ACT):
             raise Aborted
+        numbers = self._numbers
+        if numbers:
+            i = self._single[t, 0] - self._first
+            if 0 <= i < len(numbers):
+                return (numbers[i],)
         return self.given(t)
 
     def _come(self, t: int, kind: Kind) -> None:

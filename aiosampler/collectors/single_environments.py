@@ -49,6 +49,10 @@ class SingleEnvironments:
         """The action space of environment i."""
         return self._environments[i].action_space
 
+    def environment(self, i: int) -> "gym.Env[Any, Any]":
+        """Environment i."""
+        return self._environments[i]
+
     def check_reset_options(self) -> None:
         """Does nothing: single environments take options."""
 

@@ -28,6 +28,8 @@ class SlotRows:
         vectors: The same as `flat_rows`, if observations are vectors; None otherwise.
         env_info: For each of T rows, the views that `info_writer` writes to; None without it.
         clock: The clock as a memoryview.
+        single_rewards: Memoryviews ``[T, 1]`` of `reward` and ``[T + 1, 1]`` of `prev_reward`, if there is a single
+            environment; None otherwise.
     """
 
     def __init__(self, slot: Slot, writer: Writer, info_writer: EnvInfoWriter | None, clock: Any = None) -> None:
@@ -48,8 +50,7 @@ class SlotRows:
         self._exact_reward, self._prev_reward = exact_rows(slot["reward"]), exact_rows(slot["prev_reward"])
         # NumPy takes long for a single number, most of all if other processes have used the caches
         single = slot["reward"].shape[1] == 1
-        self._single_reward = memoryview(slot["reward"]) if single else None
-        self._single_previous = memoryview(slot["prev_reward"]) if single else None
+        self.single_rewards = (memoryview(slot["reward"]), memoryview(slot["prev_reward"])) if single else None
         self._prev_action = tree_leaves(slot["prev_action"])
         # Single cells are written through memoryviews, in a third of the time that NumPy takes
         self._terminated, self._truncated, self._done = (
@@ -94,8 +95,9 @@ class SlotRows:
 
     def write_rewards(self, t: int, row: "StepRow") -> None:
         """Record the rewards of step t, as `reward` of row t and `prev_reward` of row t + 1."""
-        if self._single_reward is not None and self._single_previous is not None:
-            self._single_reward[t, 0] = self._single_previous[t + 1, 0] = row.rewards[0]
+        if self.single_rewards is not None:
+            rewards, previous = self.single_rewards
+            rewards[t, 0] = previous[t + 1, 0] = row.rewards[0]
             return
         self._reward[t][:] = row.rewards_array
         self._prev_reward[t + 1][ALL] = self._exact_reward[t]

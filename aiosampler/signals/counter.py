@@ -12,6 +12,7 @@ take       read the counter, set it to 0   read all bytes there are
 """
 
 import contextlib
+import functools
 import os
 import select
 from collections.abc import Callable
@@ -61,6 +62,13 @@ class Signal:
             return os.eventfd_read(self._read) if self._read == self._write else len(os.read(self._read, 65536))
         except (BlockingIOError, InterruptedError):  # `eventfd_read` is not restarted after a signal handler
             return 0
+
+    def reader(self) -> Callable[[], object]:
+        """`take` for a descriptor that blocks, without Python code in it where possible.
+
+        It may raise `InterruptedError`, after a signal handler has run. It must not be called after `close`.
+        """
+        return functools.partial(os.eventfd_read, self._read) if self._read == self._write else self.take
 
     def wait(self, timeout: float | None = None) -> int:
         """Block this thread until there are posts and take them; 0 after `timeout` seconds."""

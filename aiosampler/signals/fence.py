@@ -3,7 +3,8 @@
 import platform
 import threading
 
-_lock = threading.Lock()
+#: Taking this lock is a `fence` where `WRITES_STAY_IN_ORDER`; for code that must not take the time for a call.
+fence_lock = threading.Lock()
 _STRONG = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 #: Whether other processes see this process's writes in the order in which they were made, without a fence.
@@ -18,8 +19,8 @@ def fence() -> None:
     it is done twice: on AArch64 an acquire cannot move before an earlier release (Arm Architecture Reference Manual,
     B2.3, "Barrier-ordered-before").
     """
-    with _lock:
+    with fence_lock:
         pass
     if not _STRONG:
-        with _lock:
+        with fence_lock:
             pass

@@ -15,6 +15,7 @@ from aiosampler.collectors.coroutine_lives import Lives
 from aiosampler.collectors.environment_access import NOTHING
 from aiosampler.collectors.environments import OwnInstances
 from aiosampler.collectors.rules import MidBatchReset, Quota, WaitReset, split_evenly
+from aiosampler.collectors.single_collector import SingleCollector
 from aiosampler.collectors.single_environments import SingleEnvironments
 from aiosampler.collectors.vector_environments import VectorEnvironments
 from aiosampler.errors import ConfigError
@@ -245,7 +246,10 @@ class Runner:
         contexts = [self._context(b, evaluation, self._generation + before) for b in environments]
         self._units[evaluation] = unit = self._make_unit(contexts, first, evaluation)
         views, rank = self._views, self._share.rank
-        return Collector(
+        kind: Callable[..., Collector] = Collector
+        if n == 1 and isinstance(unit, SingleEnvironments):
+            kind = SingleCollector
+        return kind(
             unit=unit,
             seeds=[context.seed for context in contexts],
             reset_seed=self._reset_seed(contexts) if self._options.seed_every_reset else None,

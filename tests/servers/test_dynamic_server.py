@@ -294,6 +294,7 @@ class CountedSignal:
         self.fileno, self.take, self.wait, self.close = (
             getattr(self._signal, name) for name in ("fileno", "take", "wait", "close")
         )
+        self.reader = self._signal.reader
         self.posts = 0
 
     def post(self):
