@@ -56,7 +56,6 @@ def test_every_public_name_resolves_and_the_lists_agree():
         aiosampler.nonsense  # noqa: B018 - it is looked up
 
 
-@pytest.mark.slow
 def test_a_type_checker_sees_every_public_name_and_no_other(tmp_path):
     program = tmp_path / "program.py"
     imports = "".join(f"from aiosampler import {name}\n" for name in [*public_names(), "Nonsense"])
