@@ -56,6 +56,8 @@ class ModelAgent(Agent):
         self.spaces = spaces
         if self.model is None:
             self.model = self.model_fn(spaces.observation, spaces.action)
+            if not isinstance(self.model, nn.Module):
+                raise TypeError(f"model_fn must return a torch.nn.Module, it returned {self.model!r}")
 
     def check_space(self, space: gym.Space[Any]) -> None:
         """Refuse an action space that the agent cannot act in.

@@ -327,8 +327,7 @@ class Collector:
         slot.begin(self._kept)
         self._episodes.begin()
         if self._rule.resets_at_begin and self._waits_from:
-            waiting = sorted(self._waits_from)
-            self._waits_from.clear()
+            waiting, self._waits_from = sorted(self._waits_from), {}
             self._reset(slot, 0, waiting)
             self._actions.ended(waiting)
             self._activate()
@@ -344,6 +343,7 @@ class Collector:
     def _finish(self, slot: SlotRows, T: int) -> None:
         slot.finish(self._waits_from.items(), self._starting)
         self._episodes.finish(T)
+        self._row.check_rewards(T)
         i = 0
         try:
             for i in self._active:

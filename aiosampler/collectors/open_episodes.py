@@ -101,6 +101,20 @@ class OpenEpisodes:
         if self._statistics is not None:
             self._statistics.finish(self._history[:T], self._rows)
 
+    def overflowed(self, recorded: np.ndarray[Any, Any]) -> tuple[int, int, float] | None:
+        """The first reward that became infinite when it was recorded: row, environment, and what it was; or None.
+
+        Args:
+            recorded: The rewards of the batch ``[T, n]`` float32.
+        """
+        if np.isfinite(recorded).all():
+            return None
+        places = np.argwhere(np.isinf(recorded) & np.isfinite(self._history[: len(recorded)]))
+        if not len(places):
+            return None
+        t, i = places[0].tolist()
+        return t, i, float(self._history[t, i])
+
     def current(self, i: int) -> TrajInfo:
         """The trajectory info of the current episode of environment i, between two batches."""
         info = self.infos[i]
@@ -127,6 +141,8 @@ class OpenEpisodes:
         info = self.infos[i]
         if self._statistics is None:
             info = info.terminate(final_observation(i) if self._looks else None)
+            if info is None:
+                raise TypeError(f"{type(self.infos[i]).__name__}.terminate() must return what to report, such as self")
             self.renew(i)
             return info
         info.Length += self._steps[i]

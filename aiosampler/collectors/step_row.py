@@ -8,7 +8,7 @@ import numpy as np
 
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.open_episodes import FinishedEpisode, OpenEpisodes
-from aiosampler.collectors.recording import ALL, Writer, as_flag, as_reward, as_rewards, flat_places
+from aiosampler.collectors.recording import ALL, Mismatch, Writer, as_flag, as_reward, as_rewards, flat_places
 from aiosampler.collectors.vector_infos import info_of
 
 if TYPE_CHECKING:
@@ -115,6 +115,18 @@ class StepRow:
             self.count(i, terminated, truncated, info)
         if terminated or truncated:
             self.end(i, observation, terminated, truncated)
+
+    def check_rewards(self, T: int) -> None:
+        """Refuse a reward of the T rows that was finite, and is infinite as it is recorded.
+
+        Raises:
+            EnvironmentFault: There is one.
+        """
+        overflowed = self._episodes.overflowed(self.slot.slot["reward"][:T])
+        if overflowed is not None:
+            t, i, reward = overflowed
+            with fault_of(f"taking step {t} of the batch", self._first + i, self._evaluation):
+                raise Mismatch(f"reward does not fit: {reward:g} is infinite in float32; scale it")
 
     def record_all(self, observation: Any, reward: Any, infos: Any, which: Sequence[int] | None) -> None:
         """Record what a step of a vector environment returned, except ends of episodes.

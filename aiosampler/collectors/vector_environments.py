@@ -244,9 +244,24 @@ class VectorEnvironments:
         ended = 1 in terminated.tobytes() or 1 in truncated.tobytes()  # ten times as fast as `any`
         if ended:
             np.logical_or(terminated, truncated, self._done)
+            if self._traits.mode == NEXT_STEP:
+                self._check_mode(infos)
             if self._traits.mode == DISABLED:  # they must be reset before the next step
                 self._dead.update(self._done.nonzero()[0].tolist())
         return ended, (observation, reward, terminated, truncated, infos)
+
+    def _check_mode(self, infos: Any) -> None:
+        """Refuse infos at an end that only a vector environment has which resets within the step.
+
+        Raises:
+            Mismatch: They have a final observation.
+        """
+        told = [key for key in FINAL_OBSERVATIONS if key in infos] if isinstance(infos, Mapping) else []
+        if told:
+            raise Mismatch(
+                f"an episode ended, and the infos have {told[0]}, as if the step had reset the environment: such a "
+                'vector environment must say so, by metadata["autoreset_mode"] = AutoresetMode.SAME_STEP'
+            )
 
     def _reset_all(
         self,

@@ -29,9 +29,14 @@ class CleanRlAgent(Agent):
 
     Args:
         agent_cls: The class; called in each process that has the agent.
+
+    Raises:
+        TypeError: It is no class or function.
     """
 
     def __init__(self, agent_cls: Callable[[Any], nn.Module]) -> None:
+        if not callable(agent_cls) or (hasattr(agent_cls, "state_dict") and not isinstance(agent_cls, type)):
+            raise TypeError(f"agent_cls must be the class of the agent, called with envs; got {agent_cls!r}")
         self.agent_cls = agent_cls
 
     def initialize(self, spaces: Spaces) -> None:

@@ -29,9 +29,15 @@ class Sb3Agent(Agent):
 
     Raises:
         ConfigError: The policy has state-dependent noise (`use_sde`), is on a GPU, or was made for other spaces.
+        TypeError: It is no actor-critic policy.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
+        if not hasattr(policy, "predict_values"):
+            raise TypeError(
+                "policy must be an actor-critic policy of Stable-Baselines3, such as that of a PPO or A2C, "
+                f"`algorithm.policy`; got {type(policy).__name__}"
+            )
         if getattr(policy, "use_sde", False):
             raise ConfigError("the policy has noise that depends on the state, which Sb3Agent has not; use_sde=False")
         if policy.device.type != "cpu":
@@ -82,7 +88,7 @@ def fill_rollout_buffer(algorithm: OnPolicyAlgorithm, samples: Samples) -> None:
         samples: A batch of an `Sb3Agent`, collected with ``bootstrap_value=True``. It is copied.
 
     Raises:
-        ConfigError: The batch has no bootstrap values.
+        ConfigError: The batch has no bootstrap values, or is that of another agent.
         SamplerError: Some steps are not `valid`, which SB3 cannot represent.
     """
     agent, env = samples.agent, samples.env
@@ -105,6 +111,8 @@ def fill_rollout_buffer(algorithm: OnPolicyAlgorithm, samples: Samples) -> None:
         )
     buffer.reset()
     info: Any = agent.agent_info
+    if not isinstance(info, dict) or "sample" not in info:
+        raise ConfigError("the batch has no samples of actions: it must be one of a sampler with an Sb3Agent")
     reward = env.reward + algorithm.gamma * agent.final_value.dense() * (env.truncated & ~env.terminated)
     begins = torch.cat((env.first[:1], env.done[:-1]))
     for t in range(T):

@@ -90,6 +90,7 @@ def _joined_stats(stats: Sequence[RaySampleStats]) -> RaySampleStats:
         lost_steps=sum(each.lost_steps for each in stats),
         lost_episodes=sum(each.lost_episodes for each in stats),
         restarts=sum(each.restarts for each in stats),
+        index=stats[0].index if len({each.index for each in stats}) == 1 else -1,
         actors=tuple(actor for each in stats for actor in each.actors),
         nodes=tuple(node for each in stats for node in each.nodes),
     )

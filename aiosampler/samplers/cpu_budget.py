@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aiosampler")
 
+LATE_S = 10.0  # a wait for CPUs that takes longer is told as a warning
+
 
 class CpuShare:
     """CPUs that were handed out; they go back by `release`, or when nothing refers to the share any more.
@@ -126,8 +128,11 @@ class CpuBudget:
         asked = _Asked(n, asyncio.get_running_loop())
         self._waiting.append(asked)
         self._hand_out()
+        late = None
         if waits and asked in self._waiting:
-            log.info("%s waits for %d of %d CPUs, which other samplers of this process have", waits, n, len(self._all))
+            told = "%s waits for %d of %d CPUs, which other samplers of this process have", waits, n, len(self._all)
+            log.info(*told)
+            late = asked.loop.call_later(LATE_S, log.warning, *told)  # it may be inside of the block of one of these
         try:
             return await asked.future
         except asyncio.CancelledError:
@@ -136,6 +141,9 @@ class CpuBudget:
             asked.future.cancel()
             self._hand_out()  # those behind need not wait for it
             raise
+        finally:
+            if late is not None:
+                late.cancel()
 
     def _take_back(self, cpus: tuple[int, ...], claims: list[CpuClaim]) -> None:
         self._returned.append((cpus, claims))

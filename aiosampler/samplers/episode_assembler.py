@@ -151,9 +151,10 @@ class EpisodeAssembler:
     def __init__(self, initial_state: Tree = None) -> None:
         self._initial_state = tree_map(lambda leaf: leaf[0].clone(), initial_state)
         self._open: dict[int, _Open] = {}
+        self._index = -1  # of the last batch
 
     def add(self, samples: Samples) -> list[Episode]:
-        """Add the next batch; none may be left out.
+        """Add the next batch. Where one was left out, or comes again, the episodes in progress are cut.
 
         Args:
             samples: The batch, which is copied.
@@ -168,8 +169,10 @@ class EpisodeAssembler:
         ends = {place: n for n, place in enumerate(zip(final.t.tolist(), final.b.tolist(), strict=True))}
         self._learn_initial_state(samples, first)
         found: list[tuple[int, int, Episode]] = []
+        index, before = samples.stats.index, self._index
+        self._index, follows = index, -1 in (index, before) or index == before + 1
         for b in range(B):
-            if b in self._open and (first[0, b] or not valid[0, b]):
+            if b in self._open and (first[0, b] or not valid[0, b] or not follows):
                 found.append((-1, b, self._finish(b, self._open[b].following)))  # lost between two batches
             begins = np.flatnonzero(valid[:, b] & (first[:, b] | ~_before(valid[:, b]) | _before(done[:, b])))
             stops = [*begins[1:].tolist(), T]

@@ -123,6 +123,7 @@ class SampleStats:
         lost_episodes: Episodes that were lost with a worker: open, or ended in this batch but not reported yet.
         restarts: Workers, and environments of coroutines, that were lost since the last batch, and were replaced or
             will be; those that an evaluation finds are counted in `SamplerStatistics` alone.
+        index: How many batches the sampler had returned before; -1 for what is no batch of one sampler.
     """
 
     env_steps: int
@@ -131,6 +132,7 @@ class SampleStats:
     lost_steps: int = 0
     lost_episodes: int = 0
     restarts: int = 0
+    index: int = -1
 
     @property
     def steps_per_second(self) -> float:
@@ -313,22 +315,22 @@ class SlotSamples:
         """Samples that are views of the slot, without number, version, infos and stats of a batch."""
         return self._with({}, EpisodeInfos.made([]), -1, -1, SampleStats(0, 0.0, empty_timeline()))
 
-    def full(self, facts: Any, episodes: EpisodeInfos, timeline: Timeline) -> Samples:
+    def full(self, facts: Any, episodes: EpisodeInfos, timeline: Timeline, index: int) -> Samples:
         """The samples of a batch.
 
         Args:
             facts: The message that the batch is complete.
             episodes: Those that ended in it.
             timeline: The timeline of the batch.
+            index: Number of batches before it.
         """
-        stats = SampleStats(int(np.count_nonzero(self._valid)), facts.seconds, timeline, *_lost(facts.losses))
+        stats = SampleStats(int(np.count_nonzero(self._valid)), facts.seconds, timeline, *_lost(facts.losses), index)
         return self._with(self._ends, episodes, facts.itr, facts.policy_version, stats)
 
     def _with(
         self, ends: dict[str, Any], episodes: EpisodeInfos, itr: int, policy_version: int, stats: SampleStats
     ) -> Samples:
-        final_value = FinalValues(ends) if self._has_values else None
-        agent = self._make_agent(*self._agent.tensors(), final_value)
+        agent = self._make_agent(*self._agent.tensors(), FinalValues(ends) if self._has_values else None)
         env = self._make_env(*self._env.tensors(), FinalObservations(ends))
         samples: Samples = self._make(*self._samples.tensors(), agent, env, episodes, itr, policy_version, stats)
         return samples

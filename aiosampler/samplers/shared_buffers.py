@@ -61,6 +61,8 @@ class SharedBuffers:
         self._final_version = 0
         self._released: list[object] = []
         self._held: tuple[int, list[EpisodeEnds]] | None = None  # slot and parts of the batch that is the user's
+        self._last: Batch | None = None  # that was handed out, again if its caller was cancelled
+        self._index = -1  # of that
         self._slots = [SlotSamples(slot) for slot in views.slots]
         self.samples = [slot.empty() for slot in self._slots]
 
@@ -76,7 +78,10 @@ class SharedBuffers:
         clocks = views.step_clocks[slot].copy(), views.stage_clocks[slot].copy()
         serving = copied(views.serving[slot]) if self._nothing_served is None else self._nothing_served
         timeline = Timeline(*clocks, self._groups, serving)
-        samples = self._slots[slot].full(batch, EpisodeInfos(batch.episodes, self._traj_info_cls), timeline)
+        if batch is not self._last:
+            self._last, self._index = batch, self._index + 1
+        infos = EpisodeInfos(batch.episodes, self._traj_info_cls)
+        samples = self._slots[slot].full(batch, infos, timeline, self._index)
         ends = samples.env.final_observation, samples.agent.final_value
         self._held = slot, [each for each in ends if each is not None]
         return samples

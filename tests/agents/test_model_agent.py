@@ -35,6 +35,8 @@ def test_arguments_of_agents_are_checked():
         DqnAgent(lambda o, a: None, eps_final=1.5)
     with pytest.raises(ConfigError, match="eps_final_min"):
         DqnAgent(lambda o, a: None, eps_final=0.1, eps_final_min=0.2)
+    with pytest.raises(TypeError, match=r"model_fn must return a torch\.nn\.Module, it returned None"):
+        CategoricalPgAgent(lambda o, a: None).initialize(Spaces(OBSERVATION, spaces.Discrete(2)))
 
 
 class Remembering(nn.Module):

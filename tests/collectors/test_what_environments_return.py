@@ -312,3 +312,32 @@ async def test_actions_are_of_the_types_that_the_space_gives(kind, env_fn):
     async with small(kind, env_fn, max_decorrelation_steps=3) as sampler:
         for _ in range(2):
             assert (await sampler.obtain_samples()).valid.all()
+
+
+class Generous(CountingEnv):
+    """Its third reward is more than float32 holds, though it is finite."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, 1e39 if observation[2] == 3 else np.inf if observation[2] == 2 else reward, *rest
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("kind", ["in-process", "cpu"])
+async def test_a_reward_that_becomes_infinite_where_it_is_recorded_is_refused(kind):
+    async with small(kind, Generous, batch_T=2) as sampler:
+        assert torch.isinf((await sampler.obtain_samples()).env.reward[1]).all()  # as the environment gave it
+        with pytest.raises(WorkerError, match=r"step 0 of the batch.*reward does not fit: 1e\+39 is infinite"):
+            await sampler.obtain_samples()
+
+
+class Forgetful(TrajInfo):
+    def terminate(self, observation):
+        self.last = observation
+
+
+async def test_an_info_that_reports_nothing_is_refused():
+    with pytest.raises(WorkerError, match=r"Forgetful.terminate\(\) must return what to report, such as self"):
+        async with small("in-process", CountingEnv, traj_info_cls=Forgetful) as sampler:
+            for _ in range(9):
+                await sampler.obtain_samples()

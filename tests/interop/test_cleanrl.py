@@ -63,3 +63,9 @@ def test_it_acts_is_trained_and_is_published(env_fn, agent_cls):
             if samples.itr == 2:
                 break
     assert samples.policy_version == 2
+
+
+@pytest.mark.parametrize("given", [None, nn.Linear(1, 1)])
+def test_what_is_not_the_class_of_an_agent_is_refused(given):
+    with pytest.raises(TypeError, match="agent_cls must be the class of the agent"):
+        CleanRlAgent(given)

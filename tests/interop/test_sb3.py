@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from aiosampler import AgentInputs, AsyncSerialSampler, ConfigError, SamplerError, Spaces
+from aiosampler import AgentInputs, AsyncSerialSampler, CategoricalPgAgent, ConfigError, SamplerError, Spaces
 from aiosampler.interop.sb3 import Sb3Agent, fill_rollout_buffer
+from tests.support.models import LinearActorCritic
 
 sb3 = pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
 logger = pytest.importorskip("stable_baselines3.common.logger")
@@ -121,3 +122,15 @@ def test_what_does_not_fit_is_refused():
     ]:
         with pytest.raises(error, match=match):
             fill_rollout_buffer(algorithm, batch(agent, **arguments))
+
+
+def test_what_is_no_actor_critic_policy_is_refused():
+    for given in (ppo(cartpole), "MlpPolicy", None):
+        with pytest.raises(TypeError, match=r"policy must be an actor-critic policy .*, `algorithm\.policy`; got"):
+            Sb3Agent(given)
+
+
+def test_a_batch_of_another_agent_is_refused():
+    samples = batch(CategoricalPgAgent(LinearActorCritic), bootstrap_value=True)
+    with pytest.raises(ConfigError, match="must be one of a sampler with an Sb3Agent"):
+        fill_rollout_buffer(ppo(cartpole), samples)

@@ -57,6 +57,17 @@ async def test_what_nobody_refers_to_any_more_goes_back(budget):
     assert budget._free == [usable_cpus()[0]]
 
 
+async def test_a_sampler_that_waits_for_long_says_so(budget, monkeypatch, caplog):
+    monkeypatch.setattr(cpu_budget, "LATE_S", 0.001)
+    async with budget.share(1):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), small(AsyncSerialSampler, cpus=1):
+                pass
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [
+        "AsyncSerialSampler waits for 1 of 1 CPUs, which other samplers of this process have"
+    ]
+
+
 def test_one_who_asked_in_an_event_loop_that_has_ended_holds_up_nobody(budget):
     async def have(share=None):
         async with budget.share(1):

@@ -1,5 +1,6 @@
 """Episodes over the borders of batches, against environments that count their steps."""
 
+import asyncio
 import itertools
 
 import pytest
@@ -172,6 +173,32 @@ def test_each_step_is_trained_on_in_one_sequence_that_begins_with_its_state(leng
     assert stacked.observation.shape == (W + 1, 3, 3)
     assert stacked.mask.shape == (W, 3)
     assert stacked.state["memory"][0].shape == (3, 2)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 3, 4, 5, 6, 7), (0, 1, 1, 2, 3, 4, 5)], ids=["left out", "twice"])
+def test_no_episode_goes_on_over_a_batch_that_was_left_out_or_comes_again(order):
+    sampler, assembler = InProcess(CountingEnv, agent=LookingAgent(), batch_T=4, batch_B=3, seed=5), EpisodeAssembler()
+    batches = [sampler.collect().clone() for _ in range(8)]
+    sampler.close()
+    episodes = [episode for k in order for episode in assembler.add(batches[k])]
+    assert sum(episode.whole for episode in episodes) > 3
+    assert not all(episode.whole for episode in episodes)
+    for episode in episodes:
+        steps = episode.observation[:, 2]
+        assert torch.equal(steps, steps[0] + torch.arange(len(episode)))
+        assert torch.equal(episode.final_observation[2], steps[-1] + 1)
+        assert episode.whole == (steps[0] == 0 and bool(episode.terminated or episode.truncated))
+
+
+async def test_a_batch_whose_copy_was_cancelled_is_not_another_one():
+    async with small("in-process") as sampler:
+        await sampler.obtain_samples()
+        copying = asyncio.create_task(sampler.obtain_samples(copy=True))
+        await asyncio.sleep(0)
+        copying.cancel()
+        await asyncio.wait((copying,))
+        assert copying.cancelled()
+        assert [(await sampler.obtain_samples()).stats.index for _ in range(2)] == [1, 2]
 
 
 def test_sequences_of_agents_without_state_are_cut_anywhere():

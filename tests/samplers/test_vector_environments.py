@@ -125,6 +125,21 @@ async def test_statistics_of_an_episode_beside_the_info_of_the_reset_belong_to_i
     assert not env.prev_env_info_present["episode.r"][1:][env.first[1:]].any()
 
 
+@pytest.mark.parametrize("kind", [WithoutMasks, OfThoseAlone])
+async def test_one_that_resets_within_the_step_and_does_not_say_so_is_refused(kind):
+    class Silent(kind):
+        """Says nothing of its mode, which counts as that of Gymnasium."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.metadata = {key: value for key, value in self.metadata.items() if key != "autoreset_mode"}
+
+    with pytest.raises(WorkerError, match=r'final_obs.*must say so, by metadata\["autoreset_mode"\]'):
+        async with small("in-process", vector_of(CountingEnv, "SameStep", Silent), batch_T=12) as sampler:
+            for _ in range(3):
+                await sampler.obtain_samples()
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["in-process", "gpu"])
 async def test_environments_that_wait_while_others_step_begin_anew_with_the_batch(kind, mode):

@@ -49,7 +49,7 @@ class InProcess:
         facts = SimpleNamespace(itr=self.itr, policy_version=0, seconds=1.0, losses=())
         self.itr += 1
         episodes = EpisodeInfos([finished], self.options.payload.live["traj_info_cls"])
-        return SlotSamples(slot).full(facts, episodes, empty_timeline())
+        return SlotSamples(slot).full(facts, episodes, empty_timeline(), self.itr - 1)
 
     def evaluate(self):
         return Evaluation(self._episodes(self.runner.evaluate(Evaluate(self.itr))))
