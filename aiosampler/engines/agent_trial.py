@@ -88,6 +88,12 @@ def _try(
     answers = {"agent_info": step[1], "initial_state()": initial, "state": step[2]}
     agent_info, initial, state = (_one(tree, what, B) for what, tree in answers.items())
     _check(state, tree_map(ArraySpec.of, initial), "state")
+    for (path, leaf), begins in zip(tree_items(state), tree_leaves(initial), strict=True):
+        if leaf.dtype != begins.dtype:
+            raise AgentFault(
+                f"the agent returned state{path} in {leaf.dtype}, initial_state() gives it in {begins.dtype}: "
+                "they must be the same"
+            )
     value = None
     if with_value:
         batch = call_agent("value()", agent.value, inputs, tree_map(torch.clone, step[2]))
@@ -194,6 +200,10 @@ def _dtypes(dtypes: set[torch.dtype]) -> str:
 
 def _one(tree: Tree, what: str, B: int) -> Tree:
     """The first row of a tree of tensors ``[B, ...]``, as arrays."""
+    if tree is not None and _has_none(tree):
+        raise AgentFault(
+            f"the agent returned {what} with None in it, {tree_structure(tree)}; leave out what there is not"
+        )
     for path, leaf in tree_items(tree):
         if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
             shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
@@ -204,6 +214,12 @@ def _one(tree: Tree, what: str, B: int) -> Tree:
         return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)
     except TypeError as exc:
         raise AgentFault(f"the agent returned {what} with a dtype that NumPy does not have: {exc}") from exc
+
+
+def _has_none(tree: Tree) -> bool:
+    if isinstance(tree, dict):
+        return any(map(_has_none, tree.values()))
+    return any(map(_has_none, tree)) if isinstance(tree, tuple) else tree is None
 
 
 def _check(tree: Tree, specs: Tree, what: str) -> None:
