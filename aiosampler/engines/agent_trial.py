@@ -200,10 +200,8 @@ def _dtypes(dtypes: set[torch.dtype]) -> str:
 
 def _one(tree: Tree, what: str, B: int) -> Tree:
     """The first row of a tree of tensors ``[B, ...]``, as arrays."""
-    if tree is not None and _has_none(tree):
-        raise AgentFault(
-            f"the agent returned {what} with None in it, {tree_structure(tree)}; leave out what there is not"
-        )
+    if what == "agent_info" and tree is not None and _has_none(tree):
+        raise AgentFault(f"the agent returned agent_info with None in it, {tree_structure(tree)}; leave that out")
     for path, leaf in tree_items(tree):
         if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
             shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf

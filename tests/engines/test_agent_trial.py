@@ -156,7 +156,7 @@ class Returning(Agent):
 def test_infos_that_are_not_there_and_states_of_another_dtype_are_refused():
     tried(Returning(None), spaces.Discrete(2), 2)
     for info in ({"value": None}, ({"a": torch.zeros(2)}, {"b": (None,)})):
-        with pytest.raises(AgentFault, match=r"returned agent_info with None in it, .*; leave out"):
+        with pytest.raises(AgentFault, match=r"returned agent_info with None in it, .*; leave that out"):
             tried(Returning(info), spaces.Discrete(2), 2)
     words = r"returned state\['memory'\] in float64, initial_state\(\) gives it in float32: they must be the same"
     with pytest.raises(AgentFault, match=words):
