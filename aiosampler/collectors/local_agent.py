@@ -351,7 +351,7 @@ def _rows(slot: dict[str, Tree]) -> list[_Row]:
 
 
 def _with_keys(tree: Tree, T: int) -> list[tuple[tuple[str, Any], ...]]:
-    if not isinstance(tree, dict) or any(isinstance(value, dict | tuple) for value in tree.values()):
+    if not isinstance(tree, dict) or not all(isinstance(value, np.ndarray) for value in tree.values()):
         return [()] * T
     exact = {key: exact_rows(array) for key, array in tree.items()}
     return [tuple((key, rows[t]) for key, rows in exact.items()) for t in range(T)]

@@ -200,8 +200,6 @@ def _dtypes(dtypes: set[torch.dtype]) -> str:
 
 def _one(tree: Tree, what: str, B: int) -> Tree:
     """The first row of a tree of tensors ``[B, ...]``, as arrays."""
-    if what == "agent_info" and tree is not None and _has_none(tree):
-        raise AgentFault(f"the agent returned agent_info with None in it, {tree_structure(tree)}; leave that out")
     for path, leaf in tree_items(tree):
         if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
             shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
@@ -212,12 +210,6 @@ def _one(tree: Tree, what: str, B: int) -> Tree:
         return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)
     except TypeError as exc:
         raise AgentFault(f"the agent returned {what} with a dtype that NumPy does not have: {exc}") from exc
-
-
-def _has_none(tree: Tree) -> bool:
-    if isinstance(tree, dict):
-        return any(map(_has_none, tree.values()))
-    return any(map(_has_none, tree)) if isinstance(tree, tuple) else tree is None
 
 
 def _check(tree: Tree, specs: Tree, what: str) -> None:

@@ -65,6 +65,7 @@ class SyncSampler:
         try:
             self._run(self._sampler.__aenter__)
         except BaseException:
+            self._runner.run(self._sampler.aclose())  # if it was interrupted when it had started
             self._leave()
             raise
         return self
@@ -111,13 +112,26 @@ class SyncSampler:
         Raises:
             SamplerClosed: The ``with`` block was left, or not entered.
             SamplerError: An event loop is running in this thread.
+            KeyboardInterrupt: The user has interrupted it.
         """
         if self._left:
             raise closed(self._sampler.statistics().error)
         if self._runner is None:
             raise SamplerClosed("the sampler is not started: use `with`")
         _refuse_a_running_loop()
-        return self._runner.run(function(*args, **kwargs))
+        cancelled = 0
+
+        async def call() -> R:
+            nonlocal cancelled
+            result = await function(*args, **kwargs)
+            task = asyncio.current_task()
+            cancelled = 0 if task is None else task.cancelling()
+            return result
+
+        result = self._runner.run(call())
+        if cancelled:  # by the runner, which raises for it only where the call is still waiting for something
+            raise KeyboardInterrupt
+        return result
 
     def _leave(self) -> None:
         self._left = True

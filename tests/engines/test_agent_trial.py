@@ -139,25 +139,24 @@ def test_an_action_that_the_dtype_of_its_space_has_no_room_for_is_refused():
         tried(Constant(300), space, 2)
 
 
-class Returning(Agent):
-    """Returns an info, and a recurrent state of float64."""
+class Doubling(Agent):
+    """Returns a recurrent state of float64."""
 
-    def __init__(self, info, dtype=torch.float64):
-        self.recurrent, self.info, self.dtype = True, info, dtype
+    recurrent = True
+
+    def __init__(self, dtype=torch.float64):
+        self.dtype = dtype
 
     def initial_state(self, batch_size):
         return {"memory": torch.zeros(batch_size, dtype=self.dtype)}
 
     def step(self, inputs, state):
         n = len(inputs.prev_reward)
-        return AgentStep(torch.zeros(n, dtype=torch.int64), self.info, {"memory": torch.zeros(n, dtype=torch.float64)})
+        return AgentStep(torch.zeros(n, dtype=torch.int64), None, {"memory": torch.zeros(n, dtype=torch.float64)})
 
 
-def test_infos_that_are_not_there_and_states_of_another_dtype_are_refused():
-    tried(Returning(None), spaces.Discrete(2), 2)
-    for info in ({"value": None}, ({"a": torch.zeros(2)}, {"b": (None,)})):
-        with pytest.raises(AgentFault, match=r"returned agent_info with None in it, .*; leave that out"):
-            tried(Returning(info), spaces.Discrete(2), 2)
-    words = r"returned state\['memory'\] in float64, initial_state\(\) gives it in float32: they must be the same"
+def test_a_state_of_another_dtype_than_it_begins_with_is_refused():
+    tried(Doubling(), spaces.Discrete(2), 2)
+    words = r"returned state\['memory'\] in float64, initial_state\(\) gives it in float32: they must"
     with pytest.raises(AgentFault, match=words):
-        tried(Returning(None, torch.float32), spaces.Discrete(2), 2)
+        tried(Doubling(torch.float32), spaces.Discrete(2), 2)

@@ -89,7 +89,7 @@ def test_ctrl_c_ends_the_block_while_a_call_waits():
     main, sampler = threading.get_ident(), small("serial", Slow, batch_T=500)
 
     def interrupt():
-        while not sampler._session._pending:  # a batch is waited for
+        while sampler.statistics().state != "running" or not sampler._session._pending:  # a batch is waited for
             time.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
 
@@ -98,6 +98,25 @@ def test_ctrl_c_ends_the_block_while_a_call_waits():
     with pytest.raises(KeyboardInterrupt), sampler.sync() as samples:
         next(samples)
     thread.join()
+    assert sampler.statistics().state == "closed"
+
+
+@pytest.mark.parametrize("name", ["__aenter__", "obtain_samples", "__aexit__"])
+def test_ctrl_c_is_not_lost_where_a_call_has_nothing_left_to_wait_for(name, monkeypatch):
+    sampler, calls = small("serial", in_process=True), []
+    called = getattr(type(sampler), name)
+
+    async def interrupted(self, *args):
+        result = await called(self, *args)
+        calls.append(name)
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(type(sampler), name, interrupted)
+    with pytest.raises(KeyboardInterrupt), sampler.sync() as samples:
+        samples.obtain_samples()
+        calls.append("went on")
+    assert calls == (["went on", name] if name == "__aexit__" else [name])
     assert sampler.statistics().state == "closed"
 
 

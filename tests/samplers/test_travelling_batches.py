@@ -276,3 +276,14 @@ async def test_calls_for_copies_and_views_wait_for_each_other():
             assert_same(samples, await other.obtain_samples())
     with pytest.raises(SamplerClosed):
         await sampler.obtain_samples(copy=True)
+
+
+async def test_an_info_may_be_none_beside_others():
+    class Partly(LookingAgent):
+        def step(self, inputs, state):
+            return super().step(inputs, state)._replace(agent_info={"value": None, "look": inputs.prev_reward})
+
+    async with small("in-process", agent=Partly()) as sampler:
+        samples = await sampler.obtain_samples()
+    assert samples.agent.agent_info["value"] is None
+    assert torch.equal(samples.agent.agent_info["look"], samples.env.prev_reward)
