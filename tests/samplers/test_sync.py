@@ -85,6 +85,15 @@ class Slow(CountingEnv):
         return super().step(action)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where these tests run in the background of a shell, which lets it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_block_while_a_call_waits():
     main, sampler = threading.get_ident(), small("serial", Slow, batch_T=500)
 
@@ -101,6 +110,7 @@ def test_ctrl_c_ends_the_block_while_a_call_waits():
     assert sampler.statistics().state == "closed"
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("name", ["__aenter__", "obtain_samples", "__aexit__"])
 def test_ctrl_c_is_not_lost_where_a_call_has_nothing_left_to_wait_for(name, monkeypatch):
     sampler, calls = small("serial", in_process=True), []
