@@ -65,8 +65,10 @@ class SyncSampler:
         try:
             self._run(self._sampler.__aenter__)
         except BaseException:
-            self._runner.run(self._sampler.aclose())  # if it was interrupted when it had started
-            self._leave()
+            try:
+                self._runner.run(self._sampler.aclose())  # if it was interrupted when it had started
+            finally:
+                self._leave()
             raise
         return self
 
