@@ -56,6 +56,38 @@ def single_spaces(env: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
     return tuple(getattr(env, f"single_{name}" if single else name) for name in names)
 
 
+class ResetOfSome(dict[str, Any]):
+    """Options with a ``reset_mask``, which outer wrappers find although an inner environment has taken it out.
+
+    Gymnasium's `SyncVectorEnv` pops it before its wrappers look for it in the same dict, so without this the vector
+    wrapper `RecordEpisodeStatistics` takes the reset of some for one of all, and forgets the rewards of the others.
+
+    Args:
+        mask: Which environments are reset, ``[n]`` bool.
+        options: Other options; None for none.
+    """
+
+    def __init__(self, mask: np.ndarray[Any, Any], options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(options or {}, reset_mask=mask)
+        self._mask = mask
+
+    def __contains__(self, key: object) -> bool:
+        return key == "reset_mask" or super().__contains__(key)
+
+    def __missing__(self, key: str) -> Any:
+        if key != "reset_mask":
+            raise KeyError(key)
+        return self._mask
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Remove an item, which `in` and indexing still find if it is the mask."""
+        return super().pop(key, *([self._mask] if key == "reset_mask" else default))
+
+    def __reduce__(self) -> Any:
+        """What is sent to another process is a plain dict."""
+        return dict, (dict(self),)
+
+
 class VectorEnvironments:
     """An `EnvironmentUnit` that is one vector environment.
 
@@ -152,7 +184,7 @@ class VectorEnvironments:
         try:
             ended, (observation, reward, terminated, truncated, infos) = self._step(actions)
             stepped = None if len(environments) + len(later) == self._n else environments
-            row.record_all(observation, reward, infos, stepped)
+            row.record_all(observation, reward, infos, stepped if stepped is None else [*stepped, *later])
             if row.each_step:
                 for i in environments:
                     self._look_at(i, row, observation, terminated, truncated, infos)
@@ -198,7 +230,7 @@ class VectorEnvironments:
         if EPISODE in told and info is not ABSENT:
             info = {**info, EPISODE: told.pop(EPISODE)}
         listed = not isinstance(infos, Mapping)  # as in old libraries, whose info at an end is not that of the reset
-        self._fresh[i] = copy.deepcopy((begins, {} if listed else told))
+        self._fresh[i] = copy.deepcopy((begins, {} if listed and info is ABSENT else told))
         if last is ABSENT and not listed:
             raise Mismatch(
                 f"an episode ended, and the infos have none of {', '.join(FINAL_OBSERVATIONS)}, as those of a vector "
@@ -288,7 +320,7 @@ class VectorEnvironments:
     ) -> None:
         mask = np.zeros(self._n, np.bool_)
         mask[list(environments)] = True
-        named: dict[str, Any] = {"options": {**(options or {}), "reset_mask": mask}}
+        named: dict[str, Any] = {"options": ResetOfSome(mask, options)}
         if seeds is not None and self._traits.seeds == "list":
             named["seed"] = [seed if mask[i] else None for i, seed in enumerate(seeds)]
         elif seeds is not None and self._traits.seeds == "array":

@@ -19,6 +19,7 @@ from aiosampler.collectors.vector_environments import (
     DISABLED,
     NEXT_STEP,
     SAME_STEP,
+    ResetOfSome,
     VectorTraits,
     pick,
     single_spaces,
@@ -52,7 +53,7 @@ class FirstOfVector(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         """Step all; return the results of the first, with final observation and info if its episode ended."""
         if self._mode == DISABLED and self._ended.any():
-            self._vector.reset(options=None if self._n == 1 else {"reset_mask": self._ended.copy()})
+            self._vector.reset(options=None if self._n == 1 else ResetOfSome(self._ended.copy()))
         chosen = _batch(self.action_space, [action] * self._n)
         observation, reward, terminated, truncated, infos = _step(self._vector, self._n, chosen)
         np.logical_or(terminated, truncated, out=self._ended)
@@ -92,6 +93,8 @@ def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
         return VectorTraits(mode, True, taken)
     with fault_of("finding out whether some of its environments can be reset alone", None):
         masks = _offers_masks(vector, n, seed, mode)
+    if mode == NEXT_STEP and _forgets_others(vector, n):
+        masks = False
     if mode == DISABLED and masks is False:
         raise ConfigError(
             f"{vector_name(vector)} resets no environment by itself, as its autoreset mode is Disabled, and its "
@@ -174,13 +177,29 @@ def _offers_masks(vector: Any, n: int, seed: int, mode: str) -> bool | None:
         return None  # observations never differ from those of a reset
     mask = np.arange(n) == 0
     try:
-        after, _ = check_reset(vector.reset(options={"reset_mask": mask}), infos=True)
+        after, _ = check_reset(vector.reset(options=ResetOfSome(mask)), infos=True)
     except Exception:
         return False
     rows = {len(leaf) for leaf in tree_leaves(after)}
     if rows == {1}:
         return True  # rows only for those that were reset
     return rows == {n} and all(_equal(pick(after, i), pick(before, i)) for i in range(1, n))
+
+
+def _forgets_others(vector: Any, n: int) -> bool:
+    """Whether a wrapper keeps arrays with a row for each environment, and clears all of them in a reset of some.
+
+    So does Gymnasium's `NormalizeReward`: its `reset` does not look for a mask.
+    """
+    while isinstance(vector, gym.vector.VectorWrapper):
+        reset = getattr(type(vector).reset, "__code__", None)
+        own = type(vector).reset.__module__ != gym.vector.VectorWrapper.__module__
+        if own and reset is not None and "reset_mask" not in reset.co_consts:
+            kept = [value for value in vars(vector).values() if isinstance(value, np.ndarray)]
+            if any(array.shape[:1] == (n,) for array in kept):
+                return True
+        vector = vector.env
+    return False
 
 
 def _reset(vector: Any, n: int) -> tuple[Any, Any]:

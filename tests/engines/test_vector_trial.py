@@ -4,6 +4,7 @@ import functools
 import re
 
 import gymnasium as gym
+import gymnasium.wrappers.vector
 import numpy as np
 import pytest
 
@@ -55,6 +56,12 @@ def test_autoreset_mode_masks_and_seeds_are_found(mode, kind, seeds, env_fn, cop
 def test_one_that_resets_all_whatever_the_mask_is_found_out(mode):
     vector = vector_of(CountingEnv, mode, WithoutMasks)(num_envs=3)
     assert try_vector(vector, 3, 7) == (mode, False, "list")
+
+
+@pytest.mark.parametrize(("wrapper", "masks"), [("NormalizeReward", False), ("RecordEpisodeStatistics", True)])
+def test_masks_are_not_used_where_a_wrapper_would_clear_what_it_keeps_of_the_others(wrapper, masks):
+    vector = getattr(gym.wrappers.vector, wrapper)(vector_of(CountingEnv, "NextStep")(num_envs=3))
+    assert try_vector(vector, 3, 7).masks is masks
 
 
 class RefusesOptions(gym.vector.SyncVectorEnv):

@@ -125,6 +125,54 @@ async def test_statistics_of_an_episode_beside_the_info_of_the_reset_belong_to_i
     assert not env.prev_env_info_present["episode.r"][1:][env.first[1:]].any()
 
 
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+async def test_statistics_of_the_others_go_on_where_some_are_reset(mode):
+    def recorded(*, num_envs):
+        return gym.wrappers.vector.RecordEpisodeStatistics(vector_of(TellingEnv, mode)(num_envs=num_envs))
+
+    async with small("in-process", recorded, env_info_keys={"episode.r": float}, batch_T=30) as sampler:
+        samples = await sampler.obtain_samples()
+    env, finished = samples.env, [info.Return for info in samples.traj_infos]
+    assert len(finished) > 10
+    assert env.env_info["episode.r"][env.done].tolist() == pytest.approx(finished)
+
+
+async def test_a_list_of_infos_beside_final_ones_has_those_of_resets():
+    def listed(*, num_envs):
+        return gym.wrappers.vector.DictInfoToList(vector_of(TellingEnv, "SameStep")(num_envs=num_envs))
+
+    arguments = {"env_info_keys": {"doubled": float, "begun": int}, "batch_T": 12}
+    async with (
+        small("in-process", listed, **arguments) as got,
+        small("in-process", TellingEnv, **arguments) as expected,
+    ):
+        for _ in range(2):
+            assert_same(await got.obtain_samples(), await expected.obtain_samples())
+
+
+class Echo(CountingEnv):
+    """Rewards an action that tells of the step at which it was chosen."""
+
+    def step(self, action):
+        said = action == min(self._step, 4)
+        observation, _, *ends = super().step(action)
+        return observation, float(said), *ends
+
+
+class Echoing(LookingAgent):
+    def step(self, inputs, state):
+        return super().step(inputs, state)._replace(action=inputs.observation[:, 2].clamp(max=4))
+
+
+async def test_episodes_that_begin_while_others_wait_show_their_first_observation():
+    env_fn = vector_of(Echo, "NextStep", WithoutMasks)
+    arguments = {"eval_n_envs": 4, "eval_max_trajectories": 9, "eval_max_steps": 60}
+    async with small("in-process", env_fn, agent=Echoing(), **arguments) as sampler:
+        infos = await sampler.evaluate_agent()
+    assert len(infos) == 9
+    assert [info.Return for info in infos] == [info.Length for info in infos]
+
+
 @pytest.mark.parametrize("kind", [WithoutMasks, OfThoseAlone])
 async def test_one_that_resets_within_the_step_and_does_not_say_so_is_refused(kind):
     class Silent(kind):
