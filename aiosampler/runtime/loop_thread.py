@@ -143,6 +143,7 @@ class LoopThread:
             if not self._waits and not self._closed:  # or what has changed right now would not be seen
                 self._change.wait()
             self._resting = False
+            self._change.clear()  # the wait that has set it may be over already
             self._watch_waits()
 
     def _watch_waits(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -98,6 +99,15 @@ def test_a_loop_that_runs_no_callback_is_told_of(loop):
 
     loop.wait(begin, look)
     assert release.is_set()
+
+
+def test_the_watcher_goes_back_to_rest_after_a_wait_that_was_over_before_it_woke(loop):
+    loop._change.set()  # which is what such a wait leaves behind
+    for _ in range(1000):
+        if not loop._change.is_set():
+            return
+        time.sleep(0.01)
+    pytest.fail("it goes round and round")
 
 
 def test_the_watcher_ends_with_the_loop():
