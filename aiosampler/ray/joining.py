@@ -10,7 +10,7 @@ import torch
 
 from aiosampler.ray.ray_statistics import RaySampleStats
 from aiosampler.samplers.episode_ends import EpisodeEnds
-from aiosampler.samplers.samples import AgentSamples, EnvSamples, Samples
+from aiosampler.samplers.samples import AgentSamples, EnvSamples, Samples, tensors_of
 from aiosampler.specs.trees import tree_map
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 #: Fields ``[B, ...]``; all others are ``[T, B, ...]``.
 _WITHOUT_TIME = {"bootstrap_value", "initial_state", "last_observation"}
-_FACTS = {"traj_infos", "itr", "policy_version", "stats"}
 
 
 def joined(batches: Sequence[Samples]) -> Samples:
@@ -40,8 +39,9 @@ def joined(batches: Sequence[Samples]) -> Samples:
 def _join(parts: Sequence[Any]) -> Any:
     match parts[0]:
         case Samples() | AgentSamples() | EnvSamples():
-            names = [each.name for each in dataclasses.fields(parts[0]) if each.name not in _FACTS]
-            fields = {name: _join_field(name, [getattr(part, name) for part in parts]) for name in names}
+            fields = {
+                name: _join_field(name, [getattr(part, name) for part in parts]) for name, _ in tensors_of(parts[0])
+            }
             return dataclasses.replace(parts[0], **fields)
         case EpisodeEnds():
             return _join_ends(parts)

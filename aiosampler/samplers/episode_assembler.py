@@ -51,7 +51,7 @@ class Episode:
         policy_version: ``[L]`` int64: version of the parameters that chose each action.
         states: For each step before which the recurrent state is known (step 0 and those at which a batch began), that
             state, a tree ``[...]``. Empty if the agent is not recurrent.
-        b: Index of the environment.
+        b: Index of the environment, of those of all actors of a `RaySampler`.
     """
 
     observation: Tree
@@ -143,6 +143,8 @@ class EpisodeAssembler:
             for episode in assembler.add(samples):
                 replay.append(episode)
 
+    Batches of a `RaySampler` may come from any of its actors; those of each are joined by themselves.
+
     Args:
         initial_state: Recurrent state of one environment where an episode begins, from ``agent.initial_state(1)``. By
             default it is taken from the first environment whose batch begins with an episode.
@@ -150,8 +152,8 @@ class EpisodeAssembler:
 
     def __init__(self, initial_state: Tree = None) -> None:
         self._initial_state = tree_map(lambda leaf: leaf[0].clone(), initial_state)
-        self._open: dict[int, _Open] = {}
-        self._index = -1  # of the last batch
+        self._open: dict[int, _Open] = {}  # by the index of the environment
+        self._indices: dict[tuple[int, ...], int] = {}  # of the last batch, or of the last of each actor
 
     def add(self, samples: Samples) -> list[Episode]:
         """Add the next batch. Where one was left out, or comes again, the episodes in progress are cut.
@@ -169,23 +171,26 @@ class EpisodeAssembler:
         ends = {place: n for n, place in enumerate(zip(final.t.tolist(), final.b.tolist(), strict=True))}
         self._learn_initial_state(samples, first)
         found: list[tuple[int, int, Episode]] = []
-        index, before = samples.stats.index, self._index
-        self._index, follows = index, -1 in (index, before) or index == before + 1
-        for b in range(B):
-            if b in self._open and (first[0, b] or not valid[0, b] or not follows):
+        actors: tuple[int, ...] = getattr(samples.stats, "actors", ())  # that a batch of a `RaySampler` comes from
+        offset = actors[0] * B if len(actors) == 1 else 0
+        index, before = samples.stats.index, self._indices.get(actors, -1)
+        self._indices[actors], follows = index, -1 in (index, before) or index == before + 1
+        for i in range(B):
+            b = offset + i
+            if b in self._open and (first[0, i] or not valid[0, i] or not follows):
                 found.append((-1, b, self._finish(b, self._open[b].following)))  # lost between two batches
-            begins = np.flatnonzero(valid[:, b] & (first[:, b] | ~_before(valid[:, b]) | _before(done[:, b])))
+            begins = np.flatnonzero(valid[:, i] & (first[:, i] | ~_before(valid[:, i]) | _before(done[:, i])))
             stops = [*begins[1:].tolist(), T]
             for start, stop in zip(begins.tolist(), stops, strict=True):
-                stop = start + int(np.count_nonzero(valid[start:stop, b]))  # up to the first blank row
-                self._take(samples, start, stop, b, begins=bool(first[start, b]))
-                n = ends.get((stop - 1, b))
+                stop = start + int(np.count_nonzero(valid[start:stop, i]))  # up to the first blank row
+                self._take(samples, start, stop, i, b, begins=bool(first[start, i]))
+                n = ends.get((stop - 1, i))
                 if n is not None:
-                    found.append((stop - 1, b, self._end(samples, stop - 1, b, n)))
+                    found.append((stop - 1, b, self._end(samples, (stop - 1, i), b, n)))
                 elif stop < T:
                     found.append((stop - 1, b, self._finish(b, None)))
                 else:
-                    self._open[b].following = _copy(samples.env.last_observation, b)
+                    self._open[b].following = _copy(samples.env.last_observation, i)
         return [episode for *_, episode in sorted(found, key=lambda end: end[:2])]
 
     def _learn_initial_state(self, samples: Samples, first: Any) -> None:
@@ -193,12 +198,12 @@ class EpisodeAssembler:
         if self._initial_state is None and state is not None and first[0].any():
             self._initial_state = _copy(state, int(first[0].argmax()))
 
-    def _take(self, samples: Samples, start: int, stop: int, b: int, *, begins: bool) -> None:
-        """Append rows of a column to the episode in progress, or begin one with them."""
+    def _take(self, samples: Samples, start: int, stop: int, i: int, b: int, *, begins: bool) -> None:
+        """Append rows of column i to the episode in progress of environment b, or begin one with them."""
         episode = self._open.setdefault(b, _Open(begins))
         if samples.agent.initial_state is not None:
             if start == 0:
-                episode.states[episode.length] = _copy(samples.agent.initial_state, b)
+                episode.states[episode.length] = _copy(samples.agent.initial_state, i)
             elif self._initial_state is None:
                 raise ConfigError(
                     "the recurrent state that an episode begins with is not known yet: give it, by "
@@ -206,20 +211,22 @@ class EpisodeAssembler:
                 )
             else:
                 episode.states[0] = self._initial_state
-        place = slice(start, stop), b
+        place, versions = (slice(start, stop), i), samples.agent.policy_version
         piece = {name: _copy(getattr(getattr(samples, part), name), place) for name, part in _STEPS.items()}
-        piece["policy_version"] = torch.full((stop - start,), samples.policy_version)
+        piece["policy_version"] = (
+            torch.full((stop - start,), samples.policy_version) if versions is None else _copy(versions, place)
+        )
         episode.pieces.append(piece)
         episode.length += stop - start
 
-    def _end(self, samples: Samples, t: int, b: int, n: int) -> Episode:
+    def _end(self, samples: Samples, place: tuple[int, int], b: int, n: int) -> Episode:
         value = samples.agent.final_value
         return self._finish(
             b,
             _copy(samples.env.final_observation.observation, n),
             final_value=None if value is None else value.value[n].clone(),
-            terminated=bool(samples.env.terminated[t, b]),
-            truncated=bool(samples.env.truncated[t, b]),
+            terminated=bool(samples.env.terminated[place]),
+            truncated=bool(samples.env.truncated[place]),
         )
 
     def _finish(

@@ -251,7 +251,7 @@ def _as_dict(part: Any) -> dict[str, Any]:
 _FACTS = {"traj_infos", "itr", "policy_version", "stats"}
 
 
-def _tensors(part: Any) -> Iterator[tuple[str, Any]]:
+def tensors_of(part: Any) -> Iterator[tuple[str, Any]]:
     """The attributes of a batch or a part of it that hold tensors."""
     facts = _FACTS if isinstance(part, Samples) else ()
     return ((name, value) for name, value in _fields(part).items() if name not in facts)
@@ -263,7 +263,7 @@ def _mapped(function: Callable[[Any], Any], part: Any) -> Any:
         case EpisodeEnds():
             return part.map(function)
         case Samples() | AgentSamples() | EnvSamples():
-            parts = {name: _mapped(function, value) for name, value in _tensors(part)}
+            parts = {name: _mapped(function, value) for name, value in tensors_of(part)}
             return dataclasses.replace(part, **parts)
     return tree_map(function, part)
 
@@ -274,7 +274,7 @@ def _items(part: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         case EpisodeEnds():
             members = part.as_dict()
         case Samples() | AgentSamples() | EnvSamples():
-            members = dict(_tensors(part))
+            members = dict(tensors_of(part))
         case _:
             yield from tree_items(part, path)
             return

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from aiosampler import EpisodeAssembler, environment_seed
 from aiosampler.agents.parameters import parameter_specs
 from aiosampler.agents.sources import SourceMatcher
 from aiosampler.specs.part import Part
@@ -49,6 +50,42 @@ def test_joined_batches_are_those_of_one_sampler(env_fn, agent, mid_batch_reset)
         assert batch.stats.nodes == ("node-0", "node-1", "node-2")
         assert batch.stats.env_steps == int(batch.valid.sum())
     for one in (whole, *parts):
+        one.close()
+
+
+def two_actors(**arguments):
+    """Samplers of two actors with the environments of one sampler, and what makes the batches of each arrive."""
+    arguments = {"agent": AgeAgent(), "batch_T": 3, "batch_B": 2, "seed": 3, "bootstrap_value": True, **arguments}
+    parts = [InProcess(CountingEnv, Part(k, 2), **arguments) for k in range(2)]
+    return parts, lambda k: travelled(parts[k].collect(), k, parts[k].options.payload.live["traj_info_cls"])
+
+
+def test_versions_of_each_step_are_joined():
+    parts, arrive = two_actors()
+    batches = []
+    for k in range(2):
+        batch = arrive(k)
+        versions = torch.full(batch.valid.shape, 5 + k)
+        batches.append(dataclasses.replace(batch, agent=dataclasses.replace(batch.agent, policy_version=versions)))
+    batch = joined(batches)
+    assert batch.agent.policy_version.tolist() == [[5, 5, 6, 6]] * 3
+    assert batch.policy_versions == (5, 6)
+    for one in parts:
+        one.close()
+
+
+def test_episodes_are_assembled_of_the_batches_of_their_actor():
+    parts, arrive = two_actors()
+    assembler, found = EpisodeAssembler(), []
+    for k in (0, 1, 0, 0, 1, 1, 1, 0, 0, 1):
+        found += assembler.add(arrive(k))
+    assert all(episode.whole for episode in found)
+    assert {episode.b for episode in found} == {0, 1, 2, 3}
+    for episode in found:
+        (seed,), (number,), steps = map(torch.unique, episode.observation.T)
+        assert (int(seed), steps.tolist()) == (environment_seed(3, episode.b), list(range(len(episode))))
+        assert episode.final_observation.tolist() == [seed, number, len(episode)]
+    for one in parts:
         one.close()
 
 

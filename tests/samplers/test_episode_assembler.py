@@ -1,6 +1,7 @@
 """Episodes over the borders of batches, against environments that count their steps."""
 
 import asyncio
+import dataclasses
 import itertools
 
 import pytest
@@ -55,6 +56,24 @@ def test_episodes_have_all_their_steps_in_order(T, mid_batch_reset):
         seen[episode.b].append(L)
     assert all(len(lengths) > 3 for lengths in seen.values())
     assert f"Episode({L} steps of environment" in repr(episode)
+
+
+def test_versions_are_those_of_each_step_where_a_batch_tells_them():
+    sampler, assembler, found = (
+        InProcess(CountingEnv, agent=LookingAgent(), batch_T=4, batch_B=3),
+        EpisodeAssembler(),
+        [],
+    )
+    for k in range(12):
+        samples = sampler.collect()
+        versions = 100 * k + 10 * torch.arange(4)[:, None] + torch.arange(3)
+        agent = dataclasses.replace(samples.agent, policy_version=versions)
+        found += assembler.add(dataclasses.replace(samples, agent=agent))
+    sampler.close()
+    for b in range(3):
+        told = torch.cat([episode.policy_version for episode in found if episode.b == b])
+        assert told.tolist() == [100 * (t // 4) + 10 * (t % 4) + b for t in range(len(told))]
+        assert len(told) > 12
 
 
 @WAITING
