@@ -188,6 +188,14 @@ async def within(what: str, seconds: float | None) -> AsyncIterator[None]:
         raise
 
 
+def runs(task: asyncio.Task[None]) -> bool:
+    """Whether this is called by a task while its loop runs it."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:  # no loop runs
+        return False
+
+
 def waits_in(task: asyncio.Task[Any]) -> str:
     """The stack of a waiting task, formatted as a traceback."""
     frames: list[Any] = []

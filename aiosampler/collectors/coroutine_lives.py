@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosampler.collectors.blocked_loop import report_blocked_loop
 from aiosampler.collectors.collector import Aborted
-from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, within
+from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, runs, within
 from aiosampler.collectors.environment_checks import api_error, check_step
 from aiosampler.collectors.environments import EnvironmentFault
 from aiosampler.errors import ProcessFailure, SamplerError
@@ -77,7 +77,6 @@ class Lives:
     ) -> None:
         self._loop, self._build, self._register = loop, build, register
         self._first, self.evaluation, self._cells, self._care = first, evaluation, memoryview(cells), care
-        self._together = together
         self.each: list[Life] = []
         self.options: Sequence[Mapping[str, Any] | None] = ()
         self.told: list[dict[tuple[Ask, str], bytes]] = []
@@ -86,7 +85,7 @@ class Lives:
         self.losses: deque[tuple[int, ProcessFailure]] = deque()
         self._restarts: list[int] = []  # for each environment
         self._replacing: set[asyncio.Task[None]] = set()
-        self._doing = ""
+        self._doing, self._together = "", together
         self._finished: Callable[[], None] | None = None  # called when none is pending
         self._begins: OnReset | None = None  # called with the reset of a replacement that is waited for
         self._error: BaseException | None = None  # what ended a wait; every later wait raises it
@@ -141,6 +140,8 @@ class Lives:
         def begun(finished: Callable[[], None]) -> None:
             self._finished = finished
             try:
+                if self._loop.failure is not None:
+                    raise self._loop.failure
                 begin()
             except BaseException as exc:  # passed on to the waiting thread
                 self._fail(exc)
@@ -172,18 +173,17 @@ class Lives:
                 self._loop.loop.call_soon_threadsafe(self._give_up, None, f"step_timeout={limit}")
 
         self._doing, self._begins = doing, begins
-        if self._together is None:
-            self.in_hand(0, len(self.each) - 1)
-        else:
-            self._cells[AT], self._cells[MORE] = self._together.start, len(self._together) - 1
+        self._cells[AT], self._cells[MORE] = self._span()
         try:
             self._loop.wait(begun, look)
-        except BaseException:
+            if self._error is not None:
+                raise self._error
+        except BaseException as exc:
             self._halted = True
+            if exc is self._loop.failure:
+                first, more = self._span()
+                raise EnvironmentFault(doing, None if self._first is None else first, self.evaluation, more) from exc
             raise
-        if self._error is not None:
-            self._halted = True
-            raise self._error
 
     def close(self) -> None:
         """Close all environments at the same time, within a time limit, even if one of them raises; idempotent."""
@@ -259,9 +259,9 @@ class Lives:
                 life.fresh = None
             self._answered(i if seed is None or self._begins is not None else BEING_BUILT)
             await self._serve(life, i, env)
-        except GeneratorExit:  # the loop is gone, and this task is being destroyed
-            raise
         except BaseException as exc:
+            if isinstance(exc, GeneratorExit) and not runs(life.task):  # it is being destroyed, as the loop is gone
+                raise
             error = self.fault(doing or self._doing, i, exc)
             if error is exc and doing is None and not life.over:
                 self._fail(error)  # recording failed, such as a TrajInfo: not a fault of the environment
@@ -353,8 +353,7 @@ class Lives:
     def _fail(self, error: BaseException) -> None:
         """End the current wait with an error, or the next one if there is none."""
         self._error = self._error or error  # it stays set: the collector ends by it
-        self.pending.clear()
-        self._answered(None)
+        self.end_wait()
 
     async def _replace(self, life: Life, i: int) -> None:
         """Build a replacement for an environment that failed, once that is closed."""
@@ -379,19 +378,23 @@ class Lives:
         fault.__cause__ = api_error(exc)
         return fault
 
+    def _span(self) -> tuple[int, int]:
+        """Global index of the first of all environments that are waited for, and the number of those after it."""
+        each = self._together or range(self.index(0), self.index(len(self.each)))
+        return each.start, max(0, len(each) - 1)
+
     def index(self, i: int) -> int:
         """Global index of environment i; 0 for the example."""
         return i + (self._first or 0)
 
     def name(self, i: int, more: int = 0) -> str:
         """The name of environment i, and of `more` environments after it, in messages."""
-        example = self._first is None
-        return "the example environment" if example else environment_name(self.index(i), self.evaluation, more)
+        which = self.index(i), self.evaluation, more
+        return "the example environment" if self._first is None else environment_name(*which)
 
-    def in_hand(self, i: int, more: int = 0) -> None:
-        """Write to the progress cells that environment i, and `more` environments after it, are being called."""
-        if self._first is not None:
-            self._cells[AT], self._cells[MORE] = self._first + i, max(0, more)
+    def in_hand(self, i: int) -> None:
+        """Write to the progress cells that environment i is being called."""
+        self._cells[AT], self._cells[MORE] = self.index(i), 0
 
 
 _OURS = {function.__code__ for function in (Lives._live, Lives._replace)}  # noqa: SLF001 - our own

@@ -1,8 +1,9 @@
 """An event loop that runs in a thread of its own; other threads start coroutines in it and wait for them.
 
 The loop runs all the time, also while nothing is waited for, so that connections that are kept open stay alive. Threads
-that wait sleep until all is done. One more thread looks after all waits several times a second: if each of many did so
-itself, they would keep the loop from running for a part of its time.
+that wait sleep until all is done. What the user's code does to end the loop, such as calling `exit()` in a task, ends
+the waits, and the loop goes on, so that connections can be closed. One more thread looks after all waits several times
+a second: if each of many did so itself, they would keep the loop from running for a part of its time.
 """
 
 from __future__ import annotations
@@ -59,6 +60,12 @@ class _Wait:
         with contextlib.suppress(RuntimeError):  # it has failed, and has returned already
             self._done.release()
 
+    def fail(self, error: BaseException) -> None:
+        """Have `block` raise this error."""
+        with self._looking:
+            self.error, self._look = error, _nothing
+            self.end()
+
     def look(self, now: float, held: float) -> None:
         """Call `look`.
 
@@ -90,16 +97,18 @@ class LoopThread:
     Attributes:
         loop: The event loop: uvloop's, where there is one.
         told: Places in code that blocked the loop, and were reported; set by the caller.
+        failure: What a task or callback did that would have ended the loop; None if nothing did.
     """
 
     def __init__(self, limit: float | None = None) -> None:
         self.loop = new_event_loop()
         self._interval = LOOK_S if limit is None else min(LOOK_S, limit / 4)
         self.told: set[tuple[str, int]] = set()
+        self.failure: RuntimeError | None = None
         self._turns = 0  # number of callbacks by which the watcher checks that the loop runs
         self._waits: dict[_Wait, None] = {}  # in the order in which they began
         self._resting = False  # whether the watcher sleeps until there is a wait
-        self._change, self._closed = threading.Event(), False
+        self._change, self._closed, self._stopped = threading.Event(), False, False
         self._thread = threading.Thread(target=self._run, name="aiosampler-loop", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="aiosampler-loop-watcher", daemon=True)
         self._thread.start()
@@ -112,6 +121,9 @@ class LoopThread:
             begin: Called in the loop with a function that must be called there, once, when all is done.
             look: Called in another thread several times a second, with the seconds that this one has waited, and the
                 seconds for which the loop has run no callback, 0 if it runs; if it raises, the wait ends with that.
+
+        Raises:
+            RuntimeError: `failure`, if that happened during this wait.
         """
         wait = _Wait(look, self._interval)
         self._waits[wait] = None
@@ -168,10 +180,25 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._stopped:
+                self._run_until_stopped()
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
+
+    def _run_until_stopped(self) -> None:
+        """Run the loop; if the user's code ends that, fail all waits."""
+        error = RuntimeError("a task or callback of one of them has stopped the event loop of all")
+        try:
+            self.loop.run_forever()
+        except BaseException as exc:  # `SystemExit` or `KeyboardInterrupt`: asyncio passes on others to no one
+            error = RuntimeError(f"a task or callback that one of them has started raised {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+        if self._stopped:
+            return
+        self.failure = self.failure or error  # before this looks who waits: `begin` of a later wait will see it
+        for wait in self._waits.copy():
+            wait.fail(self.failure)
 
     async def _stop(self) -> None:
         rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -182,5 +209,6 @@ class LoopThread:
                 if rest:
                     await asyncio.wait(rest)
                 await self.loop.shutdown_asyncgens()
+        self._stopped = True
         self.loop.set_exception_handler(lambda *_: None)  # silence errors of tasks that did not end when cancelled
         self.loop.stop()

@@ -10,6 +10,7 @@ from aiosampler import SamplerError, WorkerError, WorkerTimeout
 from aiosampler.collectors.coroutine_environment import Care
 from aiosampler.collectors.coroutine_environments import CoroutineEnvironments
 from aiosampler.collectors.coroutine_lives import Lives
+from aiosampler.collectors.environments import EnvironmentFault
 from aiosampler.memory.progress import CELLS
 from aiosampler.runtime.loop_thread import LoopThread
 from aiosampler.runtime.restarts import RestartBudget
@@ -77,6 +78,60 @@ def test_a_replacement_that_is_never_ready_is_given_up_and_named(where):
         unit.close()
         loop.close()
     assert caught.value.env_index == 5
+    assert closed == {0, 1, 2}
+
+
+class Ending(Awaited):
+    """The one with index 1 raises in its step, or has a task or the loop do something that would end the loop."""
+
+    def __init__(self, i, how, closed):
+        super().__init__(CountingEnv())
+        self._how, self._i, self._closed = how if i == 1 else None, i, closed
+
+    async def step(self, action):
+        if self._how is not None:
+            await self._how()
+        return await super().step(action)
+
+    async def close(self):
+        await super().close()
+        self._closed.add(self._i)
+
+
+async def raise_generator_exit():
+    raise GeneratorExit
+
+
+async def exit_in_a_task():
+    async def leave():
+        raise SystemExit(3)
+
+    task = asyncio.ensure_future(leave())
+    await asyncio.Event().wait()
+    del task
+
+
+async def stop_the_loop():
+    asyncio.get_running_loop().stop()
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("how", "env_index", "more"), [(raise_generator_exit, 5, 0), (exit_in_a_task, 4, 2), (stop_the_loop, 4, 2)]
+)
+def test_what_would_end_a_loop_ends_the_wait_and_all_are_closed(how, env_index, more):
+    loop, closed = LoopThread(), set()
+    unit = three(loop, lambda i, _: (Ending(i, how, closed), 0), restarts=0)
+    row = SimpleNamespace(t=0, ended=[], lost=[], record=lambda *_: None, start=lambda *_: None)
+    try:
+        unit.add(3, lambda _: None)
+        unit.reset(range(3), [0] * 3, [None] * 3, lambda *_: None, phase=lambda _: None)
+        with pytest.raises(EnvironmentFault, match="taking step 0 of the batch") as caught:
+            unit.step([0] * 3, [0, 1, 2], row)
+    finally:
+        unit.close()
+        loop.close()
+    assert (caught.value.env_index, caught.value.more) == (env_index, more)
     assert closed == {0, 1, 2}
 
 

@@ -110,6 +110,31 @@ def test_the_watcher_goes_back_to_rest_after_a_wait_that_was_over_before_it_woke
     pytest.fail("it goes round and round")
 
 
+def exits():
+    raise SystemExit(4)
+
+
+async def exits_in_a_task():
+    exits()
+
+
+@pytest.mark.parametrize("how", ["callback", "task", "stop"])
+def test_what_would_end_the_loop_fails_the_waits_and_the_loop_goes_on(loop, how):
+    tasks = []
+
+    def begin(end):
+        if how == "task":
+            tasks.append(asyncio.ensure_future(exits_in_a_task()))
+        else:
+            loop.loop.call_soon(exits if how == "callback" else loop.loop.stop)
+
+    words = "has stopped the event loop" if how == "stop" else "SystemExit: 4"
+    with pytest.raises(RuntimeError, match=words) as caught:
+        loop.wait(begin, lambda waited, held: None)
+    assert caught.value is loop.failure
+    loop.wait(lambda end: end(), lambda waited, held: None)  # such as one for closing
+
+
 def test_the_watcher_ends_with_the_loop():
     made = LoopThread()
     made.wait(lambda end: end(), lambda waited, held: None)
