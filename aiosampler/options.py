@@ -225,12 +225,13 @@ class Options:
             self._integer("eval_max_trajectories", 1)
 
 
-def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
+def user_objects(*, batch_B: int, eval_n_envs: int, part: Part = WHOLE, **objects: Any) -> Payload:
     """Check the user's objects and pickle them, with Gymnasium's registry if they may need it.
 
     Args:
         batch_B: Environments.
         eval_n_envs: Environments for evaluation.
+        part: Which of several equal samplers has them.
         objects: ``env_fn``, ``env_kwargs``, ``eval_env_kwargs``, ``agent``, ``traj_info_cls``, ``traj_info_kwargs``.
 
     Raises:
@@ -244,7 +245,8 @@ def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
         env_fn = by_value(env_fn)
     if not isinstance(env_fn, EnvSpec) and not callable(env_fn):
         raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {env_fn!r}")
-    objects.update(_settled(as_integer("batch_B", batch_B, 1), as_integer("eval_n_envs", eval_n_envs, 0), objects))
+    counts = as_integer("batch_B", batch_B, 1), as_integer("eval_n_envs", eval_n_envs, 0)
+    objects.update(_settled(*counts, part, objects))
     if takes(env_fn, NUM_ENVS):
         _check_vector_kwargs(objects)
     _mapping("traj_info_kwargs", objects["traj_info_kwargs"])
@@ -253,10 +255,10 @@ def user_objects(*, batch_B: int, eval_n_envs: int, **objects: Any) -> Payload:
     return Payload({**objects, "env_fn": env_fn, "registry": None if is_named else pack_registry()})
 
 
-def _settled(B: int, eval_B: int, objects: Mapping[str, Any]) -> dict[str, Any]:
+def _settled(B: int, eval_B: int, part: Part, objects: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of environments, checked; a list of one for each environment if they are not the same for all."""
     given, for_evaluation = objects["env_kwargs"], objects["eval_env_kwargs"]
-    settled = {"env_kwargs": settle_env_kwargs("env_kwargs", given, B, "batch_B")}
+    settled = {"env_kwargs": settle_env_kwargs("env_kwargs", given, B, "batch_B", part.first(B))}
     if not eval_B:
         return settled  # `Options` refuses `eval_env_kwargs` later
     if for_evaluation is None and callable(given):
@@ -266,7 +268,8 @@ def _settled(B: int, eval_B: int, objects: Mapping[str, Any]) -> dict[str, Any]:
             "env_kwargs has one dict for each environment of a batch; give eval_env_kwargs for those of "
             f"eval_n_envs={eval_B} as well"
         )
-    return {**settled, "eval_env_kwargs": settle_env_kwargs("eval_env_kwargs", for_evaluation, eval_B, "eval_n_envs")}
+    name, first = "eval_env_kwargs", part.first(eval_B)
+    return {**settled, name: settle_env_kwargs(name, for_evaluation, eval_B, "eval_n_envs", first)}
 
 
 def _check_vector_kwargs(objects: Mapping[str, Any]) -> None:

@@ -304,8 +304,8 @@ class ServedEngine:
                 agent.model.to(self._accelerator.device)
         self._agents = [agent, *(copy.copy(agent) for _ in self._groups[1:])]
         bind_parameters(self._agents, self._parameters, copy=self._accelerator is not None)
-        part, server = options.part, self._assignment.index
-        self._random = RandomStreams(options.seed, part.first(len(options.devices)) + server, part.restarts)
+        part, first = options.part, self._shares[0].environments.start
+        self._random = RandomStreams(options.seed, part.first(options.batch_B) + first, part.restarts)
         with torch.inference_mode():
             self._make_server()
 
@@ -319,11 +319,11 @@ class ServedEngine:
             self._tell_environments(agent, ours)
             slots = [columns(slot, ours.start, len(ours)) for slot in views.slots]
             clocks = [clock[index] for clock in views.stage_clocks]
-            noise = self._make_noise(self._noise, Stream.GROUP_NOISE, index)
+            noise = self._make_noise(self._noise, Stream.GROUP_NOISE, ours.start)
             inference = self._inference(agent, slots, clocks, waits=not options.mid_batch_reset, noise=noise)
             self._inferences.append(inference)
             training.append(Pipeline(group, inference))
-            noise = self._make_noise(self._eval_noise, Stream.EVAL_GROUP_NOISE, index)
+            noise = self._make_noise(self._eval_noise, Stream.EVAL_GROUP_NOISE, ours.start)
             if evaluated:
                 assert views.evaluation_slot is not None
                 slots = [columns(views.evaluation_slot, evaluated.start, len(evaluated))]
@@ -349,12 +349,11 @@ class ServedEngine:
             return DeviceInference(agent, slots, self._accelerator, clocks, cells, **settings)
         return InPlaceInference(agent, slots, clocks, cells, **settings)
 
-    def _make_noise(self, made: list[GroupStream], stream: Stream, index: int) -> GroupStream | None:
-        """New generator states for a group, or None if it can draw from the generators of the process."""
+    def _make_noise(self, made: list[GroupStream], stream: Stream, first: int) -> GroupStream | None:
+        """New generator states for the group of environment `first`; None if it draws from those of the process."""
         if len(self._groups) == 1 and self._accelerator is None:
             return None
         part = self._options.part
-        index += part.first(len(self._options.devices) * len(self._groups))
-        seed = stream_seed(self._options.seed, stream, index, part.restarts)
+        seed = stream_seed(self._options.seed, stream, part.first(self._options.batch_B) + first, part.restarts)
         made.append(GroupStream(seed, self._accelerator))
         return made[-1]

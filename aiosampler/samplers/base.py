@@ -70,7 +70,8 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         batch_T: Number of time steps of a batch.
         batch_B: Number of environments.
         env_kwargs: Arguments of `env_fn`: a dict for all environments, or a sequence of one for each, or a function of
-            an environment's index that makes one, called here. The example environment gets those of the first.
+            an environment's index, among those of all ranks, that makes one, called here. The example environment gets
+            those of the first.
         n_workers: Number of worker processes; for the parallel samplers.
         affinity: CPUs and threads of the processes. By default the system's scheduler places them; for alternating
             groups on few CPUs, the placements of `make_affinity` are tried in the first batches.
@@ -196,10 +197,12 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
     ) -> None:
         if not isinstance(agent, Agent):
             raise TypeError(f"agent must be an instance of Agent, got {agent!r}")
+        part = part_of_rank(rank, n_ranks, seed)
         options = Options(
             payload=user_objects(
                 batch_B=batch_B,
                 eval_n_envs=eval_n_envs,
+                part=part,
                 env_fn=env_fn,
                 env_kwargs=env_kwargs,
                 eval_env_kwargs=eval_env_kwargs,
@@ -234,7 +237,7 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
             max_wait=max_wait,
             seed_every_reset=seed_every_reset,
             preload=preload,  # type: ignore[arg-type] # becomes a tuple
-            part=part_of_rank(rank, n_ranks, seed),
+            part=part,
         )
         self.options = self._refined(options)
         self._log = debug_log(f"{type(self).__name__} {id(self):x}") if debug else no_log

@@ -9,7 +9,9 @@ Arguments: TypeAlias = Mapping[str, Any]
 EnvKwargs: TypeAlias = Arguments | Sequence[Arguments] | Callable[[int], Arguments]
 
 
-def settle_env_kwargs(name: str, given: Any, n: int, counted_by: str) -> Arguments | list[Arguments] | None:
+def settle_env_kwargs(
+    name: str, given: Any, n: int, counted_by: str, first: int = 0
+) -> Arguments | list[Arguments] | None:
     """Check the arguments of `n` environments; if a function was given, call it for each index.
 
     Args:
@@ -17,6 +19,7 @@ def settle_env_kwargs(name: str, given: Any, n: int, counted_by: str) -> Argumen
         given: A mapping, a sequence of n mappings, a function that makes one from an index, or None.
         n: How many environments there are.
         counted_by: The sampler's argument that gives n, for messages.
+        first: Index of the first of them, among those of all samplers.
 
     Raises:
         ConfigError: The sequence has another length, or the function raised.
@@ -27,7 +30,7 @@ def settle_env_kwargs(name: str, given: Any, n: int, counted_by: str) -> Argumen
     if isinstance(given, Mapping):
         raise TypeError(f"{name} must be a dict with strings as keys, got {given!r}")
     if callable(given):
-        each = [_ask(name, given, b) for b in range(n)]
+        each = [_ask(name, given, b) for b in range(first, first + n)]
     elif isinstance(given, Sequence) and not isinstance(given, str | bytes):
         each = list(given)
     else:

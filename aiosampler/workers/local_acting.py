@@ -77,9 +77,7 @@ class LocalActing:
         self._agent = agent = build_agent(options.payload, probed.spaces, options.seed)
         self._parameters = AdoptedParameters(views.parameters, start.parameters)
         bind_parameters([agent], self._parameters)
-        self._random = RandomStreams(
-            options.seed, part.first(options.worker_count) + share.rank, part.restarts + share.generation
-        )
+        self._random = RandomStreams(options.seed, self._environments[0], part.restarts + share.generation)
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make an action source for some columns of some slots."""

@@ -33,18 +33,19 @@ class RandomStreams:
 
     Args:
         seed: The sampler's seed.
-        rank: Rank of the worker or action server.
-        generation: How many processes had this rank before.
+        first: Global index of the first environment of the worker or action server. Samplers that are parts of one may
+            differ in how many workers they have, so ranks would not tell all of them apart.
+        generation: How many processes had these environments before.
         acts: Whether the process has an agent. Workers without one use other streams than action servers of the same
-            rank.
+            environments.
     """
 
-    def __init__(self, seed: int, rank: int, generation: int = 0, *, acts: bool = True) -> None:
+    def __init__(self, seed: int, first: int, generation: int = 0, *, acts: bool = True) -> None:
         evaluation = Stream.EVAL_ACTION_NOISE if acts else Stream.EVAL_WORLD_NOISE
         training = Stream.ACTION_NOISE if acts else Stream.WORLD_NOISE
-        seed_generators(stream_seed(seed, evaluation, rank, generation))
+        seed_generators(stream_seed(seed, evaluation, first, generation))
         self._evaluation = _state()
-        seed_generators(stream_seed(seed, training, rank, generation))
+        seed_generators(stream_seed(seed, training, first, generation))
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:

@@ -75,8 +75,8 @@ class OwnPaceActing:
     def __init__(self, work: Work, views: ArenaViews) -> None:
         self._action_space, self._progress = work.probed.spaces.action, views.progress[work.share.rank]
         part, share = work.options.part, work.share
-        rank = part.first(work.options.worker_count) + share.rank
-        self._random = RandomStreams(work.options.seed, rank, part.restarts + share.generation, acts=False)
+        first = part.first(work.options.batch_B) + share.environments.start
+        self._random = RandomStreams(work.options.seed, first, part.restarts + share.generation, acts=False)
 
     def starting(self) -> contextlib.nullcontext[None]:
         """A context around building and resetting the environments, which needs no server."""

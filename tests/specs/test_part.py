@@ -1,12 +1,16 @@
 """Samplers that are parts of one: together they record what it would, and nobody draws what another draws."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from aiosampler import ConfigError, EnvContext, environment_seed
+from aiosampler import ConfigError, EnvContext, Spaces, environment_seed
+from aiosampler.engines.assignments import assign
 from aiosampler.specs.part import Part
+from aiosampler.workers import random_streams
+from aiosampler.workers.served_acting import OwnPaceActing
 from tests.support.agents import LookingAgent, NoisyAgent
 from tests.support.in_process import InProcess
 from tests.support.samplers import leaves, small
@@ -83,6 +87,24 @@ def test_parts_draw_apart_and_so_does_one_that_replaces_another():
     assert torch.equal(actions(0, 2), actions(0, 1))
     others = [actions(0, 2), actions(1, 2), actions(0, 2, 1)]
     assert not any(torch.equal(a, b) for i, a in enumerate(others) for b in others[:i])
+
+
+def test_ranks_with_different_numbers_of_workers_draw_apart(monkeypatch):
+    drawn_by = []
+    monkeypatch.setattr(random_streams, "seed_generators", drawn_by.append)
+    for rank, n_workers in ((0, 4), (1, 2), (2, 1)):  # as on machines with other numbers of CPUs
+        options = small("gpu", batch_B=4, n_workers=n_workers, rank=rank, n_ranks=3).options
+        for share in assign(4, 0, n_workers)[0].shares:
+            work = SimpleNamespace(options=options, share=share, probed=SimpleNamespace(spaces=Spaces(None, None)))
+            OwnPaceActing(work, SimpleNamespace(progress=[None] * 4))
+    assert len(drawn_by) == len(set(drawn_by)) == 2 * (4 + 2 + 1)  # for training and evaluation
+
+
+def test_a_function_of_an_index_is_asked_for_those_of_its_rank():
+    kwargs = {"env_kwargs": lambda b: {"longest": 3 + b}, "eval_env_kwargs": lambda b: {"longest": 9 + b}}
+    options = small("serial", batch_B=4, eval_n_envs=2, eval_max_steps=9, rank=1, n_ranks=3, **kwargs).options
+    assert [each["longest"] for each in options.payload.load("env_kwargs")] == [7, 8, 9, 10]
+    assert [each["longest"] for each in options.payload.load("eval_env_kwargs")] == [11, 12]
 
 
 @pytest.mark.slow  # starts two samplers of each kind
