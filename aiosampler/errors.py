@@ -124,7 +124,7 @@ def text_of(exc: BaseException) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """`text` with its middle left out if it is longer than `longest` characters."""
-    if len(text) <= longest:
-        return text
-    return f"{text[: longest // 2]}\n... ({len(text):,} characters) ...\n{text[-longest // 2 :]}"
+    """`text` as any stream can write it, with its middle left out if it is longer than `longest` characters."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}\n... ({len(text):,} characters) ...\n{text[-longest // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()  # without lone surrogates

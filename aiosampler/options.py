@@ -20,6 +20,7 @@ from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
 from aiosampler.specs.part import WHOLE, Part
 from aiosampler.specs.registry import by_value, find_spec, modules_of, pack_registry
+from aiosampler.specs.torch_settings import torch_settings
 
 START_METHODS = ("spawn", "forkserver", "fork")
 #: A fork server needs Linux: on other systems, libraries that torch loads must not be used after a fork.
@@ -226,7 +227,7 @@ class Options:
 
 
 def user_objects(*, batch_B: int, eval_n_envs: int, part: Part = WHOLE, **objects: Any) -> Payload:
-    """Check the user's objects and pickle them, with Gymnasium's registry if they may need it.
+    """Check the user's objects and pickle them, with torch's settings, and Gymnasium's registry if they may need it.
 
     Args:
         batch_B: Environments.
@@ -252,7 +253,8 @@ def user_objects(*, batch_B: int, eval_n_envs: int, part: Part = WHOLE, **object
     _mapping("traj_info_kwargs", objects["traj_info_kwargs"])
     _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
     is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # it needs no registry
-    return Payload({**objects, "env_fn": env_fn, "registry": None if is_named else pack_registry()})
+    objects["registry"] = None if is_named else pack_registry()
+    return Payload({**objects, "env_fn": env_fn, "torch_settings": torch_settings()})
 
 
 def _settled(B: int, eval_B: int, part: Part, objects: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _copies(example: Example, n: int) -> AgentInputs:
 
     observation, prev_action, env_info = tree_map(repeat, tuple(example[:3]))
     environments = torch.arange(n) if example.some else None
-    return AgentInputs(observation, prev_action, torch.zeros(n), env_info or None, environments)
+    return AgentInputs(observation, prev_action, torch.zeros(n, dtype=torch.float32), env_info or None, environments)
 
 
 def _check_outputs(agent: Agent, inputs: AgentInputs, state: Tree) -> None:

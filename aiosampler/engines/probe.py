@@ -19,7 +19,7 @@ from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.seeding import Stream, stream_seed
 from aiosampler.specs.trees import Tree, tree_map
-from aiosampler.workers.factories import build_agent, build_environment, build_vector, share_registry
+from aiosampler.workers.factories import build_agent, build_environment, build_vector, share_settings
 from aiosampler.workers.messages import Probed
 from aiosampler.workers.random_streams import undrawn
 
@@ -39,7 +39,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
         ConfigError: A space is not supported, or one of the `env_info_keys` was never reported.
     """
     phase("building the example environment")
-    share_registry(options.payload)
+    share_settings(options.payload)
     env, vector = _example(options, phase)
     try:
         phase("trying out the example environment")

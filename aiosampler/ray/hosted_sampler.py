@@ -19,7 +19,7 @@ from aiosampler.errors import ConfigError, SamplerError
 from aiosampler.pickling import dumps
 from aiosampler.ray.travel import Lent, Reply, from_bytes, packed
 from aiosampler.samplers.beside_loop import beside_loop
-from aiosampler.specs.registry import unpack_registry
+from aiosampler.workers.factories import share_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -163,9 +163,7 @@ class HostedSampler:
 
 def _make_sampler(plan: Plan, beginning: Beginning) -> AsyncSamplerMixin:
     payload, part = plan.payload, beginning.part
-    registry = payload.load("registry")
-    if registry is not None:
-        unpack_registry(registry)
+    share_settings(payload)
     each = plan.env_kwargs[part.index if len(plan.env_kwargs) > 1 else 0]
     settings = {**pickle.loads(plan.settings), **pickle.loads(each), "seed": beginning.seed}
     objects = {name: payload.load(name) for name in ("env_fn", "agent", "traj_info_cls", "traj_info_kwargs")}

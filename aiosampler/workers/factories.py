@@ -14,6 +14,7 @@ from aiosampler.specs.context import CONTEXT, NUM_ENVS, EnvContext, takes
 from aiosampler.specs.env_kwargs import kwargs_of
 from aiosampler.specs.registry import unpack_registry
 from aiosampler.specs.seeding import Stream, stream_seed
+from aiosampler.specs.torch_settings import apply_torch_settings
 from aiosampler.workers.random_streams import seed_generators
 
 if TYPE_CHECKING:
@@ -25,11 +26,18 @@ if TYPE_CHECKING:
     from aiosampler.specs.arrays import Spaces
 
 
-def share_registry(payload: Payload) -> None:
-    """Add the Gymnasium registry of the user's process to that of this one, before environments are built here."""
+def share_settings(payload: Payload) -> None:
+    """Make settings of the user's process those of this one: torch's, and Gymnasium's registry."""
+    share_torch_settings(payload)
     packed = None if payload.live else payload.load("registry")  # the user's process itself has everything registered
     if packed is not None:
         unpack_registry(packed)
+
+
+def share_torch_settings(payload: Payload) -> None:
+    """Make those settings of torch in the user's process that change results those of this one."""
+    if not payload.live:
+        apply_torch_settings(payload.load("torch_settings"))
 
 
 def build_environment(
@@ -92,11 +100,12 @@ def build_vector(payload: Payload, n: int, contexts: Sequence[EnvContext], first
 
 
 def build_agent(payload: Payload, spaces: Spaces, seed: int) -> Agent:
-    """A copy of the user's agent, whose model is built with the same random numbers in every process.
+    """A copy of the user's agent, whose model is built with the same settings and random numbers in every process.
 
     Raises:
         AgentFault: The agent raised. A `ConfigError` is passed on.
     """
+    share_torch_settings(payload)
     agent: Agent = payload.load("agent")
     seed_generators(stream_seed(seed, Stream.AGENT_INIT))
     try:

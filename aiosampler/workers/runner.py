@@ -26,7 +26,7 @@ from aiosampler.runtime.restarts import RestartBudget
 from aiosampler.specs.context import EnvContext
 from aiosampler.specs.seeding import Stream, environment_seed, seed_sequence
 from aiosampler.workers.episodes import pack_episodes
-from aiosampler.workers.factories import build_environment, build_vector, share_registry, traj_info_factory
+from aiosampler.workers.factories import build_environment, build_vector, share_settings, traj_info_factory
 from aiosampler.workers.failures import describe
 from aiosampler.workers.messages import Ask, Call, Called, Loss
 
@@ -122,7 +122,7 @@ class Runner:
 
     def _build(self, calls: Sequence[Call]) -> None:
         options, share = self._options, self._share
-        share_registry(options.payload)
+        share_settings(options.payload)
         rule = MidBatchReset() if options.mid_batch_reset else WaitReset()
         self._collector = self._make_collector(share.environments, self._views.slots, rule, evaluation=False)
         if share.evaluation and options.eval_keep_envs:
