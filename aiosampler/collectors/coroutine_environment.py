@@ -14,6 +14,7 @@ from aiosampler.collectors.environment_access import Ask, call_environment, invo
 from aiosampler.collectors.environment_checks import check_environment, check_reset, method_of
 from aiosampler.errors import WorkerTimeout
 from aiosampler.memory.progress import environment_name
+from aiosampler.runtime.deadlines import COROUTINE_CLOSE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,6 +36,7 @@ class CoroutineEnvironment:
     def __init__(self, env: Any, contexts: contextlib.AsyncExitStack, *, managed: bool) -> None:
         self.env = env
         self._contexts, self._managed = contexts, managed
+        self._closed = False
         self._reset, self.step, self._close = (method_of(env, name) for name in ("reset", "step", "close"))
 
     @classmethod
@@ -98,13 +100,32 @@ class CoroutineEnvironment:
             result = await result
         return pack_result(result, ask, name, b, evaluation=evaluation)
 
+    async def reason(self, exc: asyncio.CancelledError) -> BaseException:
+        """Close it, since something in it has cancelled its task; return why.
+
+        A task group that it has entered cancels it when another task of the group fails, and tells so when it is left.
+        """
+        try:
+            await self.close()
+        except Exception as why:
+            return why
+        return exc
+
     async def close(self) -> None:
-        """Close it, by leaving its context if it came from one."""
-        if not self._managed:
-            closing = self._close()
-            if inspect.isawaitable(closing):
-                await closing
-        await self._contexts.aclose()
+        """Close it, by leaving its context if it came from one, within a time limit; idempotent.
+
+        Raises:
+            TimeoutError: It took too long.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        async with within(f"the {COROUTINE_CLOSE_S} s that there are", COROUTINE_CLOSE_S):
+            if not self._managed:
+                closing = self._close()
+                if inspect.isawaitable(closing):
+                    await closing
+            await self._contexts.aclose()
 
 
 class Life:
@@ -128,8 +149,14 @@ class Life:
 
     @property
     def waits(self) -> bool:
-        """Whether it is built, and waits for the next call."""
-        return not self.over and self.waiter is not None and not self.waiter.done()
+        """Whether it is built, and waits for the next call; also if something in it has cancelled its task just now."""
+        return not self.over and self.waiter is not None and (not self.waiter.done() or self.waiter.cancelled())
+
+    def ask(self, what: object) -> None:
+        """Start its next call; one whose task was cancelled just now fails by that."""
+        assert self.waiter is not None
+        if not self.waiter.done():
+            self.waiter.set_result(what)
 
 
 class Care(NamedTuple):

@@ -32,7 +32,7 @@ class CoroutineEnvironments:
     """An `EnvironmentUnit` of environments whose methods are coroutines.
 
     Args:
-        lives: The environments in their loop; `add` builds them.
+        lives: The environments in their loop; `build` and `settle` build them.
         step_timeout: Seconds that a step, a reset or a call may take; None for no limit.
     """
 
@@ -46,7 +46,8 @@ class CoroutineEnvironments:
 
     def add(self, n: int, phase: Callable[[str], None]) -> None:
         """Build n environments, all at the same time; the unit closes each that is built, even if others fail."""
-        self._lives.add(n, phase)
+        self.build(n, phase)
+        self.settle(phase)
 
     def build(self, n: int, phase: Callable[[str], None]) -> None:
         """The first half of `add`: begin to build, in the thread that calls this; `settle` waits for it."""
@@ -122,7 +123,7 @@ class CoroutineEnvironments:
             stepped = lives.ready(environments) if lives.losses else environments
             lives.pending.update(stepped)  # as `ask` does, for all
             for i in stepped:
-                lives.each[i].waiter.set_result(None)  # type: ignore[union-attr] # it waits
+                lives.each[i].ask(None)
             nobody_came = not any(lives.each[i].fresh for i in self._absent)
             if not stepped and self._absent and nobody_came and not lives.losses:
                 lives.pending.add(BEING_BUILT)

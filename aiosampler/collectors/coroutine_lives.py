@@ -93,13 +93,8 @@ class Lives:
 
     # These are called in the collector's thread.
 
-    def add(self, n: int, phase: Callable[[str], None]) -> None:
-        """Build n environments; each that is built will be closed with the unit, even if others fail."""
-        self.build(n, phase)
-        self.settle(phase)
-
     def build(self, n: int, phase: Callable[[str], None]) -> None:
-        """The first half of `add`: call the factories, and start the tasks that await what they return."""
+        """Call the factories, and start the tasks that await what they return; `settle` follows."""
         for i in range(n):
             phase(f"building {self.name(i)}")
             self.in_hand(i)
@@ -111,7 +106,7 @@ class Lives:
             self._loop.loop.call_soon_threadsafe(self._begin, i, made, None)
 
     def settle(self, phase: Callable[[str], None]) -> None:
-        """The second half of `add`: wait until all environments are built."""
+        """Wait until all environments that `build` has begun are built; the unit closes each, even if others fail."""
         unsettled = (life.i for life in self.each if life.env is None)  # evaluated in the loop
         self.wait(lambda: self.pending.update(unsettled), "calling env_fn", None, phase, lambda i, *_: None)
 
@@ -262,6 +257,8 @@ class Lives:
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and not runs(life.task):  # it is being destroyed, as the loop is gone
                 raise
+            if isinstance(exc, asyncio.CancelledError) and life.env is not None and not (life.over or self._halted):
+                exc = await life.env.reason(exc)
             error = self.fault(doing or self._doing, i, exc)
             if error is exc and doing is None and not life.over:
                 self._fail(error)  # recording failed, such as a TrajInfo: not a fault of the environment
@@ -272,9 +269,8 @@ class Lives:
         if life.env is not None:
             given_up, life.over = life.over, True
             try:
-                async with within(f"the {COROUTINE_CLOSE_S} s that there are", COROUTINE_CLOSE_S):
-                    await life.env.close()
-            except Exception as exc:
+                await life.env.close()
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:
                 if not given_up:
                     raise self.fault("closing", i, exc) from exc
                 log.debug("%s was given up, and failed in closing: %r", self.name(i), exc)
@@ -306,7 +302,7 @@ class Lives:
     def ask(self, i: int, what: Callable[[Life], Any] | None) -> None:
         """Start a call of environment i, a step if `what` is None; it is pending from now on."""
         self.pending.add(i)
-        self.each[i].waiter.set_result(what)  # type: ignore[union-attr] # it waits
+        self.each[i].ask(what)
 
     def end_wait(self) -> None:
         """End the wait for an environment that has its own collector, and takes no step now."""

@@ -18,6 +18,11 @@ METHODS = ("reset", "step", "close")
 ASYNC_METHODS = ("reset_async", "step_async", "close_async")
 STEP = "step() must return (observation, reward, terminated, truncated, info), as in Gymnasium"
 RESET = "reset() must return (observation, info), as in Gymnasium"
+LOOP_RUNS_IN_COROUTINES = (
+    "environments are awaited in an event loop of their own, which runs in coroutines alone: if this comes from "
+    "env_fn, write it as async def"
+)
+ASYNCIO_SAYS = ("no running event loop", "no current event loop", "attached to a different loop")
 ABSENT = object()
 _NOT_AWAITED = (
     "vector environments are called, not awaited: without that parameter, env_fn makes single ones that are awaited"
@@ -63,6 +68,7 @@ def check_environment(env: Any, *, managed: bool = False) -> "gym.Env[Any, Any]"
     deepmind = _has(env, "observation_spec") and not _has(env, "observation_space")
     if deepmind or "reset" in missing or "step" in missing:
         hint = ", of the API of dm_env: wrap it in shimmy.DmControlCompatibilityV0" if deepmind else ""
+        hint = ": decorate env_fn by contextlib.asynccontextmanager" if inspect.isasyncgen(env) else hint
         raise TypeError(f"env_fn must return a Gymnasium environment, got {_short(env)}{hint}")
     if missing and not managed:
         raise TypeError(f"the environment {_short(env)} has no method close(), as those of Gymnasium have")
@@ -123,11 +129,17 @@ def check_step(result: Any, *, infos: bool = False) -> tuple[Any, Any, Any, Any,
 
 
 def api_error(exc: BaseException) -> BaseException:
-    """A clearer error for an exception that came from unpacking a result of `step` or `reset`, here or in a wrapper.
+    """A clearer error for what an environment raised since it does not keep to the rules of its interface.
+
+    Such come from unpacking a result of `step` or `reset`, here or in a wrapper, and from asyncio where no loop runs.
 
     Returns:
         An error that says which rule was broken, with `exc` as its cause; `exc` itself if it is about something else.
     """
+    if isinstance(exc, RuntimeError) and any(words in str(exc) for words in ASYNCIO_SAYS):
+        error: Exception = RuntimeError(f"{exc}; {LOOP_RUNS_IN_COROUTINES}")
+        error.__cause__ = exc
+        return error
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     if not frames or not isinstance(exc, ValueError | TypeError) or "unpack" not in str(exc):
         return exc

@@ -135,6 +135,65 @@ def test_what_would_end_a_loop_ends_the_wait_and_all_are_closed(how, env_index, 
     assert closed == {0, 1, 2}
 
 
+class OfAGroup(Awaited):
+    """Holds a task group open, a task of which fails between two steps of the one with index 1."""
+
+    def __init__(self, i):
+        super().__init__(CountingEnv())
+        self._i, self._fails = i, asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self):
+        await self._tasks.__aenter__()
+        if self._i == 1:
+            self._tasks.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exc_info):
+        self._fails.set()
+        await self._tasks.__aexit__(*exc_info)
+
+    async def step(self, action):
+        self._fails.set()
+        return await super().step(action)
+
+    async def _read(self):
+        await self._fails.wait()
+        raise ConnectionResetError("gone")
+
+
+def test_a_connection_that_is_lost_in_a_task_of_a_group_is_the_reason():
+    loop = LoopThread()
+    unit = three(loop, lambda i, before: (OfAGroup(i - 9 * before), 0), restarts=1)
+    row = SimpleNamespace(t=0, ended=[], lost=[], record=lambda *_: None, start=lambda *_: None)
+    try:
+        unit.add(3, lambda _: None)
+        unit.reset(range(3), [0] * 3, [None] * 3, lambda *_: None, phase=lambda _: None)
+        while not row.lost:
+            unit.step([0] * 3, [0, 1, 2], row)
+        ((lost, error),) = row.lost
+    finally:
+        unit.close()
+        loop.close()
+    assert lost == 1
+    assert "TaskGroup (1 sub-exception)" in str(error)
+
+
+def test_one_whose_task_was_cancelled_just_now_is_lost_by_that():
+    loop = LoopThread()
+    unit = three(loop, lambda i, _: (Awaited(CountingEnv()), 0), restarts=1)
+    row = SimpleNamespace(t=0, ended=[], lost=[], record=lambda *_: None, start=lambda *_: None)
+    try:
+        unit.add(3, lambda _: None)
+        unit.reset(range(3), [0] * 3, [None] * 3, lambda *_: None, phase=lambda _: None)
+        loop.loop.call_soon_threadsafe(lambda: unit._lives.each[1].task.cancel())
+        unit.step([0] * 3, [0, 1, 2], row)
+        assert [lost for lost, _ in row.lost] == [1]
+    finally:
+        unit.close()
+        loop.close()
+
+
 def three(loop, build, restarts):
     """Environments 4, 5 and 6, which have 0.2 s to be built and reset."""
     none = np.zeros(1, np.int64)

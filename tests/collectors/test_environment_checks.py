@@ -1,5 +1,7 @@
 """What env_fn made, where it is no environment of Gymnasium, is said in one sentence."""
 
+import asyncio
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ from tests.support.in_process import InProcess
 from tests.support.worlds import CountingEnv
 
 OBSERVATION = np.zeros(3, np.int64)
+
+
+async def _generates():
+    yield CountingEnv()
 
 
 class _Pool:
@@ -155,6 +161,7 @@ def test_what_is_for_an_event_loop_is_told_from_what_is_not(make):
         (_Unprintable, "vector environment of 2"),
         (_Several, "environment of several agents"),
         (lambda: gym.wrappers.TimeLimit(_AsyncStep(), 9), r"step\(\) of _AsyncStep is .* TimeLimit does not await it"),
+        (_generates, "got <async_generator object .*: decorate env_fn by contextlib.asynccontextmanager"),
         (_Unseeded, r"reset\(\) does not take seed as a keyword"),
         (_NoClose, r"no method close\(\)"),
         (_NoSpace, "has no observation_space; set it"),
@@ -292,6 +299,12 @@ def test_the_rule_that_is_broken_is_named_also_later_and_within_wrappers(results
         )
         sampler.collect()
     assert str(caught.value.__cause__).startswith(f"{next(iter(results))}() must return (observation")
+
+
+def test_one_that_needs_a_running_loop_where_none_runs_is_told_what_to_write():
+    with pytest.raises(RuntimeError, match="no running event loop") as caught:
+        asyncio.get_running_loop()
+    assert "if this comes from env_fn, write it as async def" in str(api_error(caught.value))
 
 
 def test_other_errors_are_left_as_they_are():
