@@ -51,8 +51,6 @@ class _Sampler:
         self._last_end = 0.0  # of a batch
         self._wanted: int | None = None  # number of the batch that was requested last
         self._complete: messages.Batch | None = None  # the batch that is complete, but was not requested yet
-        self._begun: int | None = None  # number of the batch that was begun last
-        self._adopted: Adopted | None = None  # for the batch that begins next, if that is settled
         self._tell: Callable[[str], None] = _ignore
         self._trying_out = True  # whether failures are reported as errors in the arguments
 
@@ -157,8 +155,8 @@ class _Sampler:
     def _begin(
         self, parent: ServiceChannel, engine: Engine, tasks: asyncio.TaskGroup, itr: int, slot: int
     ) -> asyncio.Task[None]:
-        """Begin to collect a batch, with the newest parameters, or those from before the last one was returned."""
-        adopted, self._adopted, self._begun = self._adopted or self._parameters.adopt(), None, itr
+        """Begin to collect a batch, with the newest parameters."""
+        adopted = self._parameters.adopt()
         self._tell(f"collecting batch {itr} into slot {slot} with policy version {adopted.version}")
         return tasks.create_task(self._collect(parent, engine, itr, slot, adopted))
 
@@ -178,8 +176,6 @@ class _Sampler:
         batch = self._complete
         if batch is not None and batch.itr == self._wanted:
             self._complete = None
-            if self._overlap and self._begun == batch.itr:
-                self._adopted = self._parameters.adopt()  # what is published after this is for the one after
             parent.send(batch)
 
 
