@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
-from aiosampler.errors import SamplerClosed, SamplerError, WorkerDied
+from aiosampler.errors import SamplerClosed, SamplerError
 from aiosampler.ray.actor_start import ActorStart, LostAtStart
 from aiosampler.ray.remote_actor import ActorLost, Arrived, RemoteActor
 from aiosampler.ray.split_call import answer, requests
-from aiosampler.runtime import deadlines
 from aiosampler.runtime.restarts import attach
 from aiosampler.runtime.tasks import all_or_first_error, to_the_end
+from aiosampler.samplers.call_checks import match
 from aiosampler.samplers.state import State, closed, require
 from aiosampler.workers.messages import Loss
 
@@ -125,7 +125,7 @@ class Fleet:
             return exc
         if self._closing is not None:
             return SamplerClosed("the sampler was closed while it was starting")
-        return self._died(exc.actor, exc.why)
+        return exc.actor.died(exc.why)
 
     # Running
 
@@ -144,11 +144,14 @@ class Fleet:
         """Obtain a batch of each actor, or of the one that was ready first.
 
         Args:
-            itr: Number of the batch; one more than the last by default.
+            itr: Number of the batch, without overlap; that of one that was asked for already is refused if it differs.
             take: Makes of them what is returned; cancelled there, they are kept.
         """
         async with self._order:
             self.require_running()
+            for actor in self.actors:
+                if actor.batches:  # only where a caller without overlap was cancelled
+                    match((actor.next_itr - len(actor.batches), 0), itr, None)
             chosen = await self._until(lambda: self._choose(itr))
             arrived = [(actor, actor.batches[0].result()) for actor in chosen]
             taken = await take(arrived)
@@ -226,6 +229,8 @@ class Fleet:
                     self._lose(actor, error.why)
                 elif error is not None:
                     raise error
+                elif actor.version != self.version:  # what came meanwhile; from now on it is sent what comes
+                    actor.publish(self._parameters, self.version)
             for task in actor.watched:
                 error = task.exception() if task.done() else None
                 if isinstance(error, ActorLost):
@@ -234,16 +239,13 @@ class Fleet:
                 if error is not None:
                     raise error
 
-    def _died(self, actor: RemoteActor, why: str) -> WorkerDied:
-        return WorkerDied(f"{actor.name} was lost: {why}", process=f"actor-{actor.index}", rank=actor.index)
-
     def _lose(self, actor: RemoteActor, why: str) -> None:
         """Replace an actor that was lost.
 
         Raises:
             WorkerDied: It may not be replaced.
         """
-        error = self._died(actor, why)
+        error = actor.died(why)
         lost = actor.forget()
         self.lost_batches += lost
         actor.next_itr -= lost
@@ -270,11 +272,11 @@ class Fleet:
         await self._starting.probe(actor, self.seed, actor.next_itr, version)
         await self._starting.start(actor, parameters)
         actor.watch()
-        if self.version != version:
-            actor.publish(self._parameters, self.version)
 
     def publish(self, ref: Any, version: int) -> None:
-        """Send parameters to all actors."""
+        """Send parameters to all actors, unless later ones came before."""
+        if version < self.version:
+            return
         self.version, self._parameters = version, ref
         for actor in self.actors:
             if actor.replacing is None:
@@ -369,10 +371,11 @@ class Fleet:
         replacing = [actor.replacing for actor in self.actors if actor.replacing is not None]
         for task in replacing:
             task.cancel()
-        closing = [actor for actor in self.actors if actor.place is not None and actor.replacing is None]
+        there = [actor for actor in self.actors if actor.place is not None and actor.replacing is None]
         for actor in self.actors:
             actor.forget()
-        reports = await asyncio.gather(*map(_close, closing), return_exceptions=True) if ray.is_initialized() else []
+        closing = [actor.close() for actor in there] if ray.is_initialized() else []
+        reports = await asyncio.gather(*closing, return_exceptions=True)
         for actor in self.actors:
             actor.kill()
         if replacing:
@@ -392,9 +395,3 @@ class Fleet:
         if self.state is State.CLOSED:
             self._raise_unmet()
         require(state, self.state, self.failure)
-
-
-async def _close(actor: RemoteActor) -> None:
-    with contextlib.suppress(ActorLost, TimeoutError):
-        async with asyncio.timeout(deadlines.SAMPLER_CLOSE_S + deadlines.KILL_S):
-            await actor.call("close")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
-from aiosampler.errors import WorkerError, text_of
+from aiosampler.errors import WorkerDied, WorkerError, text_of
 from aiosampler.ray.hosted_sampler import Place, as_sampler_error
+from aiosampler.runtime import deadlines
 from aiosampler.workers.messages import Ask
 
 if TYPE_CHECKING:
@@ -148,6 +150,16 @@ class RemoteActor:
         self.batches.clear()
         self.publishing = self.watching = None
         return lost
+
+    def died(self, why: str) -> WorkerDied:
+        """The error that says that it was lost."""
+        return WorkerDied(f"{self.name} was lost: {why}", process=f"actor-{self.index}", rank=self.index)
+
+    async def close(self) -> None:
+        """Have its sampler close, within the time that a local one has; raises what that has to report."""
+        with contextlib.suppress(ActorLost, TimeoutError):
+            async with asyncio.timeout(deadlines.SAMPLER_CLOSE_S + deadlines.KILL_S):
+                await self.call("close")
 
     def kill(self) -> None:
         """End the actor's process, if there is one, whatever it does."""
