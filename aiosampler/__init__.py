@@ -7,6 +7,8 @@ time each is resolved when it is first used (:pep:`562`), so that a process whic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
+
     from aiosampler.affinity import Affinity as Affinity
     from aiosampler.affinity import make_affinity as make_affinity
     from aiosampler.affinity import usable_cpus as usable_cpus
@@ -87,11 +89,23 @@ else:
     def __getattr__(name: str) -> object:
         if name == "__all__":
             return __dir__()
+        if name == "__version__":
+            return _version()
         if name.startswith("__") or name not in _modules():
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(_modules()[name]), name)
         globals()[name] = value
         return value
+
+    @functools.cache
+    def _version() -> str:
+        """The version of the distribution that was installed; none is where the files were only put on the path."""
+        from importlib import metadata
+
+        try:
+            return metadata.version(__name__)
+        except metadata.PackageNotFoundError:
+            return "0+unknown"
 
     def __dir__() -> list[str]:
         return sorted(_modules())

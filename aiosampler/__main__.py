@@ -11,7 +11,11 @@ from aiosampler.errors import SamplerError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return the exit status: of `doctor`, 1 if something is missing that samplers need."""
+    """Run a command; return the exit status.
+
+    It is 1 of `doctor` if something is missing that samplers need, of `bench` if one of the samplers failed, and of
+    `tune` if all did; it is 2 if nothing was measured, as an argument is wrong.
+    """
     parser = argparse.ArgumentParser(prog="python -m aiosampler", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="what this machine allows: processes, signals, CPUs, memory, devices")
@@ -62,13 +66,15 @@ def _doctor(*, as_json: bool) -> int:
 
 
 def _measure(chosen: argparse.Namespace) -> int:
-    from aiosampler.commands.bench import bench, draw, table
+    from aiosampler.commands.bench import bench, check_picture, draw, table
     from aiosampler.commands.candidates import candidates, make_subject
     from aiosampler.commands.tune import recommendation, tune
 
     subject = make_subject(chosen)
+    if chosen.picture:
+        check_picture(chosen.picture)
     if chosen.command == "bench":
-        ways = candidates(chosen.samplers, chosen.workers)
+        ways = candidates(chosen.samplers, chosen.workers, chosen.device)
         measuring = bench(subject, ways, peers=chosen.peers, windows=chosen.windows, seconds=chosen.seconds)
     else:
         measuring = tune(subject, chosen.seconds)
@@ -82,7 +88,8 @@ def _measure(chosen: argparse.Namespace) -> int:
         print("\n".join(filter(None, (table(subject, rows), advice))))  # noqa: T201
     if chosen.picture:
         draw(chosen.picture, subject, rows)
-    return int(not any(row.rates for row in rows))
+    tried = rows[: len(ways)] if chosen.command == "bench" else []  # `tune` also tries what cannot be had
+    return int(any(row.error for row in tried) or not any(row.rates for row in rows))
 
 
 if __name__ == "__main__":

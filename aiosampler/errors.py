@@ -49,7 +49,7 @@ class ProcessFailure(SamplerError):
     """Base class of failures in a process of the sampler.
 
     Attributes:
-        process: Name of the process, such as ``"sampler"`` or ``"worker-3"``.
+        process: Name of the process, such as ``"sampler"`` or ``"worker-3"``; ``"user"`` is yours.
         rank: Number of the worker, None where there are no workers.
         env_index: Global index of the environment (0 to B - 1) at fault, None if it is not known.
         evaluation: Whether `env_index` counts the evaluation environments.
@@ -94,6 +94,11 @@ class WorkerTimeout(ProcessFailure):
 
 class AgentError(ProcessFailure):
     """The agent raised, or returned a shape, dtype or batch size that does not fit."""
+
+
+def process_name(process: str) -> str:
+    """The name of a process in messages; ``"user"`` is the user's own, where ``in_process=True`` has everything."""
+    return "your process" if process == "user" else f"the {process} process"
 
 
 def exit_reason(exitcode: int | None) -> str:

@@ -18,6 +18,7 @@ from aiosampler.specs.batch import BatchSpec
 from aiosampler.specs.context import NUM_ENVS, takes
 from aiosampler.specs.env_info_keys import EnvInfoKeys
 from aiosampler.specs.env_kwargs import settle_env_kwargs
+from aiosampler.specs.importable import can_be_found
 from aiosampler.specs.part import WHOLE, Part
 from aiosampler.specs.registry import by_value, find_spec, modules_of, pack_registry
 from aiosampler.specs.torch_settings import torch_settings
@@ -26,6 +27,7 @@ START_METHODS = ("spawn", "forkserver", "fork")
 #: A fork server needs Linux: on other systems, libraries that torch loads must not be used after a fork.
 DEFAULT_START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 SEED_LIMIT = 2**128
+MOST_ENVIRONMENTS = 1_000_000  # of single ones: each takes a millisecond to build
 
 
 _FLAGS = (
@@ -93,6 +95,7 @@ class Options:
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)
         self._integer("batch_B", 1)
+        self._check_count("batch_B")
         if self.n_workers is not None:
             self._integer("n_workers", 1)
         if not isinstance(self.affinity, Affinity):
@@ -170,6 +173,15 @@ class Options:
         object.__setattr__(self, name, integer)
         return integer
 
+    def _check_count(self, name: str) -> None:
+        """Refuse what is surely a slip of the pen: more environments than Python builds in hours."""
+        count = getattr(self, name)
+        if count > MOST_ENVIRONMENTS and self.payload.live and not takes(self.payload.live["env_fn"], NUM_ENVS):
+            raise ConfigError(
+                f"{name}={count} is more than the {MOST_ENVIRONMENTS} single environments that a sampler can have; an "
+                "env_fn with the parameter num_envs, which makes vector environments, may have more"
+            )
+
     def _check_cpus(self) -> None:
         if self.cpus is None:
             return
@@ -196,8 +208,11 @@ class Options:
             raise TypeError(f"preload must be a sequence of names of modules, got {self.preload!r}")
         object.__setattr__(self, "preload", tuple(self.preload))
         for module in self.preload:
+            wanted = "preload must have names of modules that can be imported"
             if not isinstance(module, str) or module == "__main__" or not all(map(str.isidentifier, module.split("."))):
-                raise ConfigError(f"preload must have names of modules that can be imported, got {module!r}")
+                raise ConfigError(f"{wanted}, got {module!r}")
+            if self.payload.live and not can_be_found(module):
+                raise ConfigError(f"{wanted}, and there is no {module!r}")
         if self.start_method != "forkserver":
             raise ConfigError(
                 f"preload={self.preload!r} would be ignored: with start_method={self.start_method!r} there is no fork "
@@ -206,6 +221,7 @@ class Options:
 
     def _check_evaluation(self) -> None:
         self._integer("eval_n_envs", 0)
+        self._check_count("eval_n_envs")
         if self.eval_n_envs == 0:
             for name, value in (
                 ("eval_env_kwargs", self.payload.live.get("eval_env_kwargs")),

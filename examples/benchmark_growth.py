@@ -149,4 +149,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", metavar="PATH", help="write the rates of all rounds there")
     parser.add_argument("--picture", metavar="PATH")
-    asyncio.run(main(parser.parse_args()))
+    args = parser.parse_args()
+    for path in filter(None, (args.json, args.picture)):
+        Path(path).touch()  # or it would be told only in the end that it cannot be written
+    asyncio.run(main(args))

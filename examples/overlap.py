@@ -10,6 +10,7 @@ to be opened in Perfetto (https://ui.perfetto.dev).
 import argparse
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -121,4 +122,7 @@ if __name__ == "__main__":
     parser.add_argument("--T", type=int, default=50)
     parser.add_argument("--batches", type=int, default=5)
     parser.add_argument("--picture", help="file for the picture")
-    asyncio.run(main(parser.parse_args()))
+    args = parser.parse_args()
+    if args.picture:
+        Path(args.picture).touch()  # or it would be told only in the end that it cannot be written
+    asyncio.run(main(args))

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from aiosampler import AsyncSerialSampler, CategoricalPgAgent, Samples
+from aiosampler import AsyncSerialSampler, CategoricalPgAgent, Samples, usable_cpus
 
 TABLE = "CREATE TABLE IF NOT EXISTS curve (learning_rate REAL, seed INT, budget INT, steps INT, mean_return REAL)"
 
@@ -120,6 +120,27 @@ def draw(path: str, database: sqlite3.Connection, args: Args) -> None:
     figure.savefig(path)
 
 
+def problem(args: Args) -> str | None:
+    """What is wrong with the arguments, before anything is run."""
+    try:
+        list(map(float, args.learning_rates.split(",")))
+    except ValueError:
+        return f"--learning_rates must be numbers with commas between them, got {args.learning_rates!r}"
+    for name in ("seeds", "steps", "cpus"):
+        if getattr(args, name) < 1:
+            return f"--{name} must be at least 1, got {getattr(args, name)}"
+    if not 0 <= args.discount <= 1:
+        return f"--discount must be between 0 and 1, got {args.discount}"
+    if args.cpus > (there := len(usable_cpus())):
+        return f"--cpus={args.cpus} is more than this process may use, which is {there}"
+    for path in (args.database, args.picture):
+        try:
+            open(path, "ab").close()
+        except OSError as exc:
+            return f"cannot write {path!r}: {exc.strerror}"
+    return None
+
+
 async def main(args: Args) -> int:
     torch.set_num_threads(1)
     wanted = list(itertools.product(map(float, args.learning_rates.split(",")), range(args.seeds)))
@@ -156,4 +177,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in fields(Args):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
-    raise SystemExit(asyncio.run(main(Args(**vars(parser.parse_args())))))
+    args = Args(**vars(parser.parse_args()))
+    if wrong := problem(args):
+        parser.error(wrong)
+    raise SystemExit(asyncio.run(main(args)))

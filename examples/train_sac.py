@@ -146,4 +146,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for field in fields(Args):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
-    asyncio.run(main(Args(**vars(parser.parse_args()))))
+    args = Args(**vars(parser.parse_args()))
+    with open(args.output, "ab"):  # or it would be told only in the end that it cannot be written
+        asyncio.run(main(args))

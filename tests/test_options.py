@@ -59,6 +59,8 @@ GOOD = {"agent": RandomAgent(), "batch_T": 4, "batch_B": 2}
             ConfigError,
             "traj_info_kwargs does not fit TrajInfo.*discont",
         ),
+        ({"batch_B": 10**7}, ConfigError, "batch_B=10000000 is more than the 1000000 single environments"),
+        ({"eval_n_envs": 10**7, "eval_max_steps": 10**8}, ConfigError, "eval_n_envs=10000000 is more than"),
         ({"eval_n_envs": -1}, ConfigError, "eval_n_envs must be an integer of at least 0"),
         ({"eval_n_envs": 2}, ConfigError, "eval_n_envs=2 needs eval_max_steps"),
         (
@@ -83,6 +85,9 @@ GOOD = {"agent": RandomAgent(), "batch_T": 4, "batch_B": 2}
         ({"preload": [1]}, ConfigError, "preload must have names of modules that can be imported, got 1"),
         ({"preload": ["__main__"]}, ConfigError, "names of modules that can be imported, got '__main__'"),
         ({"preload": ["my-env"]}, ConfigError, "names of modules that can be imported, got 'my-env'"),
+        ({"preload": ["no_such_world"]}, ConfigError, "can be imported, and there is no 'no_such_world'"),
+        ({"preload": ["aiosampler.ray.maze"]}, ConfigError, "there is no 'aiosampler.ray.maze'"),
+        ({"preload": ["argparse.maze"]}, ConfigError, "there is no 'argparse.maze'"),
         ({"preload": (), "start_method": "spawn"}, ConfigError, r"preload=\(\) would be ignored: .* no fork server"),
         ({"step_timeout": 0}, ConfigError, "step_timeout must be a number of seconds above 0"),
         ({"start_timeout": float("nan")}, ConfigError, "start_timeout must be a number of seconds above 0"),
@@ -101,6 +106,17 @@ def test_wrong_arguments(arguments, error, words):
     with pytest.raises(error, match=words):
         AsyncSerialSampler(arguments.pop("env_fn", CountingEnv), **{**GOOD, **arguments})
     assert our_children() == []
+
+
+def test_modules_to_preload_are_found_without_importing_anything():
+    code = """
+import sys
+from aiosampler.specs.importable import can_be_found
+assert "xml" not in sys.modules
+assert can_be_found("xml.dom.minidom") and can_be_found("os.path") and not can_be_found("xml.dom.nothing")
+assert not {"xml", "xml.dom"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
 
 
 @pytest.mark.parametrize("name", ["env_fn", "env_kwargs", "agent", "traj_info_kwargs"])

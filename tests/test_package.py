@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def public_names():
     """The public names and their modules, as type checkers read them."""
     tree = ast.parse((ROOT / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    return {alias.asname: node.module for node in block.body for alias in node.names}
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname: node.module for node in imports for alias in node.names}
 
 
 def test_every_public_name_resolves_and_the_lists_agree():
@@ -54,6 +56,10 @@ def test_every_public_name_resolves_and_the_lists_agree():
     assert dir(aiosampler) == aiosampler.__all__
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         aiosampler.nonsense  # noqa: B018 - it is looked up
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert aiosampler.__version__ == importlib.metadata.version("aiosampler")
 
 
 def test_a_type_checker_sees_every_public_name_and_no_other(tmp_path):

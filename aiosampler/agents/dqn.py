@@ -10,6 +10,7 @@ from gymnasium import spaces
 from aiosampler.agents.agent import AgentInputs, AgentStep
 from aiosampler.agents.model_agent import ModelAgent, ModelFn, require_space
 from aiosampler.errors import ConfigError
+from aiosampler.specs.arguments import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ class DqnAgent(ModelAgent):
 
     Raises:
         ConfigError: An epsilon is out of its range.
+        TypeError: It is no number.
         AgentError: When the sampler starts, if the module's output has another shape.
 
     Example:
@@ -90,15 +92,17 @@ class DqnAgent(ModelAgent):
         eps_eval: float = 0.001,
     ) -> None:
         super().__init__(model_fn, recurrent=recurrent, trace=trace)
-        for name, value in (("eps_init", eps_init), ("eps_final", eps_final), ("eps_eval", eps_eval)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} must be between 0 and 1, got {value!r}")
-        if eps_final_min is not None and not 0 < eps_final_min <= eps_final:
-            raise ConfigError(f"eps_final_min must be above 0 and at most eps_final, got {eps_final_min!r}")
-        self.eps_init, self.eps_final, self.eps_final_min = eps_init, eps_final, eps_final_min
-        self.eps_itr_max, self.eps_eval = eps_itr_max, eps_eval
-        self._final = torch.tensor(eps_final)
-        self.epsilon = torch.tensor(eps_init)  # [] or [B]
+        self.eps_init = as_number("eps_init", eps_init, 0, 1)
+        self.eps_final = as_number("eps_final", eps_final, 0, 1)
+        self.eps_eval = as_number("eps_eval", eps_eval, 0, 1)
+        self.eps_itr_max = as_number("eps_itr_max", eps_itr_max, 0)
+        if eps_final_min is not None:
+            eps_final_min = as_number("eps_final_min", eps_final_min, 0, self.eps_final)
+            if eps_final_min == 0:
+                raise ConfigError("eps_final_min must be above 0, as epsilons are spaced logarithmically from it")
+        self.eps_final_min = eps_final_min
+        self._final = torch.tensor(self.eps_final)
+        self.epsilon = torch.tensor(self.eps_init)  # [] or [B]
 
     def check_space(self, space: spaces.Space[Any]) -> None:
         """Accept a Discrete space."""

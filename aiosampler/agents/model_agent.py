@@ -13,6 +13,7 @@ from torch import nn
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.agents.traced import TracedModule
 from aiosampler.errors import AgentError, ConfigError
+from aiosampler.specs.arguments import as_bool
 
 if TYPE_CHECKING:
     from aiosampler.specs.arrays import Spaces
@@ -47,8 +48,7 @@ class ModelAgent(Agent):
                 f"{type(model_fn).__name__}; give its class, or a function that returns it"
             )
         self.model_fn = model_fn
-        self.recurrent = recurrent
-        self.trace = trace
+        self.recurrent, self.trace = as_bool("recurrent", recurrent), as_bool("trace", trace)
 
     def initialize(self, spaces: Spaces) -> None:
         """Build the model, unless the agent came with one."""

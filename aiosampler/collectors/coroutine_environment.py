@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosampler.collectors.environment_access import Ask, call_environment, invoke, pack_result
 from aiosampler.collectors.environment_checks import check_environment, check_reset, method_of
-from aiosampler.errors import WorkerTimeout
+from aiosampler.errors import WorkerTimeout, process_name
 from aiosampler.memory.progress import environment_name
 from aiosampler.runtime.deadlines import COROUTINE_CLOSE_S
 
@@ -188,7 +188,7 @@ class Care(NamedTuple):
     def late(self, life: Life, doing: str, limit: str, b: int, *, evaluation: bool) -> WorkerTimeout:
         """The error for an environment that did not answer in time, with the line at which it waits."""
         error = WorkerTimeout(
-            f"{environment_name(b, evaluation)} is given up in the {self.process} process: {doing} takes more than "
+            f"{environment_name(b, evaluation)} is given up in {process_name(self.process)}: {doing} takes more than "
             f"{limit} s",
             process=self.process,
             rank=self.rank,

@@ -18,7 +18,7 @@ from aiosampler.collectors.collector import Aborted
 from aiosampler.collectors.coroutine_environment import Care, CoroutineEnvironment, Life, runs, within
 from aiosampler.collectors.environment_checks import api_error, check_step
 from aiosampler.collectors.environments import EnvironmentFault
-from aiosampler.errors import ProcessFailure, SamplerError
+from aiosampler.errors import ProcessFailure, SamplerError, process_name
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
 from aiosampler.runtime.deadlines import COROUTINE_CLOSE_S
 from aiosampler.runtime.outside_loop import NoRunningLoop
@@ -149,7 +149,7 @@ class Lives:
             if self._care.abort[0] or (step is not None and self._halted):
                 raise Aborted
             if held:
-                report_blocked_loop(self._loop, held, _OURS, f"the {self._care.process} process", self._doing)
+                report_blocked_loop(self._loop, held, _OURS, process_name(self._care.process), self._doing)
                 return
             self._cells[TICK] += 1
             late = min(self.pending, default=BEING_BUILT)

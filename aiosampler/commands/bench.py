@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -109,7 +110,9 @@ async def bench(
                 row.error = str(exc)
                 continue
             row.start_s = time.perf_counter() - began
-            await rate(sampler, seconds / 2)
+            if (await _measured(row, sampler, seconds / 2)) is None:
+                del samplers[candidate]
+                continue
             row.memory_mib = memory_of(processes_of(sampler))
         workers = max((candidate.n_workers or 1 for candidate in candidates), default=1)
         for name, make in ways(subject, workers) if peers else ():
@@ -126,14 +129,16 @@ async def bench(
             None if subject.awaits else opened.enter_context(contextlib.closing(Bounds(subject, usable_cpu_count())))
         )
         for window in range(windows):
-            for candidate, sampler in samplers.items():
+            for candidate, sampler in [*samplers.items()]:
                 tell(f"window {window + 1} of {windows}: {candidate.name}")
                 if bounds is not None:
                     measured = await asyncio.to_thread(
                         bounds.measure, candidate.kind, candidate.n_workers or 1, seconds
                     )
                     rows[candidate].ceilings.append(measured)
-                got = await rate(sampler, seconds)
+                if (got := await _measured(rows[candidate], sampler, seconds)) is None:
+                    del samplers[candidate]
+                    continue
                 rows[candidate].rates.append(got)
                 await asyncio.sleep(0.05 + 1.5 * subject.T * subject.B / got)  # until it has collected ahead, and rests
             for row in others:
@@ -146,6 +151,15 @@ async def bench(
                     row.error = f"{type(exc).__name__}: {exc}"
     tell("")
     return [*rows.values(), *others]
+
+
+async def _measured(row: Row, sampler: Any, seconds: float) -> float | None:
+    """The rate of a sampler; None if it has failed, which its row tells then: the others go on."""
+    try:
+        return await rate(sampler, seconds)
+    except Exception as exc:
+        row.error = str(exc)
+        return None
 
 
 @contextlib.contextmanager
@@ -194,16 +208,32 @@ def table(subject: Subject, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(path: str, subject: Subject, rows: Sequence[Row]) -> None:
-    """Draw the rows as bars, with a mark for each ceiling.
+def check_picture(path: str) -> None:
+    """Refuse a picture that cannot be drawn, before anything is measured for it.
 
     Raises:
-        SystemExit: There is no matplotlib.
+        ConfigError: There is no matplotlib, it knows no such kind of picture, or the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise SystemExit("--picture needs matplotlib: pip install matplotlib") from None
+        raise ConfigError("--picture needs matplotlib: pip install matplotlib") from None
+    kinds = Figure().canvas.get_supported_filetypes()
+    if (kind := os.path.splitext(path)[1].removeprefix(".")) and kind.lower() not in kinds:
+        raise ConfigError(f"--picture={path!r}: matplotlib draws {', '.join(sorted(kinds))}, and no {kind}")
+    there = os.path.exists(path)
+    try:
+        open(path, "ab").close()
+    except OSError as exc:
+        raise ConfigError(f"--picture={path!r} cannot be written: {exc.strerror}") from exc
+    if not there:
+        os.unlink(path)  # if measuring fails, nothing is left behind
+
+
+def draw(path: str, subject: Subject, rows: Sequence[Row]) -> None:
+    """Draw the rows as bars, with a mark for each ceiling; `check_picture` was called before."""
+    from matplotlib.figure import Figure
+
     shown = [row for row in rows if row.rates]
     figure = Figure(figsize=(8, 1 + 0.4 * len(shown)), layout="constrained")
     axes = figure.subplots()

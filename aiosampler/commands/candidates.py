@@ -337,20 +337,28 @@ def make_subject(chosen: argparse.Namespace) -> Subject:
     return Subject(chosen.env, chosen.agent, T, B, chosen.device, kwargs)
 
 
-def candidates(names: str, workers: int | None) -> list[Candidate]:
+def candidates(names: str, workers: int | None, device: str = "cpu") -> list[Candidate]:
     """Ways to sample, by the arguments of a command.
 
     Args:
         names: Kinds, with commas between them.
         workers: Of those that have any; as many as CPUs by default.
+        device: Of those that have one; refused if none has.
 
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: There is no such kind, or a number would be ignored.
     """
-    kinds = [name.strip() for name in names.split(",")]
+    kinds = list(dict.fromkeys(name.strip() for name in names.split(",")))
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"--samplers must be some of {', '.join(KINDS)}, got {kind!r}")
+    if device != "cpu" and all(kind in LOCAL for kind in kinds):
+        raise ConfigError(
+            f"--device={device} would be ignored: {' and '.join(kinds)} act on the CPU, beside their "
+            "environments; name others by --samplers, such as gpu"
+        )
+    if workers is not None and all(kind == "serial" for kind in kinds):
+        raise ConfigError(f"--workers={workers} would be ignored: the serial sampler has none")
     if workers is None:
         workers = max(2, usable_cpu_count())
     return [Candidate(kind, None if kind == "serial" else as_integer("--workers", workers, 1)) for kind in kinds]

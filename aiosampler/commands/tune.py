@@ -115,9 +115,9 @@ def recommendation(subject: Subject, rows: list[Row]) -> str:
     text = f"recommended: {tried[best.name].call(subject)}"
     close = [row.name for row in rows[1:] if row.rates and row.rate > 0.9 * best.rate]
     spread = (max(best.rates) - min(best.rates)) / statistics.median(best.rates)
-    there = sum(tried[row.name].placement is None for row in rows)
-    if there < len(plain):
-        text += f"\ntried {there} of {len(plain)} ways; give it more time by --seconds"
+    left = [each.name for each in plain if each.name not in {row.name for row in rows}]
+    if left:
+        text += f"\nno time was left to try {', '.join(left)}; give it more by --seconds"
     if close:
         text += f"\nwithin 10 % of it: {', '.join(close)}; its own windows differ by {spread:.0%}"
     return text

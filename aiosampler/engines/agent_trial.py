@@ -79,6 +79,7 @@ def _try(
     initial = call_agent("initial_state()", agent.initial_state, B)
     if agent.recurrent and initial is None:
         raise AgentFault("the agent says that it is recurrent, but its initial_state() is None")
+    _check_rows(initial, "initial_state()", B)
     with _hints(agent, inputs):
         _check_outputs(agent, inputs, initial)
         step = call_agent("step()", agent.step, inputs, initial)
@@ -200,16 +201,27 @@ def _dtypes(dtypes: set[torch.dtype]) -> str:
 
 def _one(tree: Tree, what: str, B: int) -> Tree:
     """The first row of a tree of tensors ``[B, ...]``, as arrays."""
-    for path, leaf in tree_items(tree):
-        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (B,):
-            shape = list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
-            raise AgentFault(
-                f"the agent returned {what}{path} that has not one row for each of {B} environments: {shape!r}"
-            )
+    _check_rows(tree, what, B)
     try:
         return tree_map(lambda leaf: leaf[0].numpy().copy(), tree)
     except TypeError as exc:
         raise AgentFault(f"the agent returned {what} with a dtype that NumPy does not have: {exc}") from exc
+
+
+def _check_rows(tree: Tree, what: str, B: int) -> None:
+    """Refuse a tree that has other leaves than tensors ``[B, ...]``."""
+    for path, leaf in tree_items(tree):
+        if not isinstance(leaf, torch.Tensor):
+            kind = f"a {type(leaf).__name__}" if isinstance(leaf, list | set | np.ndarray) else repr(leaf)
+            raise AgentFault(
+                f"the agent returned {what}{path} that is {kind}: it must be a tensor, or a dict, tuple or named tuple "
+                f"of tensors, with one row for each of {B} environments"
+            )
+        if leaf.shape[:1] != (B,):
+            raise AgentFault(
+                f"the agent returned {what}{path} that has not one row for each of {B} environments: its shape is "
+                f"{list(leaf.shape)}"
+            )
 
 
 def _check(tree: Tree, specs: Tree, what: str) -> None:

@@ -26,18 +26,19 @@ class AwaitedExample:
     Args:
         made: What `env_fn` returned.
         phase: Called with what is being done.
+        process: Name of this process.
     """
 
-    def __init__(self, made: Any, phase: Callable[[str], None]) -> None:
+    def __init__(self, made: Any, phase: Callable[[str], None], process: str) -> None:
         self._loop = LoopThread()
         none = np.zeros(1, np.int64)
         care = Care(
-            process="sampler",
+            process=process,
             rank=None,
             step_timeout=None,
             start_timeout=None,
             budget=RestartBudget(0, none.copy(), 0),
-            describe=lambda exc: describe(exc, "sampler", starting=True),
+            describe=lambda exc: describe(exc, process, starting=True),
             abort=none,
         )
         lives = Lives(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from aiosampler.options import Options
     from aiosampler.workers.runner import Runner
 
-NAME = "sampler"
+NAME = "user"
 
 
 class _Begun(NamedTuple):
@@ -66,7 +66,7 @@ class InProcess:
     def __init__(self, on_phase: Callable[[str], None]) -> None:
         self.phase = "ready"
         self.views: ArenaViews | None = None
-        self._tell: Callable[[str], None] = lambda what: on_phase(f"{NAME}: {what}")
+        self._tell: Callable[[str], None] = lambda what: on_phase(f"in this process: {what}")
         self._requests: deque[messages.Request] = deque()
         self._answers: deque[Any] = deque()  # errors among them are raised
         self._interrupted: BaseException | None = None

@@ -14,6 +14,7 @@ from aiosampler.engines.agent_trial import Example, try_agent
 from aiosampler.engines.coroutine_trial import AwaitedExample
 from aiosampler.engines.environment_trial import EnvironmentTrial
 from aiosampler.engines.vector_trial import FirstOfVector, check_vector_options, try_vector
+from aiosampler.memory.room import check_batches
 from aiosampler.specs.arrays import ArraySpec, space_specs
 from aiosampler.specs.batch import StepSpecs
 from aiosampler.specs.context import NUM_ENVS, takes
@@ -47,6 +48,7 @@ def probe(options: Options, phase: Callable[[str], None]) -> Probed:
             spaces = spaces_of(env)
         observation_specs = space_specs(spaces.observation, "observation")
         action_specs = space_specs(spaces.action, "action")
+        check_batches(options.batch, observation_specs, action_specs)  # before an agent gets so many observations
         trial = EnvironmentTrial(env, options, observation_specs)
         trial.reset()
         trial.find_infos()
@@ -94,7 +96,9 @@ def _example(options: Options, phase: Callable[[str], None]) -> tuple[Any, Vecto
         makes_vectors = takes(options.payload.load("env_fn"), NUM_ENVS)
     if not makes_vectors:
         made = build_environment(options.payload, None)
-        return AwaitedExample(made, phase) if needs_loop(made) else made, None
+        if not needs_loop(made):
+            return made, None
+        return AwaitedExample(made, phase, "user" if options.in_process else "sampler"), None
     n = -(-options.batch.B // options.worker_count)  # the largest share of a worker
     vector = build_vector(options.payload, n, ())
     try:

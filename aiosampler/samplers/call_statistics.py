@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def copied(serving: Serving) -> Serving:
     """A copy, with as many calls as there were."""
     n = min(MOST_CALLS, int(serving.counts[:, CALLS].max(initial=0)))
-    return type(serving)(serving.counts.copy(), serving.calls[:, :n].copy(), serving.finished.copy())
+    calls = serving.calls[:, :n].copy()
+    for server, counts in enumerate(serving.counts):
+        calls[server, int(counts[CALLS]) :] = 0  # of the batch before in this slot
+    return type(serving)(serving.counts.copy(), calls, serving.finished.copy())
 
 
 def serving_statistics(serving: Serving) -> dict[str, Any]:

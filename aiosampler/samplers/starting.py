@@ -16,6 +16,7 @@ from aiosampler.engines.sampler_process import sampler_main
 from aiosampler.errors import AgentError, ConfigError, WorkerTimeout, text_of
 from aiosampler.memory.arena import Arena
 from aiosampler.memory.arena_map import arena_views, plan_arena
+from aiosampler.memory.room import check_batches, check_workers
 from aiosampler.runtime import deadlines
 from aiosampler.runtime.child_handle import ChildHandle
 from aiosampler.runtime.fork_requests import ready_fork_server
@@ -107,6 +108,9 @@ async def open_session(
     Returns:
         The shared memory, what trying out has found, and the request for the second half of the start.
     """
+    check_batches(options.batch)
+    if not plan.counts.alone:
+        check_workers(plan.counts.workers)
     with denied("the shared memory cannot be made"):
         arena = Arena()
     mail: UserMail | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from aiosampler.errors import ConfigError
+from aiosampler.errors import ConfigError, shortened
 from aiosampler.specs.arguments import as_integer
 from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
@@ -57,11 +57,54 @@ class StepSequence:
 
     @staticmethod
     def stack(sequences: Sequence[StepSequence]) -> StepSequence:
-        """Stack N sequences of the same W: tensors ``[W, N, ...]``, states ``[N, ...]``."""
+        """Stack N sequences of the same W: tensors ``[W, N, ...]``, states ``[N, ...]``.
+
+        Raises:
+            ConfigError: There is none, or they differ in what they have, or in its shapes.
+            TypeError: One is something else, such as an `Episode`, which `Episode.sequences` cuts.
+        """
+        sequences = list(sequences)
+        if not sequences:
+            raise ConfigError("there is nothing to stack: give at least one StepSequence")
+        for one in sequences:
+            if not isinstance(one, StepSequence):
+                cut = ", which episode.sequences(length) makes of an episode" if hasattr(one, "sequences") else ""
+                raise TypeError(f"stack takes StepSequences{cut}, got {shortened(repr(one), LONGEST_SHOWN)}")
         each = [{field.name: getattr(one, field.name) for field in dataclasses.fields(one)} for one in sequences]
-        states = [fields.pop("state") for fields in each]
-        steps = tree_map(lambda *leaves: torch.stack(leaves, 1), *each)
-        return StepSequence(**steps, state=tree_map(lambda *leaves: torch.stack(leaves), *states))
+        try:
+            for fields in each:
+                for name, tree in fields.items():
+                    _check_alike(each[0][name], tree)
+            states = [fields.pop("state") for fields in each]
+            steps = tree_map(lambda *leaves: torch.stack(leaves, 1), *each)
+            return StepSequence(**steps, state=tree_map(lambda *leaves: torch.stack(leaves), *states))
+        except (RuntimeError, TypeError, KeyError, ValueError) as exc:
+            raise ConfigError(
+                f"sequences to stack must be of one length and one structure: {_difference(sequences)}"
+            ) from exc
+
+
+LONGEST_SHOWN = 100
+
+
+def _check_alike(first: Tree, tree: Tree) -> None:
+    """Raise `ValueError` where stacking `tree` onto `first` would silently leave out something; cheap, for each."""
+    if type(first) is not type(tree) or (isinstance(first, dict) and first.keys() != tree.keys()):
+        raise ValueError("another structure")
+
+
+def _difference(sequences: Sequence[StepSequence]) -> str:
+    """The first difference between sequences that cannot be stacked."""
+    names = [field.name for field in dataclasses.fields(StepSequence)]
+    for (k, one), name in itertools.product(enumerate(sequences), names):
+        was, got = (tree_map(_described, getattr(sequence, name)) for sequence in (sequences[0], one))
+        if was != got:
+            return f"{name} is {was} in the first, {got} in number {k}"
+    return "they differ"
+
+
+def _described(leaf: torch.Tensor) -> str:
+    return f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}"
 
 
 def cut_sequences(episode: Episode, length: int, burn_in: int) -> list[StepSequence]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import threading
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aiosampler.errors import SamplerClosed, SamplerError
@@ -45,8 +46,10 @@ class SyncSampler:
                 sampler.publish(model)
 
     The processes of the sampler collect the next batch while your code works on this one. Each call runs an event loop
-    in your thread until it is done, so no other event loop may be running there. Attributes that are not listed here
-    are those of the sampler: `agent`, `options`, `publish`, `statistics` and so on.
+    in your thread until it is done, so no other event loop may be running there. Calls of several threads are done one
+    after the other, and a batch is valid until any of them asks for the next; what waits when another thread closes the
+    sampler raises `SamplerClosed`. Attributes that are not listed here are those of the sampler: `agent`, `options`,
+    `publish`, `statistics` and so on.
 
     Args:
         sampler: A sampler that was not started yet.
@@ -56,6 +59,10 @@ class SyncSampler:
         self._sampler = sampler
         self._runner: asyncio.Runner | None = None
         self._left = False
+        # One thread at a time runs the loop: the call of another would be left behind in it, and take a batch with it.
+        # It may be taken again by its thread, which a signal handler may have interrupted; the runner refuses that.
+        self._turn = threading.RLock()
+        self._closing: asyncio.Task[None] | None = None  # for a call of another thread, which it ends
 
     def __enter__(self) -> Self:
         if self._runner is not None:
@@ -75,10 +82,12 @@ class SyncSampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._run(self._sampler.__aexit__, kind, error, trace)
-        finally:
-            self._leave()
+        self._interrupt()
+        with self._turn:
+            try:
+                self._run(self._sampler.__aexit__, kind, error, trace)
+            finally:
+                self._leave()
 
     def __iter__(self) -> Iterator[Samples]:
         return self
@@ -98,6 +107,7 @@ class SyncSampler:
 
     def close(self) -> None:
         """End the sampler before the end of the ``with`` block; as `AsyncSamplerMixin.aclose`."""
+        self._interrupt()
         self._run(self._sampler.aclose)
 
     def __getattr__(self, name: str) -> Any:
@@ -116,10 +126,7 @@ class SyncSampler:
             SamplerError: An event loop is running in this thread.
             KeyboardInterrupt: The user has interrupted it.
         """
-        if self._left:
-            raise closed(self._sampler.statistics().error)
-        if self._runner is None:
-            raise SamplerClosed("the sampler is not started: use `with`")
+        self._open_runner()
         _refuse_a_running_loop()
         cancelled = 0
 
@@ -130,10 +137,28 @@ class SyncSampler:
             cancelled = 0 if task is None else task.cancelling()
             return result
 
-        result = self._runner.run(call())
+        with self._turn:
+            result = self._open_runner().run(call())  # again: another thread may have left the block meanwhile
         if cancelled:  # by the runner, which raises for it only where the call is still waiting for something
             raise KeyboardInterrupt
         return result
+
+    def _open_runner(self) -> asyncio.Runner:
+        if self._left:
+            raise closed(self._sampler.statistics().error)
+        if self._runner is None:
+            raise SamplerClosed("the sampler is not started: use `with`")
+        return self._runner
+
+    def _interrupt(self) -> None:
+        """End the call that another thread is waiting for, if there is one, by closing the sampler."""
+        if self._turn.acquire(blocking=False):
+            self._turn.release()
+        elif self._runner is not None and not self._left:
+            self._runner.get_loop().call_soon_threadsafe(self._close_beside)
+
+    def _close_beside(self) -> None:
+        self._closing = asyncio.ensure_future(self._sampler.aclose())  # owned: the caller closes it again, and waits
 
     def _leave(self) -> None:
         self._left = True

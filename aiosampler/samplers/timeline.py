@@ -43,12 +43,23 @@ class Timeline:
     serving: Serving | None = None
 
     def stage_seconds(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Durations of the stages of an action server in seconds: for each, an array with a value per step and group.
+        """Durations of the stages of a batch in seconds: for each, an array with the values of all steps.
 
         Returns:
-            ``wait`` for the workers, ``copy in`` to the device, ``infer``, ``copy out``, ``release`` of the workers,
-            and ``loop``: all from the last worker's arrival to the release, less the agent's own time.
+            ``step`` of each worker's environments. Of samplers without an action server also ``act``: what was between
+            two steps of a worker, which is its agent and what is recorded. Of an action server, for each step of each
+            group but the first: ``wait`` for the workers, ``copy in`` to the device, ``infer``, ``copy out``,
+            ``release`` of the workers, and ``loop``: all from the last worker's arrival to the release, less the
+            agent's own time; with ``lockstep=False`` only ``infer``, of each call.
         """
+        began, ended = self.steps[..., 0], self.steps[..., 1]
+        stepped = {"step": (ended - began)[began > 0] / 1e9}
+        if self.serving is not None and len(self.serving.calls):
+            calls = self.serving.calls[self.serving.calls[..., 0] > 0]
+            return {**stepped, "infer": (calls[:, 1] - calls[:, 0]) / 1e9}
+        if not self.groups:
+            between = (began[:, 1:] > 0) & (ended[:, :-1] > 0)
+            return {**stepped, "act": (began[:, 1:] - ended[:, :-1])[between] / 1e9}
         stages = self.stages[:, 1:]
         served = (stages[..., -1] > 0) & (self.stages[:, :-1, -1] > 0)
         last_end = np.array([self.steps[ranks.start : ranks.stop, :-1, 1].max(axis=0) for ranks in self.groups])
@@ -58,7 +69,7 @@ class Timeline:
             **spans,
             "loop": stages[..., -1] - last_end.reshape(served.shape) - spans["infer"],
         }
-        return {name: span[served] / 1e9 for name, span in times.items()}
+        return stepped | {name: span[served] / 1e9 for name, span in times.items()}
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Events of the Chrome trace format, with a row for each worker and for each group of an action server."""

@@ -1,6 +1,7 @@
 """Checks of single arguments; what they return has a plain Python type."""
 
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -20,6 +21,21 @@ def as_integer(name: str, value: Any, minimum: int) -> int:
     if integer is None or isinstance(value, bool) or integer < minimum:
         raise ConfigError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     return integer
+
+
+def as_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """`value`, an integer or a float from `low` to `high`, as a float; NumPy numbers are accepted.
+
+    Raises:
+        ConfigError: It is out of that range.
+        TypeError: It is no number.
+    """
+    allowed = f"{name} must be a number " + (f"of at least {low}" if high == math.inf else f"between {low} and {high}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{allowed}, got {value!r}")
+    if not low <= float(value) <= high:
+        raise ConfigError(f"{allowed}, got {value!r}")
+    return float(value)
 
 
 def as_bool(name: str, value: Any) -> bool:

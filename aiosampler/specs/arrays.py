@@ -1,5 +1,6 @@
 """Array specs (shape and dtype), and the specs of the elements of Gymnasium spaces."""
 
+import math
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(map(int, self.shape)) * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"

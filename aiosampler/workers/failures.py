@@ -11,6 +11,7 @@ from aiosampler.errors import (
     ResourceError,
     SamplerError,
     WorkerError,
+    process_name,
     shortened,
     text_of,
 )
@@ -27,10 +28,11 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
 
     Args:
         exc: The exception that was raised.
-        process: Name of the process.
+        process: Name of the process, ``"user"`` for that of the user.
         rank: Rank of the worker, None in other processes.
         starting: Whether `env_fn` was being tried out.
     """
+    where = process_name(process)
     match exc:
         case SamplerError() if _travels(exc):
             return exc
@@ -43,7 +45,7 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
             kind = EnvironmentFailed if starting else WorkerError
             what = text_of(cause) if isinstance(cause, Mismatch) else f"{type(cause).__name__}: {text_of(cause)}"
             error: SamplerError = kind(
-                f"{who} failed in the {process} process while {exc.doing}: {what}",
+                f"{who} failed in {where} while {exc.doing}: {what}",
                 process=process,
                 rank=rank,
                 env_index=None if exc.more else exc.env_index,
@@ -51,18 +53,16 @@ def describe(exc: BaseException, process: str, rank: int | None = None, *, start
             )
         case AgentFault():
             cause = exc.__cause__ or exc
-            error = AgentError(f"{exc} (in the {process} process)", process=process, rank=rank)
+            error = AgentError(f"{exc} (in {where})", process=process, rank=rank)
         case _ if (denied := denial(exc)) is not None:
             cause = exc
-            error = ResourceError(f"the {process} process failed: {denied}")
+            error = ResourceError(f"{where} failed: {denied}")
         case _:
             cause = exc
-            error = WorkerError(
-                f"the {process} process failed: {type(exc).__name__}: {text_of(exc)}", process=process, rank=rank
-            )
+            error = WorkerError(f"{where} failed: {type(exc).__name__}: {text_of(exc)}", process=process, rank=rank)
     if debugger_quit(cause):  # of a debugger that was started without `breakpoint()`, at the end of its input
         error.add_note(NO_TERMINAL)
-    error.add_note(f"Traceback in the {process} process:\n{_traceback(cause)}")
+    error.add_note(f"Traceback in {where}:\n{_traceback(cause)}")
     return error
 
 

@@ -330,7 +330,9 @@ class Runner:
 
     def _make_care(self) -> Care:
         options, rank = self._options, self._share.rank
-        process, worker = ("sampler", None) if options.n_workers is None else (f"worker-{rank}", rank)
+        process, worker = (f"worker-{rank}", rank) if options.n_workers is not None else ("sampler", None)
+        if options.in_process:
+            process = "user"
         restarts = self._views.control.restarts
         return Care(
             process=process,

@@ -107,14 +107,9 @@ def stage_shares(timeline: Timeline | None) -> dict[str, float]:
     """Which share of a batch's time went to what: of the pipelines of an action server, or of workers with agents."""
     if timeline is None or not timeline.steps.size:
         return {}
-    if timeline.groups:
-        seconds = {name: float(span.sum()) for name, span in timeline.stage_seconds().items() if name != "loop"}
-        seconds = {"step": seconds.pop("wait"), **seconds}
-    else:
-        begin, end = timeline.steps[..., 0], timeline.steps[..., 1]
-        stepping = float((end - begin)[begin > 0].sum()) / 1e9
-        span = float((end.max() - begin[begin > 0].min()) * len(begin)) / 1e9 if (begin > 0).any() else 0.0
-        seconds = {"step": stepping, "act": max(0.0, span - stepping)}
+    seconds = {name: float(span.sum()) for name, span in timeline.stage_seconds().items() if name != "loop"}
+    if "wait" in seconds:  # of a group, until its last worker has stepped; the workers of one step side by side
+        seconds["step"] = seconds.pop("wait")
     whole = sum(seconds.values())
     return {name: round(each / whole, 3) for name, each in seconds.items()} if whole else {}
 

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
-from aiosampler import DqnAgent, Spaces
+from aiosampler import ConfigError, DqnAgent, Spaces
 from tests.support.models import OBSERVATION, Head, initialized, zero_inputs
 
 pytestmark = pytest.mark.usefixtures("same_generators")
@@ -34,3 +35,29 @@ def test_epsilon_follows_its_schedule_and_each_environment_has_its_own():
     agent.collector_initialize(3, [1, 2])
     agent.sample_mode(0)
     assert torch.allclose(agent.epsilon, torch.tensor([0.04, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"eps_init": "1"}, TypeError, "eps_init must be a number between 0 and 1, got '1'"),
+        ({"eps_final": None}, TypeError, "eps_final must be a number between 0 and 1, got None"),
+        ({"eps_eval": math.nan}, ConfigError, "eps_eval must be a number between 0 and 1, got nan"),
+        ({"eps_eval": True}, TypeError, "eps_eval must be a number"),
+        ({"eps_itr_max": "9"}, TypeError, "eps_itr_max must be a number of at least 0, got '9'"),
+        ({"eps_itr_max": -1}, ConfigError, "eps_itr_max must be a number of at least 0, got -1"),
+        ({"eps_final": 0.1, "eps_final_min": 0.2}, ConfigError, "eps_final_min must be a number between 0 and 0.1"),
+        ({"eps_final_min": 0}, ConfigError, "eps_final_min must be above 0"),
+        ({"recurrent": 1}, TypeError, "recurrent must be True or False, got 1"),
+        ({"trace": "yes"}, TypeError, "trace must be True or False, got 'yes'"),
+    ],
+)
+def test_wrong_numbers_are_named(arguments, error, words):
+    with pytest.raises(error, match=words):
+        DqnAgent(lambda o, a: Head(torch.zeros(2)), **arguments)
+
+
+def test_numbers_of_numpy_are_taken():
+    agent = DqnAgent(lambda o, a: Head(torch.zeros(2)), eps_init=np.float32(0.5), eps_itr_max=np.int64(10))
+    agent.sample_mode(0)
+    assert float(agent.epsilon) == 0.5

@@ -26,6 +26,40 @@ def test_bench_prints_all_numbers_as_json_and_draws(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            "bench --picture=no/such/folder/bench.png",
+            "--picture='no/such/folder/bench.png' cannot be written: No such file",
+        ),
+        ("tune --picture=bench.mp4", "matplotlib draws .*png.* and no mp4"),
+        ("bench --device=cuda", "--device=cuda would be ignored: serial and cpu act on the CPU"),
+        ("bench --samplers=serial --workers=3", "--workers=3 would be ignored: the serial sampler has none"),
+    ],
+)
+def test_what_would_be_wrong_in_the_end_is_refused_before_anything_is_measured(arguments, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments.split(), "CartPole-v1", *SHORT])
+    assert ended.value.code == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_sampler_that_fails_while_it_is_measured_ends_no_other(capsys, monkeypatch):
+    rate = bench.rate
+
+    async def failing(sampler, seconds):
+        if sampler.statistics().batches and sampler.options.overlap:
+            await sampler.aclose()
+        return await rate(sampler, seconds)
+
+    monkeypatch.setattr(bench, "rate", failing)
+    command = ["bench", "CartPole-v1", *SHORT, "--samplers=serial", "--windows=2", "--seconds=0.05", "--json"]
+    assert main(command) == 1
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["rates"], row["error"]) == ([], "the sampler is closed")
+
+
 @pytest.mark.slow  # AsyncVectorEnv starts processes, too
 def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys, monkeypatch):
     there = peers.ways
@@ -44,7 +78,7 @@ def test_bench_prints_a_table_with_peers_and_says_what_cannot_be_had(capsys, mon
 
     monkeypatch.setattr(bench, "ways", some)
     command = ["bench", "CartPole-v1", *SHORT, "--samplers=serial,alternating", "--workers=3", "--peers"]
-    assert main([*command, "--windows=1", "--seconds=0.05"]) == 0
+    assert main([*command, "--windows=1", "--seconds=0.05"]) == 1  # as one of the samplers cannot be had
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"serial +[\d,]+ +[\d,]+ +\d+\.\d% +\d+\.\d\d s +(\d+ MiB|-)", lines[2])
     assert "n_workers" in lines[3]  # three cannot be in two groups

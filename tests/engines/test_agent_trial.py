@@ -104,6 +104,33 @@ def test_sizes_that_equal_the_number_of_environments_by_chance_are_told_from_it(
     tried(Chance(("B", 2, 8), ("B", 2)), spaces.Discrete(2), 2)
 
 
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (lambda n: [torch.zeros(n, 3)] * 2, r"that is a list: it must be a tensor, or a dict, tuple or named tuple"),
+        (lambda n: {"h": [torch.zeros(n, 3)]}, "that is a list"),
+        (lambda n: np.zeros((n, 3)), "that is a ndarray"),
+        (lambda n: 1.0, r"that is 1\.0"),
+        (lambda n: torch.tensor(1.0), r"that has not one row for each of 3 environments: its shape is \[\]"),
+    ],
+)
+def test_states_and_infos_that_are_no_trees_of_tensors_are_named(tree, words):
+    class Giving(Agent):
+        def __init__(self, recurrent):
+            self.recurrent = recurrent
+
+        def initial_state(self, batch_size):
+            return tree(batch_size) if self.recurrent else None
+
+        def step(self, inputs, state):
+            n = len(inputs.prev_reward)
+            return AgentStep(torch.zeros(n, dtype=torch.int64), None if self.recurrent else tree(n), state)
+
+    for recurrent, name in ((True, r"initial_state\(\)"), (False, "agent_info")):
+        with pytest.raises(AgentFault, match=rf"the agent returned {name}\S* {words}"):
+            tried(Giving(recurrent), spaces.Discrete(2), 3)
+
+
 def test_an_agent_that_is_made_for_one_batch_size_is_taken():
     class Fixed(Agent):
         def step(self, inputs, state):

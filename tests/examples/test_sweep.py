@@ -1,5 +1,6 @@
 """The sweep goes on after it was killed, and past runs that fail."""
 
+import runpy
 import signal
 import sqlite3
 import subprocess
@@ -22,6 +23,24 @@ def stored(database):
         return 0
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--learning_rates=0.1;0.2", "--learning_rates must be numbers with commas between them, got '0.1;0.2'"),
+        ("--seeds=0", "--seeds must be at least 1, got 0"),
+        ("--cpus=100000", "--cpus=100000 is more than this process may use"),
+        ("--database=no/such/folder/sweep.sqlite", "cannot write 'no/such/folder/sweep.sqlite'"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_runs(argument, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [SWEEP, argument])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(SWEEP, run_name="__main__")
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow  # a sampler for each of several runs, in two programs

@@ -228,6 +228,24 @@ def test_sequences_of_agents_without_state_are_cut_anywhere():
     assert StepSequence.stack(sequences).state is None
 
 
+def test_what_cannot_be_stacked_is_told():
+    episode = assembled()[0]
+    (one, *_), (longer, *_) = episode.sequences(4), episode.sequences(5)
+    for given, error, words in (
+        ([], ConfigError, "there is nothing to stack"),
+        ([episode], TypeError, r"stack takes StepSequences, which episode\.sequences\(length\) makes .*got Episode\("),
+        ([1], TypeError, "stack takes StepSequences, got 1"),
+        (
+            [one, longer],
+            ConfigError,
+            r"of one length .*observation is .*\[5, 3\].* in the first, .*\[6, 3\].* in number 1",
+        ),
+        ([dataclasses.replace(one, state=None), one], ConfigError, "state is None in the first"),
+    ):
+        with pytest.raises(error, match=words):
+            StepSequence.stack(given)
+
+
 def test_sequences_that_would_leave_out_steps_are_refused():
     (episode, *_) = assembled(env_fn=lambda: CountingEnv(longest=11, shortest=11))
     with pytest.raises(ConfigError, match="every 4 steps, where batches begin; make length at least batch_T"):

@@ -93,6 +93,47 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+def test_threads_take_turns_and_each_batch_is_given_once():
+    expected = InProcess(CountingEnv, agent=LookingAgent(), batch_T=5, batch_B=4, seed=5)
+    got = {}
+
+    def take():
+        for _ in range(8):
+            samples = sampler.obtain_samples(copy=True)
+            got[samples.itr] = samples
+
+    with small("serial").sync() as sampler:
+        threads = [threading.Thread(target=take) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(got) == list(range(16))
+    for itr in range(16):
+        assert_same(got[itr], expected.collect())
+    expected.close()
+
+
+def test_leaving_the_block_ends_the_calls_of_other_threads():
+    refused = []
+
+    def take():
+        with pytest.raises(SamplerClosed) as error:
+            sampler.obtain_samples()
+        refused.append(str(error.value))
+
+    with small("serial", Slow, batch_T=2000).sync() as sampler:
+        threads = [threading.Thread(target=take) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while not sampler._sampler._session._pending:  # a batch is waited for
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert "the sampler was closed while this call was waiting" in refused
+    assert len(refused) == 2
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_block_while_a_call_waits():
     main, sampler = threading.get_ident(), small("serial", Slow, batch_T=500)

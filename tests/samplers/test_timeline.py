@@ -77,6 +77,7 @@ async def test_a_group_steps_between_its_release_and_its_next_arrival(kind, n_wo
         assert (steps[..., 0] > stages[:, 3]).all()  # a worker may be off before all are released
         assert (steps[:, :-1, 1] < stages[1:, 0]).all()
     times = line.stage_seconds()
+    assert len(times.pop("step")) == 10 * n_workers
     assert set(times) == {"wait", "copy in", "infer", "copy out", "release", "loop"}
     assert all(len(values) == 9 * len(line.groups) for values in times.values())
     assert (times["infer"] >= 0.004).all()
@@ -132,7 +133,10 @@ async def test_the_times_of_workers_with_an_agent_of_their_own():
         assert line.steps.shape == (2, 5, 2)
         assert (np.diff(line.steps.reshape(2, -1)) > 0).all()
         assert line.stages.shape[0] == 0
-        assert all(len(values) == 0 for values in line.stage_seconds().values())
+        times = line.stage_seconds()
+        assert {name: len(values) for name, values in times.items()} == {"step": 2 * 5, "act": 2 * 4}
+        whole = (line.steps[:, -1, 1] - line.steps[:, 0, 0]).sum() / 1e9
+        assert times["step"].sum() + times["act"].sum() == pytest.approx(whole)
 
 
 def gym_env():
