@@ -31,7 +31,7 @@ class SharedBuffers:
     Args:
         views: Views of the arena.
         parameters: Specs of the agent's tensors.
-        agent: The user's agent, which is connected to the publisher until `release`.
+        agent: The user's agent; `release` ends its connection to the publisher.
         traj_info_cls: Class of the trajectory infos.
         counts: How many workers and servers there are.
         groups: For each group, the ranks of its workers.
@@ -56,7 +56,6 @@ class SharedBuffers:
         self._views: ArenaViews | None = views
         self._traj_info_cls, self._counts, self._groups, self._debug = traj_info_cls, counts, groups, debug
         self._agent, self.publisher = agent, Publisher(views.parameters, parameters)
-        agent.attach(self.publisher)
         self._nothing_served = None if counts.dynamic else copied(views.serving[0])  # the same for all batches
         self._final_version = 0
         self._released: list[object] = []

@@ -136,6 +136,7 @@ async def open_session(
     finally:
         arena.close()
     session.memory, start, views = made
+    agent.attach(session.memory.publisher)  # not before: who closes the sampler until here knows of no memory
     if guest is not None:
         guest.views = views
     elif mail is not None:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import gc
 import os
+import threading
 
 import psutil
 import pytest
 
 from aiosampler import SamplerClosed, SamplerError
+from aiosampler.samplers import starting
 from tests.support.processes import our_children, progress, until
 from tests.support.samplers import EVERYWHERE, small
 from tests.support.worlds import FaultyEnv
@@ -34,6 +36,27 @@ async def test_closing_is_not_disturbed_by_a_process_whose_end_was_not_noticed_y
         while process.status() != psutil.STATUS_ZOMBIE:
             pass  # the event loop stands still while the fork server takes the exit code
     await sampler.aclose()
+
+
+async def test_closing_while_the_memory_is_made_leaves_the_agent_alone(monkeypatch):
+    make, made, closed = starting._make_memory, threading.Event(), threading.Event()
+
+    def make_slowly(*args):
+        memory = make(*args)
+        made.set()
+        closed.wait(10)
+        return memory
+
+    monkeypatch.setattr(starting, "_make_memory", make_slowly)
+    sampler = small("in-process")
+    begun = asyncio.create_task(sampler.async_initialize())
+    await asyncio.to_thread(made.wait, 10)
+    await sampler.aclose()
+    closed.set()
+    with pytest.raises(SamplerClosed):
+        await begun
+    with pytest.raises(SamplerError, match="belongs to no running sampler"):  # nor does it keep the memory
+        sampler.agent.send_shared_memory()
 
 
 @pytest.mark.same_code
