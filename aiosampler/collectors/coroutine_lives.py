@@ -301,8 +301,9 @@ class Lives:
 
     def ask(self, i: int, what: Callable[[Life], Any] | None) -> None:
         """Start a call of environment i, a step if `what` is None; it is pending from now on."""
-        self.pending.add(i)
-        self.each[i].ask(what)
+        if self.each:  # they are not closed yet
+            self.pending.add(i)
+            self.each[i].ask(what)
 
     def end_wait(self) -> None:
         """End the wait for an environment that has its own collector, and takes no step now."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 
 from aiosampler.collectors.environments import fault_of
@@ -20,8 +21,6 @@ from aiosampler.pickling import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import gymnasium as gym
 
 NOTHING = pickle.dumps(None)
 
@@ -94,9 +93,10 @@ def call_vector(
 ) -> Iterator[tuple[int, bytes | Exception]]:
     """Call environments of a vector environment.
 
-    If it holds single environments (``envs``), each of them is called. Otherwise the vector environment is called as a
-    whole: through its ``call``, ``get_attr`` and ``set_attr``, as `gymnasium.vector.AsyncVectorEnv` has them, or by its
-    own method or attribute; if the result is a sequence of n, it has one for each environment.
+    A vector wrapper around it that has the method or attribute is called, for all. Otherwise, if it holds single
+    environments (``envs``), each of them is called. If not, the vector environment is called as a whole: through its
+    ``call``, ``get_attr`` and ``set_attr``, as `gymnasium.vector.AsyncVectorEnv` has them, or by its own method or
+    attribute; if the result is a sequence of n, it has one for each environment.
 
     Args:
         vector: The vector environment.
@@ -110,7 +110,8 @@ def call_vector(
     Yields:
         Pairs of an environment and its pickled result, or what was raised.
     """
-    singles = getattr(getattr(vector, "unwrapped", vector), "envs", None)
+    wrapper = _wrapper_with(vector, name)
+    singles = getattr(getattr(vector, "unwrapped", vector), "envs", None) if wrapper is None else None
     if isinstance(singles, Sequence) and len(singles) == n and all(hasattr(env, "reset") for env in singles):
         for i, arguments in packed:
             try:
@@ -119,20 +120,30 @@ def call_vector(
                 yield i, exc
         return
     try:
-        results: Sequence[Any] = _call_whole(vector, ask, name, dict(packed), (first, n), evaluation)
+        results: Sequence[Any] = _call_whole(wrapper or vector, ask, name, dict(packed), (first, n), evaluation)
         answers: list[bytes | Exception] = [dumps(results[i]) for i, _ in packed]
     except Exception as exc:
         answers = [exc] * len(packed)
     yield from zip((i for i, _ in packed), answers, strict=True)
 
 
+def _wrapper_with(vector: Any, name: str) -> Any:
+    """The outermost wrapper of a vector environment that has a method or attribute of its own of this name; or None."""
+    while isinstance(vector, gym.vector.VectorWrapper):
+        kinds = [kind for kind in type(vector).__mro__ if kind not in gym.vector.VectorWrapper.__mro__]
+        if name in vars(vector) or any(name in vars(kind) for kind in kinds):
+            return vector
+        vector = vector.env
+    return None
+
+
 def _call_whole(
     vector: Any, ask: Ask, name: str, packed: dict[int, bytes], whose: tuple[int, int], evaluation: bool
 ) -> Sequence[Any]:
-    """Call a vector environment as a whole; return one result for each of its environments."""
+    """Call a vector environment, or a wrapper of it, as a whole; return one result for each of its environments."""
     first, n = whose
     who = environment_name(first, evaluation, n - 1)
-    owner = getattr(vector, "unwrapped", vector)
+    owner = vector if _wrapper_with(vector, name) is vector else getattr(vector, "unwrapped", vector)
     doing = {Ask.CALL: f"calling {name}()", Ask.GET: f"getting {name}"}.get(ask, f"setting {name}")
     same = len(packed) == n and len(set(packed.values())) == 1
     with fault_of(doing, first, evaluation, n - 1):

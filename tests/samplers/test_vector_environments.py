@@ -343,6 +343,20 @@ async def test_what_a_vector_environment_has_as_a_whole(kind):
             await sampler.set_attr("gravity", 1.0, env_indices=0)
 
 
+async def test_what_a_wrapper_of_a_vector_environment_has():
+    def normalized(*, num_envs):
+        return gym.wrappers.vector.NormalizeObservation(gym.make_vec("CartPole-v1", num_envs, "sync"))
+
+    async with small("in-process", normalized, agent=RandomAgent(), overlap=False) as sampler:
+        await sampler.set_attr("update_running_mean", False)
+        assert await sampler.get_attr("update_running_mean") == [False] * 4
+        assert await sampler.get_attr("length") == [0.5] * 4  # of the single ones within
+        (before, *_), _, (after, *_) = [
+            await sampler.get_attr("obs_rms"), await sampler.obtain_samples(), await sampler.get_attr("obs_rms")
+        ]  # fmt: skip
+        assert before.count == after.count
+
+
 @pytest.mark.parametrize("kind", EVERYWHERE)
 async def test_gymnasiums_own_vector_environments_work(kind):
     env_fn = functools.partial(gym.make_vec, "CartPole-v1", max_episode_steps=11)
