@@ -88,10 +88,10 @@ class SamplerMemory(Protocol):
         """End batches and evaluations in all processes at their next step."""
 
     def release(self) -> None:
-        """End all use of the memory, at once."""
+        """End all use of the memory, at once; idempotent."""
 
     def unmap(self) -> None:
-        """Drop the views of the memory that was released; called in a thread."""
+        """`release`, and drop the views of the memory; after `release` it may be called in any thread."""
 
 
 class Mail(Protocol):

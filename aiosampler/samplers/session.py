@@ -84,11 +84,10 @@ class Session:
             SamplerClosed: The session is closed, or was closed meanwhile.
             SamplerError: It is not in state `before`; `rule` is the message.
         """
-        loop = running_loop()
         if self.state not in (before, State.CLOSED):
             raise SamplerError(rule)
         self._require(before)
-        self._loop = self._loop or loop
+        self._loop = self._loop or running_loop()
         self._check_loop()
         self._enter(during)
         try:
@@ -129,8 +128,7 @@ class Session:
 
     def require_running(self) -> None:
         """Raise `SamplerClosed` unless the session runs."""
-        if self.state is not State.RUNNING:
-            self._require(State.RUNNING)
+        self._require(State.RUNNING)
 
     @property
     def ended_as_asked(self) -> bool:
@@ -315,9 +313,12 @@ class Session:
             if not self._loop.is_closed():
                 raise SamplerError("the sampler belongs to the event loop that started it; close it from there")
             self.state, process, self.process = State.CLOSED, self.process, None
-            self._leave()
             if process is not None:
                 process.abandon()
+            if self.memory is not None:
+                self.memory.unmap()
+            with contextlib.suppress(RuntimeError):  # tasks of the closed loop wait for it, which is in vain
+                self._leave()
             return
         await self._shut()
         if not self._watched:
@@ -348,9 +349,9 @@ class Session:
             self._leave()
 
     def _leave(self) -> None:
-        self.closed.set()
         if self.cpus is not None:
             self.cpus.release()
+        self.closed.set()
 
     async def _end(self) -> None:
         running = self.state is State.RUNNING
@@ -368,7 +369,6 @@ class Session:
         except BaseException:  # the event loop is ending; `aclose` in another loop will abandon the process
             self.process = process
             if memory is not None:
-                memory.release()
                 memory.unmap()
             raise
         if memory is not None:

@@ -123,7 +123,12 @@ class SharedBuffers:
         self._views.control.abort_all()
 
     def release(self) -> None:
-        """End all use of the arena, all at once for who asks for statistics meanwhile; `unmap` then frees it."""
+        """End all use of the arena, all at once for who asks for statistics meanwhile; `unmap` then frees it.
+
+        Idempotent.
+        """
+        if self._views is None:
+            return
         self._final_version = self.publisher.version
         self._agent.detach(self.publisher)
         self._released += [self.publisher, self._views, self.samples, self._slots, self._held]
@@ -131,5 +136,9 @@ class SharedBuffers:
         self._views, self.samples, self._slots, self._held = None, [], [], None
 
     def unmap(self) -> None:
-        """Drop what was released; the arena stays mapped only as long as the user has a batch. For any thread."""
+        """`release`, and drop what that has left; the arena stays mapped only as long as the user has a batch.
+
+        After `release`, for any thread.
+        """
+        self.release()
         self._released.clear()

@@ -111,7 +111,12 @@ def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
         await sampler.obtain_samples()
         return sampler
 
-    sampler = asyncio.run(start())
+    loop = asyncio.new_event_loop()
+    sampler = loop.run_until_complete(start())
+    waiting = loop.create_task(sampler.wait_closed())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    waiting._log_destroy_pending = False  # nobody has cancelled it
 
     async def other_loop():
         with pytest.raises(SamplerError, match="belongs to the event loop"):
@@ -119,6 +124,8 @@ def test_a_sampler_can_be_closed_when_its_loop_is_gone(kind):
         with pytest.warns(ResourceWarning, match="was not closed"):
             await sampler.aclose()
         await sampler.aclose()
+        with pytest.raises(SamplerError, match="belongs to no running sampler"):
+            sampler.agent.send_shared_memory()
 
     asyncio.run(other_loop())
 
