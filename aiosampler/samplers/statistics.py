@@ -48,8 +48,8 @@ class SamplerStatistics:
         error: The failure that ended the sampler, None if none did.
         steps_per_second: `env_steps` per second from one batch to the next, over the last batches that were obtained,
             with the time that the user took between them; None before the second.
-        waited_for_sampler_s: Seconds that the user waited for batches.
-        waited_for_user_s: Seconds that the sampler had nothing to collect, since the user had not asked for more.
+        waited_for_sampler_s: Seconds that the user waited for batches and evaluations.
+        waited_for_user_s: Seconds that the sampler had nothing to do, since the user had not asked for more.
         mean_return: Mean `Return` of the last 100 episodes of training, None before the first.
         mean_length: Their mean `Length`, in steps.
         eval_return: Mean `Return` of the last evaluation, None before the first.
@@ -129,6 +129,7 @@ class Counters:
         self._losses: list[Loss] = []
         self._waited_for_sampler = self._waited_for_user = 0.0
         self._handed_out: float | None = None  # when the last batch was returned
+        self._evaluated = 0.0  # seconds that evaluations have taken since then
         self._recent_batches: deque[tuple[int, float]] = deque(maxlen=RECENT_BATCHES)  # steps, seconds since the last
         self._recent: deque[EpisodeInfos] = deque()  # of each batch with any of the last `RECENT_EPISODES` episodes
         self._n_recent = 0  # how many episodes these are
@@ -150,8 +151,8 @@ class Counters:
         if self._handed_out is not None:
             between = now - self._handed_out
             self._recent_batches.append((samples.stats.env_steps, between))
-            self._waited_for_user += max(0.0, between - samples.stats.seconds)
-        self._handed_out, self._batch_version = now, samples.policy_version
+            self._waited_for_user += max(0.0, between - samples.stats.seconds - self._evaluated)
+        self._handed_out, self._evaluated, self._batch_version = now, 0.0, samples.policy_version
         self._timeline = samples.stats.timeline
         episodes = episodes_of(samples)
         if episodes.count:
@@ -166,6 +167,7 @@ class Counters:
         self._evaluations += 1
         self._evaluation = evaluation
         self._waited_for_sampler += waited
+        self._evaluated += waited
 
     def lost(self, losses: Sequence[Loss]) -> None:
         """Count the workers that were lost."""

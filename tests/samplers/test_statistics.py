@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,10 @@ from aiosampler import (
     WorkerDied,
     WorkerError,
 )
+from aiosampler.samplers.evaluation import Evaluation
+from aiosampler.samplers.state import State
+from aiosampler.samplers.statistics import Counters
+from tests.support.in_process import InProcess
 from tests.support.losses import B, four_workers
 from tests.support.models import LinearActorCritic
 from tests.support.processes import our_children, until
@@ -77,6 +82,22 @@ async def test_what_ended_a_sampler_is_told_whatever_failed(parallel, what):
         with pytest.raises(SamplerError) as told:
             await watching
         assert told.value is caught.value
+
+
+def test_a_sampler_does_not_wait_for_the_user_while_it_evaluates(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("aiosampler.samplers.statistics.perf_counter", lambda: clock[0])
+    collector, counters = InProcess(CountingEnv, agent=RandomAgent(), batch_T=2, batch_B=2, seed=1), Counters()
+    samples = collector.collect()  # of one second
+    collector.close()
+    session = SimpleNamespace(failure=None, state=State.RUNNING, process=None)
+    waited = []
+    for evaluates in (0, 0, 7, 0):
+        counters.evaluation(Evaluation([]), evaluates)
+        clock[0] += evaluates + 1 + 2  # for the batch, and without anything to do
+        counters.batch(samples, 0.5)
+        waited.append(counters.statistics(0, session, ((), ())).waited_for_user_s)
+    assert waited == [0, 2, 4, 6]
 
 
 async def test_what_a_dashboard_shows():
