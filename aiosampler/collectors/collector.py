@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 
 from aiosampler.collectors.actions import action_mask
+from aiosampler.collectors.batch_statistics import open_episodes
 from aiosampler.collectors.env_infos import EnvInfoWriter
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
-from aiosampler.collectors.open_episodes import FinishedEpisode, OpenEpisodes
+from aiosampler.collectors.open_episodes import FinishedEpisode
 from aiosampler.collectors.random_steps import RandomSteps
 from aiosampler.collectors.recording import make_writer
 from aiosampler.collectors.slot_rows import SlotRows
@@ -112,7 +113,7 @@ class Collector:
         self._staging = SlotRows(with_private_row(slots[0]), writer, info_writer)
         self._kept = self._staging.row_like()
         T, self._n = slots[0]["reward"].shape
-        self._episodes = OpenEpisodes(traj_info, T, self._n, together=unit.takes_batches)
+        self._episodes = open_episodes(traj_info, T, self._n, together=unit.takes_batches)
         self._row = StepRow(writer, info_writer, self._episodes, first, evaluation=evaluation)
         self._waits_from: dict[int, int] = {}  # environment that waits -> first blank row of this batch
         self._starting: set[int] = set()  # environments whose reset has not been answered yet
@@ -210,11 +211,10 @@ class Collector:
         cut = []
         for i in self._active:
             if self._episodes.under_way(i):
-                info = self._episodes.current(i)
-                info.cut = True
                 observation = tree_map(lambda array, i=i: array[T, i].copy(), observations)
                 with fault_of("finishing a TrajInfo", self._first + i, self._evaluation):
-                    cut.append(FinishedEpisode(T - 1, self._first + i, info.terminate(observation), cut=True))
+                    info = self._episodes.cut(i, observation)
+                cut.append(FinishedEpisode(T - 1, self._first + i, info, cut=True))
         return cut
 
     @property

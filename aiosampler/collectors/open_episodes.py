@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aiosampler.collectors.batch_statistics import BatchStatistics
 from aiosampler.collectors.traj_info import TrajInfo
 
 
@@ -19,21 +18,18 @@ class FinishedEpisode(NamedTuple):
 
 
 MANY_STEPS = 48  # from this number on, NumPy sums rewards faster than a Python loop
-MANY_ENVIRONMENTS = 8  # from this number on, NumPy adds their rewards faster than a Python loop
 
 
 class OpenEpisodes:
     """The trajectory infos of the episodes of n environments.
 
     Rewards are kept here in double precision. The infos are updated from them when an episode or a batch ends, or at
-    each step if their class overrides `TrajInfo.step`. Of many environments that are stepped together, infos of a class
-    that overrides nothing are completed when the batch is, all at once.
+    each step if their class overrides `TrajInfo.step`.
 
     Args:
         traj_info: Makes the statistics of a new episode.
         T: Most steps of a batch.
         n: Number of environments.
-        together: Whether all environments are stepped in one call.
 
     Attributes:
         infos: For each environment, the trajectory info of its current episode.
@@ -41,7 +37,7 @@ class OpenEpisodes:
         each_step: Whether `step` of the info must be called for each step; otherwise `count` is enough.
     """
 
-    def __init__(self, traj_info: Callable[[], TrajInfo], T: int, n: int, *, together: bool = False) -> None:
+    def __init__(self, traj_info: Callable[[], TrajInfo], T: int, n: int) -> None:
         self._make, self._n = traj_info, n
         self._history: np.ndarray[Any, Any] = np.zeros((T, n))
         self._rows: list[Any] = list(self._history)
@@ -52,54 +48,43 @@ class OpenEpisodes:
         self._steps = [0] * n  # for each environment, steps in its info
         self._looks = kind.terminate is not TrajInfo.terminate
         self._arrays = kind.extend is TrajInfo.extend  # an override gets Python floats
-        at_once = together and n >= MANY_ENVIRONMENTS and not self.each_step and not self._looks and self._arrays
-        self._statistics = BatchStatistics(n) if at_once else None
         self._counted = [0] * n  # for each environment, first row that its info has not counted
 
     def begin(self) -> None:
         """Begin a batch: rows are counted from 0 again."""
         self._counted = [0] * self._n
-        if self._statistics is not None:
-            self._statistics.begin()
 
     def renew(self, i: int) -> None:
         """Begin an episode of environment i, outside of a batch or where another was lost."""
         self._steps[i] = 0
         self.infos[i] = self._make()
-        if self._statistics is not None:
-            self._statistics.adopt(i, self.infos[i])
 
     def step_apart(self, i: int, *step: Any) -> None:
         """Pass a step of environment i outside of a batch to its trajectory info."""
         self.infos[i].step(*step)
-        if self._statistics is not None:
-            self._statistics.adopt(i, self.infos[i])
 
     def wait(self, start: int, i: int) -> None:
         """Note that environment i takes no step from row `start` on."""
         self._history[start:, i] = 0
-        if self._statistics is not None:
-            self._statistics.wait(i, self.infos[i])
 
     def skip(self, t: int, i: int) -> None:
         """Note that environment i, which is not in an episode, takes no step at row t."""
         self._history[t, i] = 0
         self._counted[i] = t + 1
-        if self._statistics is not None:
-            self._statistics.skip(t + 1, i, self.infos[i])
 
     def count(self, i: int, end: int) -> None:
         """Count the steps of environment i before row `end` in its trajectory info, or for `finish`."""
-        if self._statistics is None and not self.each_step:
+        if not self.each_step:
             rewards = self._history[self._counted[i] : end, i]
             self.infos[i].extend(rewards if self._arrays and len(rewards) >= MANY_STEPS else rewards.tolist())
+        self._count_steps(i, end)
+
+    def _count_steps(self, i: int, end: int) -> None:
         self._steps[i] += end - self._counted[i]
         self._counted[i] = end
 
     def finish(self, T: int) -> None:
         """Complete the trajectory infos of a batch of T steps."""
-        if self._statistics is not None:
-            self._statistics.finish(self._history[:T], self._rows)
 
     def overflowed(self, recorded: np.ndarray[Any, Any]) -> tuple[int, int, float] | None:
         """The first reward that became infinite when it was recorded: row, environment, and what it was; or None.
@@ -115,17 +100,19 @@ class OpenEpisodes:
         t, i = places[0].tolist()
         return t, i, float(self._history[t, i])
 
-    def current(self, i: int) -> TrajInfo:
-        """The trajectory info of the current episode of environment i, between two batches."""
-        info = self.infos[i]
-        if self._statistics is not None:
-            info.Length += self._steps[i]
-            self._statistics.fill(i, info)
-        return info
-
     def under_way(self, i: int) -> bool:
         """Whether the current episode of environment i has taken a step before the row that was counted last."""
         return self._steps[i] > 0
+
+    def cut(self, i: int, observation: Any) -> TrajInfo:
+        """End the episode of environment i where it is, between two batches; return what to report.
+
+        Args:
+            i: The environment, for which `renew` must follow.
+            observation: A copy of its last observation.
+        """
+        self.infos[i].cut = True
+        return _reported(self.infos[i], observation)
 
     def terminate(self, i: int, end: int, final_observation: Callable[[int], Any]) -> TrajInfo:
         """End the episode of environment i before row `end`; return what to report, and begin another.
@@ -138,15 +125,13 @@ class OpenEpisodes:
             final_observation: Returns a copy of its last observation; called only if the class overrides `terminate`.
         """
         self.count(i, end)
-        info = self.infos[i]
-        if self._statistics is None:
-            info = info.terminate(final_observation(i) if self._looks else None)
-            if info is None:
-                raise TypeError(f"{type(self.infos[i]).__name__}.terminate() must return what to report, such as self")
-            self.renew(i)
-            return info
-        info.Length += self._steps[i]
-        self._steps[i] = 0
-        self.infos[i] = self._make()
-        self._statistics.end(end, i, info, self.infos[i])
+        info = _reported(self.infos[i], final_observation(i) if self._looks else None)
+        self.renew(i)
         return info
+
+
+def _reported(info: TrajInfo, observation: Any) -> TrajInfo:
+    reported = info.terminate(observation)
+    if reported is None:
+        raise TypeError(f"{type(info).__name__}.terminate() must return what to report, such as self")
+    return reported

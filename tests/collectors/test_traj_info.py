@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aiosampler import TrajInfo
-from aiosampler.collectors.open_episodes import MANY_ENVIRONMENTS, OpenEpisodes
+from aiosampler.collectors.batch_statistics import MANY_ENVIRONMENTS, EpisodesTogether, open_episodes
 from tests.support.agents import LookingAgent
 from tests.support.in_process import InProcess, gather, join
 from tests.support.worlds import CountingEnv, DetailedTrajInfo
@@ -79,7 +79,8 @@ def test_many_rewards_count_as_they_do_one_by_one(discount):
 @pytest.mark.parametrize("rewards", ["random", "huge"])
 def test_infos_of_many_environments_are_those_that_each_would_get_bit_for_bit(discount, rewards):
     T, n, rng = 7, MANY_ENVIRONMENTS, np.random.default_rng(0)
-    apart, together = (OpenEpisodes(lambda: TrajInfo(discount), T, n, together=flag) for flag in (False, True))
+    apart, together = (open_episodes(lambda: TrajInfo(discount), T, n, together=flag) for flag in (False, True))
+    assert type(together) is EpisodesTogether
     found = []
     late, waiting = set(), set()
     for i in range(n):  # as random steps before the first batch do
@@ -116,7 +117,7 @@ def test_infos_of_many_environments_are_those_that_each_would_get_bit_for_bit(di
                 episodes.count(i, T)
             episodes.finish(T)
     for i in set(range(n)) - late - waiting:
-        found += [(apart, apart.current(i)), (together, together.current(i))]
+        found += [(apart, apart.cut(i, None)), (together, together.cut(i, None))]
     ours, theirs = ([repr(info) for owner, info in found if owner is kind] for kind in (together, apart))
     assert len(ours) > 100
     assert ours == theirs

@@ -341,3 +341,9 @@ async def test_an_info_that_reports_nothing_is_refused():
         async with small("in-process", CountingEnv, traj_info_cls=Forgetful) as sampler:
             for _ in range(9):
                 await sampler.obtain_samples()
+    with pytest.raises(
+        WorkerError, match=r"Forgetful.terminate\(\) must return what to report"
+    ):  # of an episode that is cut
+        arguments = {"traj_info_cls": Forgetful, "eval_n_envs": 1, "eval_max_steps": 2}
+        async with small("in-process", lambda: CountingEnv(shortest=5), **arguments) as sampler:
+            await sampler.evaluate_agent()
