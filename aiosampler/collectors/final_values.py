@@ -29,7 +29,8 @@ class FinalInputs:
     """Keeps the recurrent states in which episodes ended, until the batch is complete.
 
     The agent's values are computed then, so that one call covers many ends and no step waits for it. A call has all n
-    environments as its rows, as always; there are as many calls as the most ends of any environment.
+    environments as its rows, as always; there are as many calls as the most ends of any environment. Where the agent
+    may be lost with its environments, they are computed at each end, by `new_ends`.
 
     Args:
         n: How many environments there are.
@@ -43,6 +44,7 @@ class FinalInputs:
         """Forget the states of the last batch."""
         self._states: list[Tree] = []  # for each k, the states [n, ...] of the k-th ends
         self._kept = [0] * self._n  # for each environment, the number of ends that were kept
+        self._seen = np.zeros(self._n, np.int64)  # the same of those that `new_ends` has yielded
 
     def keep(self, slot: Slot, environments: Sequence[int], state: Tree, initial: Tree) -> None:
         """Copy the rows of `state` that belong to environments whose episodes have just ended.
@@ -67,16 +69,31 @@ class FinalInputs:
         """Yield the ends of the complete batch in `slot`: the first ones of all environments, then the second ones."""
         counts = slot["final_count"]
         for k in range(int(counts.max())):
-            environments = np.flatnonzero(counts > k)
-            steps = slot["final_t"][environments, k]
-            inputs = AgentInputs(
-                self._rows(slot["final_observation"], environments, (environments, k)),
-                self._rows(slot["action"], environments, (steps, environments)),
-                self._rows(slot["reward"], environments, (steps, environments)),
-                self._rows(slot["env_info"] or None, environments, (steps, environments)),
-            )
-            # A lost worker may have recorded an end whose state was not kept
-            yield Ends(k, environments, inputs, self._states[k] if k < len(self._states) else initial)
+            yield self._ends(k, np.flatnonzero(counts > k), slot, initial)
+
+    def new_ends(self, slot: Slot, initial: Tree) -> Iterator[Ends]:
+        """Yield the ends of a batch under way that were recorded since the last call, one at most of each environment.
+
+        Args:
+            slot: As for `ends`.
+            initial: As for `ends`.
+        """
+        counts = slot["final_count"].copy()
+        new = np.flatnonzero(counts > self._seen)
+        self._seen[new] = counts[new]
+        for count in np.unique(counts[new]).tolist():
+            yield self._ends(count - 1, new[counts[new] == count], slot, initial)
+
+    def _ends(self, k: int, environments: Any, slot: Slot, initial: Tree) -> Ends:
+        steps = slot["final_t"][environments, k]
+        inputs = AgentInputs(
+            self._rows(slot["final_observation"], environments, (environments, k)),
+            self._rows(slot["action"], environments, (steps, environments)),
+            self._rows(slot["reward"], environments, (steps, environments)),
+            self._rows(slot["env_info"] or None, environments, (steps, environments)),
+        )
+        # A lost worker may have recorded an end whose state was not kept
+        return Ends(k, environments, inputs, self._states[k] if k < len(self._states) else initial)
 
     def _rows(self, tree: Tree, environments: Any, places: tuple[Any, ...]) -> Tree:
         def place(array: Any) -> torch.Tensor:

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.actions import action_splitter
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.collectors.final_values import FinalInputs
+from aiosampler.collectors.final_values import Ends, FinalInputs
 from aiosampler.collectors.recording import ALL, exact_rows
 from aiosampler.errors import ConfigError, text_of
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_rows, tree_structure
@@ -187,6 +187,7 @@ class AgentStepper:
         self._initial = agent.initial_state(n)
         self._state = tree_map(torch.clone, self._initial)
         self._final = FinalInputs(n) if slots[0]["bootstrap_value"] is not None else None
+        self._values_at_ends = False
         self._slot = 0
 
     @property
@@ -283,8 +284,12 @@ class AgentStepper:
         slot = self._slots[self._slot]
         if not idle:
             self._value.write((slot["bootstrap_value"],), self._value_of(self._inputs[self._slot][T], self._state))
+        if not self._values_at_ends:
+            self._record_ends(slot, self._final.ends(slot, self._initial))
+
+    def _record_ends(self, slot: dict[str, Tree], ends: Iterator[Ends]) -> None:
         values = np.empty_like(slot["bootstrap_value"])
-        for k, environments, inputs, state in self._final.ends(slot, self._initial):
+        for k, environments, inputs, state in ends:
             self._value.write((values,), self._value_of(inputs, state))
             slot["final_value"][environments, k] = values[environments]
 
@@ -301,16 +306,33 @@ class LocalAgent(AgentStepper):
         action_space: The action space of a single environment.
         slots: Arrays of the slots, cut to this collector's columns.
         batches: Whether `act` returns a tree of arrays ``[n, ...]`` in place of a sequence of n actions.
+        values_at_ends: Whether values of final observations are recorded when episodes end, and not with the end of the
+            batch, which this process may not live to see.
     """
 
     def __init__(
-        self, agent: Agent, action_space: gym.Space[Any], slots: Sequence[dict[str, Tree]], *, batches: bool = False
+        self,
+        agent: Agent,
+        action_space: gym.Space[Any],
+        slots: Sequence[dict[str, Tree]],
+        *,
+        batches: bool = False,
+        values_at_ends: bool = False,
     ) -> None:
         super().__init__(agent, slots)
+        self._values_at_ends = values_at_ends and self._final is not None
         self._split = (lambda action: action) if batches else action_splitter(action_space)
         # Actions are copied, since an environment may keep or change its action, and the agent may return the same
         # memory again. Discrete actions become numbers anyway.
         self._keep = batches or not isinstance(action_space, spaces.Discrete)
+
+    def ended(self, environments: Sequence[int]) -> None:
+        """Reset the recurrent state of these environments, after what their episodes ended with was recorded."""
+        super().ended(environments)
+        if self._values_at_ends:
+            assert self._final is not None
+            slot = self._slots[self._slot]
+            self._record_ends(slot, self._final.new_ends(slot, self._initial))
 
     def act(self, t: int) -> Any:
         """Step the agent on row t, record its answer, and return the actions."""

@@ -60,6 +60,7 @@ class DynamicEngine(ServedEngine):
             collected = await self._gather()
             verify_parameters(self._agents, self._parameters)
             collected = self._workers.complete(collected, request.slot)
+            self._dynamic.complete(request.slot)
         if self._views.control.abort_batch[0]:
             raise Aborted
         return collected

@@ -93,6 +93,7 @@ class AsyncDynamicActionServer:
         self._cells = memoryview(cells)
         self._sizes = [np.array([len(share) for share in branch.shares]) for branch in (training, evaluation)]
         self._owed = 0 * self._sizes[0]  # for each member, the number of requested batches that it has not finished
+        self._cut_short: list[int] = []  # members that were lost before they had finished the batch
         self._evaluating = self._owed > 0  # for each member, whether it will arrive again in this evaluation
         self._coming = self._owed > 0  # for each member, whether it will arrive again at all
         self._n_coming = 0  # number of those
@@ -149,6 +150,7 @@ class AsyncDynamicActionServer:
 
     def lost(self, members: Sequence[int]) -> None:
         """Called when a worker has ended; its environments begin anew with the next batch."""
+        self._cut_short += [member for member in members if self._owed[member]]
         self._owed[members] = 0
         self._evaluating[members] = False
         self._update_coming()
@@ -157,6 +159,19 @@ class AsyncDynamicActionServer:
         with torch.inference_mode():
             for branch in {self._training, self._evaluation}:
                 branch.stepper.void(members)
+
+    def complete(self, slot: int) -> None:
+        """Record the values of what episodes ended with in columns that lost members had not finished.
+
+        Called when what they had not completed of the batch is blank.
+
+        Raises:
+            AgentFault: The agent raised, or returned what does not fit.
+        """
+        cut_short, self._cut_short = self._cut_short, []
+        with torch.inference_mode(), self._outside:
+            for member in cut_short:
+                self._training.stepper.record_final_values(member, slot)
 
     async def _enough(self, ready: Members) -> Members:
         """Wait for `min_batch` environments, or all that step, or until `max_wait` is over; return the members."""

@@ -112,6 +112,7 @@ class GatheredStepper:
         """Reset the recurrent state of these members, and drop what is still to be recorded for them."""
         self._dropped += members
         if self.recurrent:
+            self.stepped(np.asarray(members, np.int64))  # keeps the states of episodes that ended at their last steps
             self._slot_of[members] = NO_SLOT
             shares = [self._shares[member] for member in members]
             self._reset(np.concatenate([np.arange(share.start, share.stop) for share in shares]))
@@ -219,12 +220,22 @@ class GatheredStepper:
         self._flat[slot].check_inputs()
         if not self._values:
             return
-        part, share, final = self._parts[slot][member], self._shares[member], self._final[member]
-        environments = torch.arange(share.start, share.stop) - self._first
         if not idle:
+            part, share, environments = self._parts[slot][member], self._shares[member], self._numbers_of(member)
             inputs = tree_map(lambda leaf: leaf[T * self._B :][share.start : share.stop], self._flat[slot].inputs)
             value = self._value_of(inputs._replace(environments=environments), self._state_of(member))
             self._value.write((part["bootstrap_value"],), value)
+        self.record_final_values(member, slot)
+
+    def record_final_values(self, member: int, slot: int) -> None:
+        """Record the values of final observations in a member's columns, if asked for; also called if it was lost.
+
+        Raises:
+            AgentFault: The agent raised, or returned what does not fit.
+        """
+        if not self._values:
+            return
+        part, final, environments = self._parts[slot][member], self._final[member], self._numbers_of(member)
         values = np.empty_like(part["bootstrap_value"])
         for k, ended, inputs, state in final.ends(part, self._initial_of(member)):
             self._value.write((values,), self._value_of(inputs._replace(environments=environments), state))
@@ -271,6 +282,11 @@ class GatheredStepper:
     def _fetched(self, tree: Tree) -> Tree:
         """A tree in memory of the host, here as it is."""
         return tree
+
+    def _numbers_of(self, member: int) -> torch.Tensor:
+        """The agent's numbers of a member's environments."""
+        share = self._shares[member]
+        return torch.arange(share.start, share.stop) - self._first
 
     def _state_of(self, member: int) -> Tree:
         share = self._shares[member]

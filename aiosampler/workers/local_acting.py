@@ -71,7 +71,7 @@ class LocalActing:
 
     def __init__(self, options: Options, probed: Probed, start: Start, views: ArenaViews, share: Share) -> None:
         self._control = views.control
-        part, B = options.part, options.batch.B
+        part, B, self._may_be_lost = options.part, options.batch.B, options.max_worker_restarts > 0
         self._B, self._action_space = part.all(B), probed.spaces.action
         self._environments = [part.first(B) + b for b in share.environments]
         self._agent = agent = build_agent(options.payload, probed.spaces, options.seed)
@@ -81,7 +81,7 @@ class LocalActing:
 
     def source(self, slots: Columns, *, batches: bool) -> ActionSource:
         """Make an action source for some columns of some slots."""
-        return LocalAgent(self._agent, self._action_space, slots, batches=batches)
+        return LocalAgent(self._agent, self._action_space, slots, batches=batches, values_at_ends=self._may_be_lost)
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:

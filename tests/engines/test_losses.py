@@ -10,7 +10,18 @@ import torch
 from aiosampler import WorkerDied, WorkerError, WorkerTimeout, environment_seed
 from aiosampler.engines.losses import blank
 from aiosampler.memory.slot import columns
-from tests.support.losses import SEED, B, Replay, assert_others_same, assert_whole, fated, four_workers, oracle, seeds
+from tests.support.losses import (
+    SEED,
+    B,
+    Replay,
+    assert_others_same,
+    assert_whole,
+    ends,
+    fated,
+    four_workers,
+    oracle,
+    seeds,
+)
 from tests.support.processes import until, workers
 from tests.support.samplers import PARALLEL, leaves
 
@@ -30,7 +41,7 @@ KINDS_OF_FAILURE = {"raise": WorkerError, "kill": WorkerDied, "hang": WorkerTime
 @pytest.mark.parametrize("fault", KINDS_OF_FAILURE)
 async def test_a_worker_lost_in_a_batch_takes_its_open_rows_along_and_nothing_else(parallel, fault, mid_batch_reset):
     expected = oracle(mid_batch_reset=mid_batch_reset)
-    ours, n = (2, 3), 12  # the columns of the worker; the step of environment 3 that fails
+    ours, n = (2, 3), 15  # the columns of the worker; the step of environment 3 that fails
     taken, failed = 0, False
     replays = [Replay(b, mid_batch_reset) for b in ours]
     timeout = 0.5 if fault == "hang" else None
@@ -58,6 +69,8 @@ async def test_a_worker_lost_in_a_batch_takes_its_open_rows_along_and_nothing_el
                     if a.shape[:2] == got.valid.shape:
                         assert torch.equal(a[:end, columns], b[:end, columns]), name
                 assert not got.agent.bootstrap_value[columns].any()
+                values = ends(right.agent.final_value, ours).items()
+                assert ends(got.agent.final_value, ours) == {at: value for at, value in values if at[0] < end}
                 ended = [bool(right.env.done[:end, b].any()) and not mid_batch_reset for b in ours]
                 assert got.stats.lost_steps == sum(5 - end for waits in ended if not waits)
                 assert got.stats.lost_episodes == right.env.done[:end, columns].sum() + ended.count(False)
@@ -154,11 +167,11 @@ def test_a_last_row_without_what_follows_it_is_not_valid(complete, mid_batch_res
     assert ended == done.sum()
     assert waiting.tolist() == (done.any(0) & (not mid_batch_reset)).tolist()
     lost = 0
-    for b, ends in enumerate(done.T, 2):
+    for b, ended_at in enumerate(done.T, 2):
         if waiting[b - 2]:
-            rows = ends.argmax() + 1
+            rows = ended_at.argmax() + 1
         else:
-            rows = 4 if complete == 5 and not ends[-1] else complete
+            rows = 4 if complete == 5 and not ended_at[-1] else complete
             lost += 5 - rows
         assert samples.valid[:, b].tolist() == [t < rows for t in range(5)]
         assert not samples.env.observation[rows:, b].any()
