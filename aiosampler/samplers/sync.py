@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -68,6 +69,7 @@ class SyncSampler:
         if self._runner is not None:
             raise SamplerError("`with` starts a sampler once")
         _refuse_a_running_loop()
+        self._owner = os.getpid()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # without changing the event loop policy
         try:
             self._run(self._sampler.__aenter__)
@@ -82,6 +84,9 @@ class SyncSampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._forked():
+            self._left = True
+            return
         self._interrupt()
         with self._turn:
             try:
@@ -143,11 +148,27 @@ class SyncSampler:
             raise KeyboardInterrupt
         return result
 
+    def _forked(self) -> bool:
+        """Whether this is a process that was forked from the one with the sampler.
+
+        It must not touch the event loop: both have the same epoll in the kernel, and what is removed from it by one is
+        never seen by the other, which would wait for ever.
+        """
+        if self._runner is None or os.getpid() == self._owner:
+            return False
+        self._runner.get_loop()._closed = True  # type: ignore[attr-defined] # noqa: SLF001 - or its finalizer closes it
+        return True
+
     def _open_runner(self) -> asyncio.Runner:
         if self._left:
             raise closed(self._sampler.statistics().error)
         if self._runner is None:
             raise SamplerClosed("the sampler is not started: use `with`")
+        if self._forked():
+            raise SamplerError(
+                f"the sampler belongs to the process that started it, {self._owner}, and this is one that was forked "
+                "from it: use it there, or make another here"
+            )
         return self._runner
 
     def _interrupt(self) -> None:

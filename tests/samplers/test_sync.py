@@ -1,6 +1,8 @@
 """Samplers in programs that are not asynchronous."""
 
 import asyncio
+import gc
+import os
 import signal
 import threading
 import time
@@ -132,6 +134,24 @@ def test_leaving_the_block_ends_the_calls_of_other_threads():
         thread.join()
     assert "the sampler was closed while this call was waiting" in refused
     assert len(refused) == 2
+
+
+def test_a_forked_process_that_leaves_the_block_takes_nothing_from_its_parent():
+    with small("serial").sync() as sampler:
+        sampler.obtain_samples()
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                with pytest.raises(SamplerError, match="one that was forked from it"):
+                    sampler.obtain_samples()
+                sampler.__exit__(None, None, None)
+                gc.collect()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert [next(sampler).itr for _ in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("interruptible")
