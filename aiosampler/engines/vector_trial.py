@@ -93,8 +93,13 @@ def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
         return VectorTraits(mode, True, taken)
     with fault_of("finding out whether some of its environments can be reset alone", None):
         masks = _offers_masks(vector, n, seed, mode)
-    if mode == NEXT_STEP and _forgets_others(vector, n):
-        masks = False
+    if (forgetful := _forgetful_wrapper(vector, n)) is not None:
+        if mode == DISABLED and type(forgetful).__module__.startswith("gymnasium."):
+            raise ConfigError(
+                f"{type(forgetful).__name__} forgets what it keeps of all environments whenever some are reset, and "
+                f"{vector_name(vector)} resets none by itself, as its autoreset mode is Disabled: use another"
+            )
+        masks = masks and mode != NEXT_STEP
     if mode == DISABLED and masks is False:
         raise ConfigError(
             f"{vector_name(vector)} resets no environment by itself, as its autoreset mode is Disabled, and its "
@@ -186,20 +191,20 @@ def _offers_masks(vector: Any, n: int, seed: int, mode: str) -> bool | None:
     return rows == {n} and all(_equal(pick(after, i), pick(before, i)) for i in range(1, n))
 
 
-def _forgets_others(vector: Any, n: int) -> bool:
-    """Whether a wrapper keeps arrays with a row for each environment, and clears all of them in a reset of some.
+def _forgetful_wrapper(vector: Any, n: int) -> Any:
+    """A wrapper that keeps arrays with a row for each environment, and clears all in a reset of some; None without one.
 
-    So does Gymnasium's `NormalizeReward`: its `reset` does not look for a mask.
+    Gymnasium's `NormalizeReward` is one: its `reset` does not look for a mask.
     """
     while isinstance(vector, gym.vector.VectorWrapper):
-        reset = getattr(type(vector).reset, "__code__", None)
-        own = type(vector).reset.__module__ != gym.vector.VectorWrapper.__module__
-        if own and reset is not None and "reset_mask" not in reset.co_consts:
+        reset = type(vector).reset
+        code = getattr(reset, "__code__", None)
+        if reset.__module__ != gym.vector.VectorWrapper.__module__ and code and "reset_mask" not in code.co_consts:
             kept = [value for value in vars(vector).values() if isinstance(value, np.ndarray)]
             if any(array.shape[:1] == (n,) for array in kept):
-                return True
+                return vector
         vector = vector.env
-    return False
+    return None
 
 
 def _reset(vector: Any, n: int) -> tuple[Any, Any]:

@@ -64,6 +64,12 @@ def test_masks_are_not_used_where_a_wrapper_would_clear_what_it_keeps_of_the_oth
     assert try_vector(vector, 3, 7).masks is masks
 
 
+def test_a_wrapper_that_would_clear_what_it_keeps_of_the_others_is_refused_where_only_masks_reset():
+    vector = gym.wrappers.vector.NormalizeReward(vector_of(CountingEnv, "Disabled")(num_envs=3))
+    with pytest.raises(ConfigError, match=r"NormalizeReward forgets .* autoreset mode is Disabled: use another"):
+        try_vector(vector, 3, 7)
+
+
 class RefusesOptions(gym.vector.SyncVectorEnv):
     def reset(self, *, seed=None, options=None):
         if options:
