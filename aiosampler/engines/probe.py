@@ -99,11 +99,12 @@ def _example(options: Options, phase: Callable[[str], None]) -> tuple[Any, Vecto
         if not needs_loop(made):
             return made, None
         return AwaitedExample(made, phase, "user" if options.in_process else "sampler"), None
-    n = -(-options.batch.B // options.worker_count)  # the largest share of a worker
+    share, evaluated = (-(-each // options.worker_count) for each in (options.batch.B, options.eval_n_envs))  # at most
+    n = share if share > 1 else max(1, evaluated)  # one alone does not show whether several can be reset apart
     vector = build_vector(options.payload, n, ())
     try:
         traits = try_vector(vector, n, stream_seed(options.seed, Stream.EXAMPLE))
-        check_vector_options(options, traits, vector)
+        check_vector_options(options, traits, vector, alone=share == 1)
         return FirstOfVector(vector, n, traits), traits
     except BaseException:
         with contextlib.suppress(Exception):

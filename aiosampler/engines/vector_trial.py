@@ -108,8 +108,14 @@ def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
     return VectorTraits(mode, mode == DISABLED or bool(masks), taken)
 
 
-def check_vector_options(options: Options, traits: VectorTraits, vector: Any) -> None:
+def check_vector_options(options: Options, traits: VectorTraits, vector: Any, *, alone: bool) -> None:
     """Refuse options that a vector environment does not support.
+
+    Args:
+        options: The sampler's arguments.
+        traits: What it supports.
+        vector: The vector environment.
+        alone: Whether none has more than one environment, except for evaluation.
 
     Raises:
         ConfigError: An option needs resets by the sampler, and the vector environment resets itself.
@@ -119,7 +125,7 @@ def check_vector_options(options: Options, traits: VectorTraits, vector: Any) ->
             f"seed_every_reset=True needs environments that can be reset one by one with a seed each, and "
             f"{vector_name(vector)} takes no {'list of seeds' if traits.masks else 'reset_mask'}"
         )
-    if traits.masks:
+    if traits.masks or alone:
         return
     steps = options.max_decorrelation_steps
     for given, argument, why in (

@@ -287,6 +287,18 @@ async def test_what_needs_resets_of_some_alone_is_refused_without_them(mode, nam
             pass
 
 
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_single_one_is_evaluated_with_several_that_reset_themselves(wait):
+    env_fn = vector_of(Echo, "NextStep", WithoutMasks)
+    arguments = {"batch_B": 1, "eval_n_envs": 4, "eval_max_steps": 80, "mid_batch_reset": not wait}
+    async with small("in-process", env_fn, agent=Echoing(), **arguments) as sampler:
+        infos = await sampler.evaluate_agent()
+    lengths = [info.Length for info in infos]
+    assert len(lengths) > 8
+    assert max(lengths) <= 7
+    assert [info.Return for info in infos] == lengths
+
+
 async def test_resets_within_the_step_need_no_masks():
     arguments = {"max_decorrelation_steps": 0}
     assert_all_same(
