@@ -135,7 +135,7 @@ class _Sender(logging.Handler):
             return
         self._allowed -= 1
         try:
-            self._send(record)
+            self._dropped += not self._sent(record)
         except RecursionError:
             raise
         except Exception:
@@ -155,9 +155,10 @@ class _Sender(logging.Handler):
                     (dropped, f"it logs more than {RATE:.0f} a second, or your event loop does not come to read them"),
                     None,
                 )  # fmt: skip
-                self._send(told)
+                self._dropped += 0 if self._sent(told) else dropped
 
-    def _send(self, record: logging.LogRecord) -> None:
+    def _sent(self, record: logging.LogRecord) -> bool:
+        """Send a record; return False if there is no room for it."""
         body = pickle.dumps((_fields(record), _handled(record)))
         if len(body) > _LONGEST:
             record = logging.makeLogRecord({**record.__dict__, "msg": record.getMessage(), "args": None})
@@ -167,7 +168,8 @@ class _Sender(logging.Handler):
         try:
             self._sock.send(body, socket.MSG_DONTWAIT)
         except OSError:  # the socket is full, or the user's process has ended
-            self._dropped += 1
+            return False
+        return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_arguments_of_agents_are_checked():
         CategoricalPgAgent(nn.Linear(1, 1).weight)
     with pytest.raises(TypeError, match=r"must build the module .* got a Linear"):
         CategoricalPgAgent(nn.Linear(4, 2))
-    with pytest.raises(ConfigError, match=r"eps_final must be between 0 and 1, got 1\.5"):
+    with pytest.raises(ConfigError, match=r"eps_final must be a number between 0 and 1, got 1\.5"):
         DqnAgent(lambda o, a: None, eps_final=1.5)
     with pytest.raises(ConfigError, match="eps_final_min"):
         DqnAgent(lambda o, a: None, eps_final=0.1, eps_final_min=0.2)
