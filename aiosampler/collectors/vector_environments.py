@@ -199,6 +199,11 @@ class VectorEnvironments:
                     row.end_all(which, terminated, truncated)
             if later:
                 self._later = []
+                if ended and self._done[later].any():
+                    raise Mismatch(
+                        "an episode ended in the step that had to reset the environment: if it resets none by itself, "
+                        'it must say so, by metadata["autoreset_mode"] = AutoresetMode.DISABLED, and take a reset_mask'
+                    )
                 row.start_all(later, infos)
         except EnvironmentFault:
             raise
@@ -231,12 +236,12 @@ class VectorEnvironments:
             info = {**info, EPISODE: told.pop(EPISODE)}
         listed = not isinstance(infos, Mapping)  # as in old libraries, whose info at an end is not that of the reset
         self._fresh[i] = copy.deepcopy((begins, {} if listed and info is ABSENT else told))
-        if last is ABSENT and not listed:
+        if last is ABSENT:
             raise Mismatch(
                 f"an episode ended, and the infos have none of {', '.join(FINAL_OBSERVATIONS)}, as those of a vector "
-                "environment that resets within the step must"
+                "environment that resets within the step must; if each is one of several agents, all must end at once"
             )
-        return begins if last is ABSENT else last, told if info is ABSENT else info
+        return last, told if info is ABSENT else info
 
     def step_apart(self, actions: Mapping[int, Any], on_step: OnStep) -> None:
         """Step all environments, outside of a batch."""

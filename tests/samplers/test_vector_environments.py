@@ -173,6 +173,33 @@ async def test_episodes_that_begin_while_others_wait_show_their_first_observatio
     assert [info.Return for info in infos] == [info.Length for info in infos]
 
 
+class WithoutLastObservations(ListedInfos):
+    def step(self, actions):
+        *result, told = super().step(actions)
+        return (*result, [{"doubled": info["doubled"]} for info in told])
+
+
+class ResetsNone(WithoutMasks):
+    """Goes on where an episode has ended, as one does that resets none by itself."""
+
+    def step(self, actions):
+        self._autoreset_envs[:] = False
+        return super().step(actions)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "words"),
+    [
+        (WithoutLastObservations, "SameStep", r"the infos have none of final_obs, .* all must end at once"),
+        (ResetsNone, "NextStep", r"ended in the step that had to reset .* AutoresetMode\.DISABLED"),
+    ],
+)
+async def test_one_that_does_not_what_its_mode_says_is_refused(kind, mode, words):
+    with pytest.raises(WorkerError, match=words):
+        async with small("in-process", vector_of(CountingEnv, mode, kind), batch_T=12) as sampler:
+            await sampler.obtain_samples()
+
+
 @pytest.mark.parametrize("kind", [WithoutMasks, OfThoseAlone])
 async def test_one_that_resets_within_the_step_and_does_not_say_so_is_refused(kind):
     class Silent(kind):
