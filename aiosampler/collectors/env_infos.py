@@ -50,8 +50,8 @@ class EnvInfoWriter:
                 value = info[key.name]
             except (KeyError, TypeError, IndexError):
                 value = find(info, key.name, key.path)
-                if value is ABSENT:
-                    continue
+            if value is ABSENT or value is None:
+                continue
             key.writer.write(target, i, value)
             present[i] = True
 
@@ -88,7 +88,7 @@ class EnvInfoWriter:
 
 
 def find(info: Any, name: str, path: tuple[str, ...] = ()) -> Any:
-    """The value of an info under a name, or at a path of names; see `absent`.
+    """The value of an info under a name, or at a path of names; None stands for a value that is absent.
 
     Raises:
         Mismatch: It is no dict.
@@ -96,13 +96,13 @@ def find(info: Any, name: str, path: tuple[str, ...] = ()) -> Any:
     if not isinstance(info, Mapping):
         raise Mismatch(f"info must be a dict, got {info!r}")
     if name in info:
-        return info[name]
+        return ABSENT if info[name] is None else info[name]
     found: Any = info
     for part in path or name.split("."):
         if not isinstance(found, Mapping) or part not in found:
             return ABSENT
         found = found[part]
-    return found
+    return ABSENT if found is None else found
 
 
 def absent(value: Any) -> bool:

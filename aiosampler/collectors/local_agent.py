@@ -144,21 +144,25 @@ def _fitting(target: np.ndarray[Any, Any], leaf: Any, path: str) -> np.ndarray[A
         )
     if not np.can_cast(array.dtype, target.dtype, "same_kind"):
         raise AgentFault(f"the agent returned {path} with the dtype {array.dtype}, expected {target.dtype}")
-    fitting = array.astype(target.dtype, copy=False)
-    refuse_overflow(array, fitting, path)
-    return fitting
+    return cast_to(array, target.dtype, path)
 
 
-def refuse_overflow(given: np.ndarray[Any, Any], cast: np.ndarray[Any, Any], path: str) -> None:
-    """Refuse integers of an agent that overflowed in a cast, where NumPy wraps around.
+def cast_to(given: np.ndarray[Any, Any], dtype: np.dtype[Any], path: str) -> np.ndarray[Any, Any]:
+    """What an agent returned in another dtype; refuse what overflows: integers wrap around, floats become infinite.
 
     Raises:
-        AgentFault: An element has another value in `cast`.
+        AgentFault: An integer would have another value, or a finite number would be infinite.
     """
-    if given.dtype != cast.dtype and given.dtype.kind in "iu" and cast.dtype.kind in "iu":
-        lost = given[given != cast]
+    if given.dtype == dtype:
+        return given
+    with np.errstate(over="ignore"):
+        cast: np.ndarray[Any, Any] = given.astype(dtype)
+    if dtype.kind in "iuf":
+        integers = given.dtype.kind in "iu" and cast.dtype.kind in "iu"
+        lost = given[given != cast] if integers else given[np.isinf(cast) & np.isfinite(given)]
         if lost.size:
-            raise AgentFault(f"the agent returned {path} with {lost.flat[0]}, for which {cast.dtype} has no room")
+            raise AgentFault(f"the agent returned {path} with {lost.flat[0]}, for which {dtype} has no room")
+    return cast
 
 
 class AgentStepper:

@@ -55,7 +55,8 @@ class TrajInfo:
             reward: The reward as the environment gave it, in double precision.
             terminated: Whether the episode terminated.
             truncated: Whether the episode was truncated.
-            agent_info: The agent's info for this environment; NumPy views, valid during the call.
+            agent_info: The agent's info for this environment; NumPy views, valid during the call. None for the random
+                steps before the first batch, of `max_decorrelation_steps`.
             env_info: The complete info dict, which belongs to the environment: copy what you keep.
         """
         self.extend((reward,))

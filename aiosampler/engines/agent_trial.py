@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from aiosampler.agents.adopted import TrialWatch
 from aiosampler.agents.agent import Agent, AgentInputs
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.collectors.local_agent import about_the_model, call_agent, refuse_overflow
+from aiosampler.collectors.local_agent import about_the_model, call_agent, cast_to
 from aiosampler.errors import AgentError, text_of
 from aiosampler.specs.arrays import ArraySpec, batched
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure
@@ -83,6 +84,11 @@ def _try(
     with _hints(agent, inputs):
         _check_outputs(agent, inputs, initial)
         step = call_agent("step()", agent.step, inputs, initial)
+    if inspect.iscoroutine(step):
+        step.close()
+        raise AgentFault(
+            "step() must not be async: agents are called, and what they wait for holds up all environments"
+        )
     if not isinstance(step, tuple) or len(step) != 3:
         raise AgentFault(f"step() must return an AgentStep(action, agent_info, state), got {step!r}")
     _check(step[0], batched(action_specs, B), "action")
@@ -212,7 +218,8 @@ def _check_rows(tree: Tree, what: str, B: int) -> None:
     """Refuse a tree that has other leaves than tensors ``[B, ...]``."""
     for path, leaf in tree_items(tree):
         if not isinstance(leaf, torch.Tensor):
-            kind = f"a {type(leaf).__name__}" if isinstance(leaf, list | set | np.ndarray) else repr(leaf)
+            kind = "a NumPy array" if isinstance(leaf, np.ndarray) else repr(leaf)
+            kind = f"a {type(leaf).__name__}" if isinstance(leaf, list | set) else kind
             raise AgentFault(
                 f"the agent returned {what}{path} that is {kind}: it must be a tensor, or a dict, tuple or named tuple "
                 f"of tensors, with one row for each of {B} environments"
@@ -234,4 +241,4 @@ def _check(tree: Tree, specs: Tree, what: str) -> None:
         got = ArraySpec.of(array)
         if got.shape != spec.shape or not np.can_cast(got.dtype, spec.dtype, "same_kind"):
             raise AgentFault(f"the agent returned {what}{path} as {got}, expected {spec}")
-        refuse_overflow(array, array.astype(spec.dtype), f"{what}{path}")
+        cast_to(array, spec.dtype, f"{what}{path}")

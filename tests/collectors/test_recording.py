@@ -1,5 +1,7 @@
 """What environments return is written to its row, or refused where it does not fit."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -164,3 +166,12 @@ def test_an_action_that_the_dtype_of_its_space_has_no_room_for_is_refused(value)
     with pytest.raises(AgentFault, match=f"returned action with {value}, for which int8 has no room"):
         recorder.write(targets, torch.tensor([[1], [value]]))
     assert targets[0].tolist() == [[127], [-128]]
+
+
+def test_a_finite_number_of_an_agent_that_would_become_infinite_is_refused():
+    targets = [np.zeros(3, np.float32)]
+    recorder = Recorder("value", targets[0])
+    recorder.write(targets, torch.tensor([1.0, math.inf, math.nan], dtype=torch.float64))
+    assert str(targets[0].tolist()) == "[1.0, inf, nan]"
+    with pytest.raises(AgentFault, match=r"returned value with 1e\+300, for which float32 has no room"):
+        recorder.write(targets, torch.tensor([1.0, 1e300, 0.0], dtype=torch.float64))

@@ -109,7 +109,7 @@ def test_sizes_that_equal_the_number_of_environments_by_chance_are_told_from_it(
     [
         (lambda n: [torch.zeros(n, 3)] * 2, r"that is a list: it must be a tensor, or a dict, tuple or named tuple"),
         (lambda n: {"h": [torch.zeros(n, 3)]}, "that is a list"),
-        (lambda n: np.zeros((n, 3)), "that is a ndarray"),
+        (lambda n: np.zeros((n, 3)), "that is a NumPy array"),
         (lambda n: 1.0, r"that is 1\.0"),
         (lambda n: torch.tensor(1.0), r"that has not one row for each of 3 environments: its shape is \[\]"),
     ],
