@@ -75,6 +75,7 @@ class DynamicEngine(ServedEngine):
             await outside_loop(self._dynamic.evaluating, request.itr)
             await self._workers.send(request, busy)
             collected = await self._gather(busy)
+            self._dynamic.evaluated()
             verify_parameters(self._agents, self._parameters)
         return self._workers.complete(collected)
 

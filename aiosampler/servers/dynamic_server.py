@@ -144,6 +144,11 @@ class AsyncDynamicActionServer:
             self._evaluation.stepper.settle()
             self._evaluation.stepper.void(range(len(self._evaluation.shares)))
 
+    def evaluated(self) -> None:
+        """Expect no more of an evaluation: where it was aborted, members have left without a word."""
+        self._evaluating[:] = False
+        self._update_coming()
+
     def settle(self) -> None:
         """Block this thread until a device has done what was queued; called before and after parameters change."""
         self._training.stepper.settle()

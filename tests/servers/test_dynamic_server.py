@@ -4,7 +4,6 @@ import asyncio
 import collections
 import json
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from aiosampler import (
     DqnAgent,
 )
 from aiosampler.collectors.served_actions import DynamicActions
+from aiosampler.memory.arena_map import N_SLOTS
 from aiosampler.memory.slot import columns, slot_specs
-from aiosampler.servers.dynamic_server import AsyncDynamicActionServer, BatchingRule, Branch
+from aiosampler.servers.dynamic_server import EVALUATION, AsyncDynamicActionServer, BatchingRule, Branch
 from aiosampler.servers.gathered import GatheredStepper
 from aiosampler.signals.arrivals import ServerArrivals, WorkerArrivals
 from aiosampler.signals.counter import Signal
@@ -310,58 +310,98 @@ class CountedAgent(CompanyAgent):
         return super().step(inputs, state)
 
 
+class ServedThreads:
+    """A server without lockstep for W members, which are threads of this process."""
+
+    def __init__(self, W, T, **rule):
+        specs = {
+            **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=False),
+            **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=True),
+        }
+        *self.slots, evaluation_slot = (
+            tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs) for _ in range(N_SLOTS + 1)
+        )
+        layout = rendezvous_specs(W)
+        self._cells = np.zeros(layout.shape, layout.dtype)
+        self.obs_ready, self.act_ready = CountedSignal(), [CountedSignal() for _ in range(W)]
+        self.agent = CountedAgent()
+        shares = [range(b, b + 1) for b in range(W)]
+        self._parts = (0, self.slots), (EVALUATION, [evaluation_slot])
+        branches = [Branch(GatheredStepper(self.agent, slots, shares), shares) for _, slots in self._parts]
+        self.arrivals = ServerArrivals(self._cells, self.obs_ready, self.act_ready)
+        self.server = AsyncDynamicActionServer(
+            self.arrivals,
+            self.agent,
+            *branches,
+            version=lambda: 7,
+            rule=BatchingRule(**rule),
+            cells=np.zeros(8, np.int64),
+            log=serving_log(W),
+        )
+
+    async def __aenter__(self):
+        self._serving = asyncio.create_task(self.server.serve())
+        return self
+
+    async def __aexit__(self, *exc_info):
+        self._serving.cancel()
+        self.arrivals.abort()  # else threads of a test that fails would wait for ever
+        self.arrivals.close()
+
+    async def work(self, members, function):
+        """Call a function with the sources of each of these members, for batches and evaluation, in its thread."""
+        await asyncio.gather(*(asyncio.to_thread(function, *self._sources(member)) for member in members))
+
+    def _sources(self, member):
+        side = WorkerArrivals(self._cells, member, self.obs_ready, self.act_ready[member], spin=False)
+        for first_slot, slots in self._parts:
+            ours, progress = [columns(slot, member, 1) for slot in slots], np.zeros(8, np.int64)
+            yield DynamicActions(spaces.Discrete(2), ours, progress, side, batches=False, first_slot=first_slot)
+
+
 @pytest.mark.parametrize("W", [1, 4])
 async def test_the_server_wakes_once_for_a_call_of_the_agent_and_posts_to_nobody_who_is_awake(W):
     T = 50
-    specs = {
-        **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=False),
-        **slot_specs(BatchSpec(T=T, B=W), STEP, sparse=True),
-    }
-    slots = [tree_map(lambda spec: np.zeros(spec.shape, spec.dtype), specs) for _ in range(2)]
-    layout = rendezvous_specs(W)
-    cells = np.zeros(layout.shape, layout.dtype)
-    obs_ready, act_ready = CountedSignal(), [CountedSignal() for _ in range(W)]
-    agent = CountedAgent()
-    shares = [range(b, b + 1) for b in range(W)]
-    training = Branch(GatheredStepper(agent, slots, shares), shares)
-    arrivals = ServerArrivals(cells, obs_ready, act_ready)
-    server = AsyncDynamicActionServer(
-        arrivals,
-        agent,
-        training,
-        training,
-        version=lambda: 7,
-        rule=BatchingRule(),
-        cells=np.zeros(8, np.int64),
-        log=serving_log(W),
-    )
+    served = ServedThreads(W, T)
+    server, arrivals = served.server, served.arrivals
 
-    def work(member):
-        side = WorkerArrivals(cells, member, obs_ready, act_ready[member], spin=False)
-        ours = [columns(slot, member, 1) for slot in slots]
-        source = DynamicActions(spaces.Discrete(2), ours, np.zeros(8, np.int64), side, batches=False, first_slot=0)
+    def work(source, _):
         for slot in (0, 1):
             source.begin(slot)
             for t in range(T):
                 source.act(t)
             source.finish(T, idle=False)
 
-    threads = [threading.Thread(target=work, args=(member,)) for member in range(W)]
     for slot in (0, 1):
         server.expect(slot, slot)
-    serving = asyncio.create_task(server.serve())
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-    serving.cancel()
-    arrivals.close()
-    steps = 2 * W * (T + 1)  # those at the end of each batch among them
-    assert server.acted == 2 * W * T
-    assert server.calls == agent.calls <= 2 * W * T
-    assert arrivals.wake_ups <= steps + 1
-    assert obs_ready.posts <= W * (arrivals.wake_ups + 1)  # of all that arrive while it sleeps
-    assert sum(signal.posts for signal in act_ready) <= steps
-    for slot in slots:
+    async with served:
+        await served.work(range(W), work)
+        steps = 2 * W * (T + 1)  # those at the end of each batch among them
+        assert server.acted == 2 * W * T
+        assert server.calls == served.agent.calls <= 2 * W * T
+        assert arrivals.wake_ups <= steps + 1
+        assert served.obs_ready.posts <= W * (arrivals.wake_ups + 1)  # of all that arrive while it sleeps
+        assert sum(signal.posts for signal in served.act_ready) <= steps
+    for slot in served.slots:
         assert (slot["policy_version"] == 7).all()
         assert (slot["agent_info"]["which"] == np.arange(W)).all()
+
+
+async def test_it_waits_for_nobody_whose_evaluation_was_aborted():
+    def leave(_, evaluation):
+        evaluation.begin(0)
+        evaluation.act(0)
+
+    def work(source, _):
+        source.begin(0)
+        source.act(0)
+        source.finish(1, idle=False)
+
+    async with ServedThreads(3, 1, min_batch=2, max_wait=60.0) as served, asyncio.timeout(30):
+        served.server.evaluating(0)
+        await served.work([0], leave)
+        served.server.evaluated()
+        served.server.expect(0, 0)
+        await served.work([0, 1], work)
+        await served.work([2], work)  # there is nobody else
+    assert served.server.acted == 4
