@@ -139,9 +139,10 @@ def checked_cpus(name: str, cpus: Iterable[int]) -> tuple[int, ...]:
     """
     if not hasattr(os, "sched_setaffinity"):
         raise ConfigError(f"{name} cannot be honoured: this system does not let a process choose its CPUs")
-    chosen = tuple(cpus)
-    if not chosen or set(chosen) - set(usable_cpus()):
+    chosen = tuple(cpus) if isinstance(cpus, Iterable) else ()
+    if not chosen or not set(chosen) <= set(usable_cpus()):
+        got = list(chosen) if isinstance(cpus, Iterable) else repr(cpus)
         raise ConfigError(
-            f"{name} must be some of the CPUs that this process may use, {list(usable_cpus())}, got {list(chosen)}"
+            f"{name} must be some of the CPUs that this process may use, {list(usable_cpus())}, got {got}"
         )
     return chosen

@@ -156,3 +156,12 @@ def test_the_ranks_of_a_machine_divide_its_cpus(size, rank, cpus, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
     monkeypatch.setenv("LOCAL_RANK", rank)
     assert cpus_of_this_rank() == cpus
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"cpus": 2}, r"affinity.cpus .* got 2"), ({"workers": [0, 1]}, r"affinity.workers\[0\] .* got 0")],
+)
+def test_a_number_in_place_of_cpus_is_named(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        Affinity(**arguments)

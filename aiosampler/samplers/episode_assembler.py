@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aiosampler.errors import ConfigError, SamplerError
+from aiosampler.errors import ConfigError, SamplerError, shortened
 from aiosampler.samplers.step_sequences import StepSequence, cut_sequences
-from aiosampler.specs.trees import Tree, tree_map
+from aiosampler.specs.trees import Tree, tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from aiosampler.samplers.samples import Samples
@@ -151,6 +151,8 @@ class EpisodeAssembler:
     """
 
     def __init__(self, initial_state: Tree = None) -> None:
+        if not all(isinstance(leaf, torch.Tensor) and leaf.ndim for leaf in tree_leaves(initial_state)):
+            raise TypeError(f"initial_state must be what agent.initial_state(1) gives, got {initial_state!r}")
         self._initial_state = tree_map(lambda leaf: leaf[0].clone(), initial_state)
         self._open: dict[int, _Open] = {}  # by the index of the environment
         self._indices: dict[tuple[int, ...], int] = {}  # of the last batch, or of the last of each actor
@@ -164,7 +166,12 @@ class EpisodeAssembler:
         Returns:
             The episodes that ended in it or were cut, ordered by step, then environment. Those that are in progress at
             its end go on with the next batch.
+
+        Raises:
+            TypeError: It is no batch.
         """
+        if not hasattr(samples, "valid"):
+            raise TypeError(f"add() takes a batch that a sampler returned, got {shortened(repr(samples), 200)}")
         valid, first, done = (leaf.cpu().numpy() for leaf in (samples.valid, samples.env.first, samples.env.done))
         T, B = valid.shape
         final = samples.env.final_observation

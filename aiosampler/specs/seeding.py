@@ -8,6 +8,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from aiosampler.specs.arguments import as_integer
+
 
 class Stream(IntEnum):
     """What random numbers are drawn for; each entry has streams of its own."""
@@ -68,7 +70,13 @@ def environment_seed(
             a fresh branch, or it would repeat the steps that led to the failure.
         resumes: How many times the run had been resumed (`load_state_dict`), the ``resumes`` of its `state_dict`.
         resets: How many times it was reset before, with ``seed_every_reset=True``.
+
+    Raises:
+        ConfigError: A number is no integer, or below 0.
     """
+    seed, b = as_integer("seed", seed, 0), as_integer("b", b, 0)
+    restarts, resumes = as_integer("restarts", restarts, 0), as_integer("resumes", resumes, 0)
+    resets = as_integer("resets", resets, 0)
     entropy = resumed_seed(seed, resumes)
     if resets:
         branch = (Stream.EVAL_RESET if evaluation else Stream.RESET, b, restarts, resets)

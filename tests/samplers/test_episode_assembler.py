@@ -228,6 +228,13 @@ def test_sequences_of_agents_without_state_are_cut_anywhere():
     assert StepSequence.stack(sequences).state is None
 
 
+def test_what_is_no_batch_and_no_state_is_named():
+    with pytest.raises(TypeError, match=r"add\(\) takes a batch that a sampler returned, got 5"):
+        EpisodeAssembler().add(5)
+    with pytest.raises(TypeError, match=r"initial_state must be what agent\.initial_state\(1\) gives, got 3"):
+        EpisodeAssembler(3)
+
+
 def test_what_cannot_be_stacked_is_told():
     episode = assembled()[0]
     (one, *_), (longer, *_) = episode.sequences(4), episode.sequences(5)
