@@ -182,11 +182,11 @@ class Lives:
 
     def close(self) -> None:
         """Close all environments at the same time, within a time limit, even if one of them raises; idempotent."""
-        lives, self.each = self.each, []
         self._halted = True
         failures: list[BaseException] = []
 
         async def close_all() -> None:
+            lives, self.each = self.each, []  # only here: the tasks of those that were built last have begun by now
             for task in tuple(self._replacing):
                 task.cancel()
             tasks = {life.task: life for life in lives}
@@ -212,7 +212,7 @@ class Lives:
                 raise TimeoutError("the event loop of the environments is held up: they cannot be closed")
 
         closing: list[asyncio.Task[None]] = []
-        if lives:
+        if self.each:
             self._loop.wait(begin, look)
         for failure in failures:
             raise failure

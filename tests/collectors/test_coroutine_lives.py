@@ -1,6 +1,7 @@
 """Environments of coroutines that are never ready."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,26 @@ def test_a_replacement_that_is_never_ready_is_given_up_and_named(where):
         loop.close()
     assert caught.value.env_index == 5
     assert closed == {0, 1, 2}
+
+
+def test_those_that_were_built_are_closed_where_the_next_cannot_be():
+    loop, closed, gate = LoopThread(), set(), threading.Event()
+
+    def build(i, _):
+        if i == 2:
+            raise ValueError("full")
+        return Ending(i, None, closed), 0
+
+    unit = three(loop, build, restarts=0)
+    loop.loop.call_soon_threadsafe(gate.wait, 30)  # their tasks have not begun when the third is built
+    try:
+        with pytest.raises(ValueError, match="full"):
+            unit.add(3, lambda _: None)
+        threading.Timer(0.1, gate.set).start()
+    finally:
+        unit.close()
+        loop.close()
+    assert closed == {0, 1}
 
 
 class Ending(Awaited):
