@@ -97,8 +97,9 @@ class AsyncDynamicActionServer:
         self._evaluating = self._owed > 0  # for each member, whether it will arrive again in this evaluation
         self._coming = self._owed > 0  # for each member, whether it will arrive again at all
         self._n_coming = 0  # number of those
-        self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots
-        self._mode: int | None = None  # number of the batch for which the agent's mode is set; None in an evaluation
+        self._itrs = [-1] * N_SLOTS  # numbers of the batches in the slots; the user may choose any
+        self._ordinals = [0] * N_SLOTS  # how many batches had been expected with each of them
+        self._mode = 0  # the greatest of these of the batches that the agent's mode was set for; 0 in an evaluation
         self._outside, self._inference_mode = NoRunningLoop(), torch.inference_mode()  # not entered twice at a time
         self._under_way: Members = np.zeros(0, np.int64)  # members that the agent is acting for
         self._log = log
@@ -131,14 +132,14 @@ class AsyncDynamicActionServer:
 
     def expect(self, itr: int, slot: int) -> None:
         """Expect batch `itr` in `slot`; some members may still be in the batch before."""
-        self._itrs[slot] = itr
+        self._itrs[slot], self._ordinals[slot] = itr, max(self._ordinals) + 1
         self._log.begin(itr, slot)
         self._owed += self._sizes[0] > 0
         self._update_coming()
 
     def evaluating(self, itr: int) -> None:
         """Expect an evaluation; no batch is being collected."""
-        self._mode = None
+        self._mode = 0
         with torch.inference_mode(), self._outside:
             call_agent("eval_mode()", self._agent.eval_mode, itr)
             self._evaluation.stepper.settle()
@@ -299,9 +300,9 @@ class AsyncDynamicActionServer:
         """Begin a batch, or a part of an evaluation, for a member."""
         if branch is not self._training:
             self._evaluating[member] = True
-        elif self._itrs[slot] != self._mode:
-            self._mode = self._itrs[slot]
-            call_agent("sample_mode()", self._agent.sample_mode, self._mode)
+        elif self._ordinals[slot] > self._mode:  # not less: others may be in the next batch already
+            self._mode = self._ordinals[slot]
+            call_agent("sample_mode()", self._agent.sample_mode, self._itrs[slot])
             branch.stepper.settle()
         branch.stepper.begin(member, slot)
 

@@ -304,6 +304,10 @@ class CountedSignal:
 
 class CountedAgent(CompanyAgent):
     calls = 0
+    itrs = ()
+
+    def sample_mode(self, itr):
+        self.itrs += (itr,)
 
     def step(self, inputs, state):
         self.calls += 1
@@ -405,3 +409,22 @@ async def test_it_waits_for_nobody_whose_evaluation_was_aborted():
         await served.work([0, 1], work)
         await served.work([2], work)  # there is nobody else
     assert served.server.acted == 4
+
+
+async def test_the_mode_is_that_of_the_newest_batch_also_where_an_environment_begins_the_one_before_later():
+    def fill(slot):
+        def work(source, _):
+            source.begin(slot)
+            source.act(0)
+            source.finish(1, idle=False)
+
+        return work
+
+    async with ServedThreads(2, 1) as served, asyncio.timeout(30):
+        for slot, itr in ((0, 8), (1, 3)):  # the user may count in any way
+            served.server.expect(itr, slot)
+        for member, slot in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            await served.work([member], fill(slot))
+        served.server.expect(4, 0)
+        await served.work([1], fill(0))
+    assert served.agent.itrs == (8, 3, 4)
