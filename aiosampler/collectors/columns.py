@@ -86,7 +86,7 @@ class Column(Collector):
         super().__init__(unit=unit, actions=actions, **others)
         self._lives, self._coroutines, self._column, self._limit = lives, unit, actions, step_timeout
         self._shared_clocks, self._index = shared_clocks, 0
-        self._t = self._T = 0
+        self._t = 0
         self._under_way: int | None = None  # row of the step that the environment is taking
         self._leaves = False
 
@@ -280,7 +280,7 @@ def _in_threads(threads: Sequence[_Thread], functions: Sequence[Callable[[], Res
     """Call each function in its thread, and return all results.
 
     Raises:
-        BaseException: The first error of one, without waiting for the others.
+        BaseException: The first error of one, without waiting for the others, but for `Aborted`.
     """
     answer: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
     if not threads:
@@ -295,10 +295,13 @@ def _in_threads(threads: Sequence[_Thread], functions: Sequence[Callable[[], Res
 class _Gathering:
     """Calls a function in each of some threads, and gathers the results.
 
+    Where one was aborted, the others end soon, and are waited for: nothing of theirs may be under way when their worker
+    goes on to something else.
+
     Args:
         threads: The threads.
         functions: For each thread, its function.
-        done: Called with all results, or at once with the first error.
+        done: Called with all results, or that one was aborted; or at once with the first other error.
     """
 
     def __init__(
@@ -306,6 +309,7 @@ class _Gathering:
     ) -> None:
         self._done, self._lock = done, threading.Lock()
         self._left, self._found = len(threads), [None] * len(threads)
+        self._aborted: Aborted | None = None
         for i, (thread, function) in enumerate(zip(threads, functions, strict=True)):
             thread.do(functools.partial(self._do, i, function))
 
@@ -313,6 +317,8 @@ class _Gathering:
         error: BaseException | None = None
         try:
             self._found[i] = function()
+        except Aborted as exc:
+            self._aborted = exc
         except BaseException as exc:
             error = exc
         with self._lock:
@@ -321,7 +327,7 @@ class _Gathering:
             self._left = 0 if error is not None else self._left - 1
             ends = self._left == 0
         if ends:
-            self._done(self._found if error is None else error)
+            self._done(error or self._aborted or self._found)
 
 
 class _Thread:

@@ -127,6 +127,32 @@ async def test_a_slow_coroutine_holds_up_its_own_column_alone(no_leaks):
             assert (samples.agent.agent_info["which"] == torch.arange(4)).all()
 
 
+class SlowEvaluation(Awaited):
+    """The second environment of evaluation takes its time."""
+
+    def __init__(self, context):
+        super().__init__(CountingEnv())
+        self._slow = context is not None and context.evaluation and context.index == 1
+
+    async def step(self, action):
+        await asyncio.sleep(0.1 if self._slow else 0.001)
+        return await super().step(action)
+
+
+def make_slow_evaluation(*, context):
+    return SlowEvaluation(context)
+
+
+async def test_after_a_cancelled_evaluation_a_batch_begins_when_the_slowest_coroutine_has_returned(no_leaks):
+    arguments = {"n_workers": 1, "lockstep": False, "overlap": False, "batch_T": 150, "eval_max_steps": 4000}
+    sampler = small(AsyncGpuSampler, make_slow_evaluation, batch_B=2, eval_n_envs=2, **arguments)
+    async with sampler, asyncio.timeout(30):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.15):
+                await sampler.evaluate_agent()
+        assert (await sampler.obtain_samples()).valid.all()
+
+
 async def test_the_straggler_of_a_batch_is_told(no_leaks):
     class Late(CountingEnv):
         def __init__(self, context):
