@@ -84,7 +84,7 @@ def make_plan(
     if given.get("cpus") is not None:
         raise ConfigError("cpus would be of one node's process, and Ray divides CPUs among actors: give num_cpus")
     B, eval_B = (as_integer(name, given.get(name, 0), least) for name, least in (("batch_B", 1), ("eval_n_envs", 0)))
-    each = _env_kwargs(given, B, eval_B, n)
+    each = _env_kwargs(given, B, eval_B, n, "n_actors" if n == n_actors else "n_ranks * n_actors")
     if issubclass(sampler_cls, AsyncParallelSamplerMixin) and given.get("n_workers") is None:
         placed = getattr(given.get("affinity"), "workers", None)  # the CPUs of this machine say nothing of a node's
         given["n_workers"] = len(placed) if placed else min(B, max(1, int(num_cpus or 1)))
@@ -107,14 +107,17 @@ def make_plan(
     return sampler, plan
 
 
-def _env_kwargs(given: Mapping[str, Any], B: int, eval_B: int, n: int) -> list[dict[str, Any]]:
-    """The arguments of the environments of each part: what is given for each environment is given for those of all."""
+def _env_kwargs(given: Mapping[str, Any], B: int, eval_B: int, n: int, parts: str) -> list[dict[str, Any]]:
+    """The arguments of the environments of each of n parts: what is given for each environment is given for all parts.
+
+    `parts` are the arguments that give n, for messages.
+    """
     training, evaluation = given.get("env_kwargs"), given.get("eval_env_kwargs")
     if evaluation is None and callable(training) and eval_B:
         evaluation = training
-    settled = {"env_kwargs": (settle_env_kwargs("env_kwargs", training, B * n, "n_actors * batch_B"), B)}
+    settled = {"env_kwargs": (settle_env_kwargs("env_kwargs", training, B * n, f"{parts} * batch_B"), B)}
     if eval_B:
-        counted = "n_actors * eval_n_envs"
+        counted = f"{parts} * eval_n_envs"
         settled["eval_env_kwargs"] = settle_env_kwargs("eval_env_kwargs", evaluation, eval_B * n, counted), eval_B
     elif evaluation is not None:
         settled["eval_env_kwargs"] = evaluation, 0  # to be refused by the sampler

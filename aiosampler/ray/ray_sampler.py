@@ -73,8 +73,8 @@ class RaySampler(AsyncUse, RemotePublishing, EnvironmentCalls, Resuming):
         env_fn: As of that class, and so is the rest of `settings`, with these differences.
             `batch_T`, `batch_B`, `n_workers` and `eval_n_envs` are of each actor. `n_workers` is by default as many as
             an actor has CPUs. `eval_max_steps` and `eval_max_trajectories` are of a whole evaluation, and divided
-            evenly over the environments of all actors. `env_kwargs` of each environment are for those of all actors.
-            `overlap` has actors collect ahead, by `max_ahead` batches.
+            evenly over the environments of all actors. `env_kwargs` of each environment are for those of all actors of
+            all ranks. `overlap` has actors collect ahead, by `max_ahead` batches.
         n_actors: How many actors there are; each has a sampler.
         together: Have each batch be one of all actors, ``[T, n_actors * B]``, which is a copy. By default a batch is
             that of the actor that was ready first, ``[T, B]``, and `Samples.itr` counts those of its actor.

@@ -69,9 +69,9 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         agent: Chooses the actions. It is copied as it is now; its parameters are published when the sampler starts.
         batch_T: Number of time steps of a batch.
         batch_B: Number of environments.
-        env_kwargs: Arguments of `env_fn`: a dict for all environments, or a sequence of one for each, or a function of
-            an environment's index, among those of all ranks, that makes one, called here. The example environment gets
-            those of the first.
+        env_kwargs: Arguments of `env_fn`: a dict for all environments, or a sequence of one for each of this sampler,
+            or a function of an environment's index, among those of all ranks, that makes one, called here. The example
+            environment gets those of the first.
         n_workers: Number of worker processes; for the parallel samplers.
         affinity: CPUs and threads of the processes. By default the system's scheduler places them; for alternating
             groups on few CPUs, the placements of `make_affinity` are tried in the first batches.

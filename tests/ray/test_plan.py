@@ -33,6 +33,11 @@ def make(kind=AsyncSerialSampler, **arguments):
         ({"batch_B": 0}, ConfigError, "batch_B must be an integer of at least 1"),
         ({"eval_n_envs": 3, "eval_max_steps": 5}, ConfigError, "eval_max_steps must be an integer of at least 6"),
         ({"env_kwargs": [{}] * 4}, ConfigError, r"n_actors \* batch_B=8 environments, got 4"),
+        (
+            {"env_kwargs": [{}] * 8, "n_ranks": 3},
+            ConfigError,
+            r"n_ranks \* n_actors \* batch_B=24 environments, got 8",
+        ),
         ({"n_workers": 2}, ConfigError, "n_workers=2 would be ignored by AsyncSerialSampler"),
         ({"kind": AsyncCpuSampler, "n_workers": 5}, ConfigError, "n_workers=5 is more than the batch_B=4"),
         ({"agent": None}, TypeError, "agent must be an instance of Agent"),
