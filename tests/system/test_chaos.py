@@ -25,6 +25,7 @@ import torch
 import uvloop
 
 from aiosampler import SamplerClosed, SamplerError, TrajInfo, WorkerDied, WorkerTimeout, environment_seed
+from aiosampler.runtime.descendants import NAME_PREFIX
 from tests.support.agents import AgeAgent
 from tests.support.processes import assert_no_shared_files_left, descriptors, our_children, shared_files
 from tests.support.samplers import KINDS
@@ -104,9 +105,8 @@ class Kill:
 class Killer:
     """Kills a process of the tree below this one, some time after a phase of the run has begun."""
 
-    def __init__(self, draw, kind, mode):
+    def __init__(self, draw, mode):
         self._draw, self._mode = draw, mode
-        self._roles = ("sampler", "server", "worker") if kind == "devices" else ("sampler", "worker")
         times = {"workers": draw.randint(1, 3), "none": 0}.get(mode, 1)
         self._fates = {}
         self.number = draw.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP))
@@ -140,15 +140,15 @@ class Killer:
             end = time.monotonic() + 0.001  # it is to start yet
 
     def _candidates(self):
-        found, level = [], [psutil.Process()]
-        for role in self._roles:
-            below = []
-            for parent in level:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    below += parent.children()
-            level = below
-            if role == "worker" or self._mode != "workers":
-                found += [(role, process) for process in level]
+        """Processes below this one by what they are, as their names tell. One that was just forked has its parent's."""
+        roles = ("worker",) if self._mode == "workers" else ("sampler", "server", "worker")
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                name = process.name()
+                role = name.removeprefix(NAME_PREFIX).partition("-")[0]
+                if role in roles and name != psutil.Process(process.ppid()).name():
+                    found.append((role, process))
         return found
 
     def stop(self):
@@ -222,7 +222,7 @@ def run(kind, mode, seed):
     draw = random.Random(f"{kind} {mode} {seed}")
     if mode == "user":
         return run_as_user(kind, draw)
-    killer, lifeline = Killer(draw, kind, mode), Lifeline()
+    killer, lifeline = Killer(draw, mode), Lifeline()
     sampler = make(kind, draw, MODES[mode], timeouts=killer.number == signal.SIGSTOP)
     try:
         with asyncio.Runner(loop_factory=draw.choice((asyncio.new_event_loop, uvloop.new_event_loop))) as runner:
@@ -261,7 +261,7 @@ def run_as_user(kind, draw):
             with contextlib.suppress(KeyboardInterrupt), asyncio.Runner() as runner:
                 while True:  # so that closing is interrupted, too
                     sampler = make(kind, draw, 0)
-                    runner.run(use(sampler, Killer(draw, kind, "none")))
+                    runner.run(use(sampler, Killer(draw, "none")))
         finally:
             os._exit(0)
     time.sleep(delay)
