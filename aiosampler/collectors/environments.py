@@ -61,16 +61,16 @@ class OwnInstances:
 
     def __init__(self) -> None:
         self._owners: dict[int, str] = {}  # name of the column, by the `id` of its environment and each that it wraps
-        self._kept: list[Any] = []  # references, so that the ids are not reused
+        self._layers: dict[str, list[Any]] = {}  # by name of the column; references, so that the ids are not reused
 
     def copy(self) -> "OwnInstances":
         """A copy, to which environments are added that live less long."""
         same = OwnInstances()
-        same._owners, same._kept = dict(self._owners), list(self._kept)
+        same._owners, same._layers = dict(self._owners), dict(self._layers)
         return same
 
     def add(self, env: "gym.Env[Any, Any]", name: str) -> None:
-        """Add the environment of the column called `name`.
+        """Add the environment of the column called `name`, in place of the one that it had, if that was replaced.
 
         Raises:
             ConfigError: Another column has the same environment, or one that it wraps.
@@ -83,8 +83,10 @@ class OwnInstances:
                     f"env_fn returned the same {type(layer).__name__} for {owner} and for {name}; it must build a new "
                     "environment each time it is called"
                 )
+        for layer in self._layers.pop(name, ()):
+            self._owners.pop(id(layer), None)
         self._owners.update((id(layer), name) for layer in layers)
-        self._kept.extend(layers)
+        self._layers[name] = layers
 
 
 def _layers(env: Any) -> list[Any]:

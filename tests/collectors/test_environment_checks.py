@@ -1,13 +1,15 @@
 """What env_fn made, where it is no environment of Gymnasium, is said in one sentence."""
 
 import asyncio
+import gc
+import weakref
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from aiosampler import RandomAgent
+from aiosampler import ConfigError, RandomAgent
 from aiosampler.collectors.environment_checks import (
     api_error,
     check_environment,
@@ -16,7 +18,7 @@ from aiosampler.collectors.environment_checks import (
     check_vector,
     needs_loop,
 )
-from aiosampler.collectors.environments import EnvironmentFault
+from aiosampler.collectors.environments import EnvironmentFault, OwnInstances
 from tests.support.in_process import InProcess
 from tests.support.worlds import CountingEnv
 
@@ -305,6 +307,19 @@ def test_one_that_needs_a_running_loop_where_none_runs_is_told_what_to_write():
     with pytest.raises(RuntimeError, match="no running event loop") as caught:
         asyncio.get_running_loop()
     assert "if this comes from env_fn, write it as async def" in str(api_error(caught.value))
+
+
+def test_an_environment_that_was_replaced_is_not_kept():
+    own, first = OwnInstances(), CountingEnv()
+    own.add(first, "environment 1")
+    for name in ("environment 1", "environment 2"):
+        with pytest.raises(ConfigError, match=f"the same CountingEnv for environment 1 and for {name}"):
+            own.add(gym.wrappers.TimeLimit(first, 9), name)
+    gone = weakref.ref(first)
+    del first
+    own.add(CountingEnv(), "environment 1")
+    gc.collect()
+    assert gone() is None
 
 
 def test_other_errors_are_left_as_they_are():
