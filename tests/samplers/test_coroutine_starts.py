@@ -61,7 +61,8 @@ async def test_one_that_fails_at_the_start_is_replaced_and_counted():
         samples = await sampler.obtain_samples()
         assert samples.valid.all()
         assert samples.stats.restarts == sampler.statistics().restarts == 1
-        assert samples.env.observation[0, :, 0].tolist() == [environment_seed(5, b, restarts=b == 1) for b in range(4)]
+        seeds = [environment_seed(5, b, restarts=int(b == 1)) for b in range(4)]
+        assert samples.env.observation[0, :, 0].tolist() == seeds
 
 
 async def test_an_environment_that_does_not_close_is_named():
