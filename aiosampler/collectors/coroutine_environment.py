@@ -101,14 +101,15 @@ class CoroutineEnvironment:
         return pack_result(result, ask, name, b, evaluation=evaluation)
 
     async def reason(self, exc: asyncio.CancelledError) -> BaseException:
-        """Close it, since something in it has cancelled its task; return why.
+        """Leave its context, if it came from one, since something in it has cancelled its task; return why.
 
         A task group that it has entered cancels it when another task of the group fails, and tells so when it is left.
         """
-        try:
-            await self.close()
-        except Exception as why:
-            return why
+        if self._managed:
+            try:
+                await self.close()
+            except Exception as why:
+                return why
         return exc
 
     async def close(self) -> None:
