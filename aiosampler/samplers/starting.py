@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,7 @@ async def open_session(
     Returns:
         The shared memory, what trying out has found, and the request for the second half of the start.
     """
+    _refuse_while_imported()
     check_batches(options.batch)
     if not plan.counts.alone:
         check_workers(plan.counts.workers)
@@ -142,6 +144,27 @@ async def open_session(
     elif mail is not None:
         mail.connect(views)
     return session.memory, probed, start
+
+
+def _refuse_while_imported() -> None:
+    """Refuse a module that starts a sampler whenever it is imported, as the processes of that sampler do.
+
+    Each of these would start another sampler, whose processes import it in turn, and so on without an end.
+
+    Raises:
+        ConfigError: This is such a process: a module that we have imported is on the stack.
+    """
+    frame, module = sys._getframe(), None  # noqa: SLF001 - `inspect.stack` reads the source of all frames
+    while frame.f_back is not None:
+        frame = frame.f_back
+        name = str(frame.f_globals.get("__name__"))
+        if module is None:
+            module = name if frame.f_code.co_name == "<module>" else None
+        elif name.startswith("aiosampler.") and not name.startswith(("aiosampler.commands", "aiosampler.__main__")):
+            raise ConfigError(
+                f"the module {module!r} starts a sampler when it is imported, and the processes of the sampler import "
+                'it, too: put what starts it below `if __name__ == "__main__":`, or into a function'
+            )
 
 
 def _make_memory(

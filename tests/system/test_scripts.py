@@ -198,3 +198,22 @@ def test_a_program_that_ends_in_any_way_leaves_nothing_behind(code, tmp_path):
         _, errors = process.communicate(timeout=60)
         assert_gone(family, before)
     assert "on purpose" in errors or errors == "" or "ResourceWarning" in errors
+
+
+@pytest.mark.slow  # a program with a fork server of its own
+def test_a_module_that_starts_a_sampler_whenever_it_is_imported_is_named(tmp_path):
+    (tmp_path / "careless.py").write_text(
+        "import torch\n"
+        "from aiosampler import Agent, AgentStep, AsyncSerialSampler\n"
+        "class Left(Agent):\n"
+        "    def step(self, inputs, state):\n"
+        "        return AgentStep(torch.zeros(len(inputs.prev_reward), dtype=torch.int64))\n"
+        "with AsyncSerialSampler('CartPole-v1', agent=Left(), batch_T=2, batch_B=2).sync() as sampler:\n"
+        "    print(next(sampler).itr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import careless"], capture_output=True, text=True, timeout=50, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "ConfigError: the module 'careless' starts a sampler when it is imported" in done.stderr
+    assert done.stdout == ""
