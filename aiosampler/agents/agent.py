@@ -138,6 +138,8 @@ class Agent:
     def send_shared_memory(self) -> int:
         """Publish the parameters of `model` to the sampler; return the policy version.
 
+        If several samplers have this agent, that is the one that was started last; `publish` of each is for itself.
+
         Raises:
             SamplerError: The agent belongs to no running sampler, or is a sampler's own copy.
         """

@@ -4,6 +4,7 @@ It has no name to unlink and needs no tracker: the kernel frees it when the last
 ends. A process gets the descriptor when it starts; the memory gets its size once the specs are known.
 """
 
+import errno
 import mmap
 import os
 import tempfile
@@ -13,6 +14,8 @@ from typing import Any
 
 from aiosampler.errors import ArenaError
 from aiosampler.memory.available import available_memory
+
+_LARGEST = 1 << 60  # bytes: files may not be larger in any file system, whatever the limit
 
 
 def _memory_descriptor() -> int:
@@ -53,6 +56,8 @@ class Arena:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._descriptor, 0, dense_bytes)
         except (OSError, OverflowError) as exc:
+            if isinstance(exc, OSError) and exc.errno == errno.EFBIG and dense_bytes < _LARGEST:
+                advice = "shared memory counts as a file for the limit of file sizes (`ulimit -f`): raise that"
             raise ArenaError(f"{wanted}, which cannot be had ({exc}); {advice}") from exc
 
     def map(self, total_bytes: int) -> mmap.mmap:

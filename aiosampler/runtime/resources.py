@@ -43,6 +43,8 @@ def _advice(exc: OSError) -> str:
         case errno.EMFILE:
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             return f"; this process may open {limit} files (`ulimit -n`): raise that, or use fewer workers"
+        case errno.EFBIG:
+            return "; the limit of file sizes (`ulimit -f`) holds for shared memory, too: raise that"
         case errno.ENFILE | errno.EAGAIN | errno.ENOMEM:
             return "; use fewer workers, or raise the limits of the system"
         case _:

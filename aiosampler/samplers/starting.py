@@ -240,6 +240,8 @@ def _start_process(
 def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = False) -> None:
     """Build the model in this process as in the others, and leave its random generators as they were.
 
+    An agent that had a model already, as one that is given to a second sampler, may keep it; if not, this is logged.
+
     Args:
         agent: The user's agent.
         spaces: The spaces of a single environment.
@@ -249,7 +251,7 @@ def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = F
     Raises:
         AgentError: The agent raised. A `ConfigError` is passed on.
     """
-    seed = stream_seed(seed, Stream.AGENT_INIT)
+    seed, before = stream_seed(seed, Stream.AGENT_INIT), agent.model
     try:
         with forking if apart else contextlib.nullcontext(), SeededDraws(seed) if apart else seeded(seed):
             agent.initialize(spaces)
@@ -259,3 +261,9 @@ def initialize_agent(agent: Agent, spaces: Spaces, seed: int, *, apart: bool = F
         raise AgentError(
             f"the agent raised {type(exc).__name__} in initialize(): {text_of(exc)}", process="user"
         ) from exc
+    if before is not None and agent.model is not before:
+        log.warning(
+            "%s.initialize() has built the model anew: what the one before had learned is not in it, and an optimizer "
+            "of that one trains nothing here; to go on with a model, build it only if `self.model is None`",
+            type(agent).__name__,
+        )

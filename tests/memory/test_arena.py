@@ -1,5 +1,6 @@
 """Shared memory: two mappings are one memory, and what cannot be had is refused."""
 
+import errno
 import os
 import stat
 
@@ -57,4 +58,15 @@ def test_what_the_system_says_against_it_is_passed_on(monkeypatch):
         arena.grow(8192, 4096)
     with pytest.raises(ArenaError, match="cannot map"):
         arena.map(8192)
+    arena.close()
+
+
+def test_a_limit_of_file_sizes_is_named(monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    arena = Arena()
+    with pytest.raises(ArenaError, match=r"File too large.*limit of file sizes \(`ulimit -f`\): raise that"):
+        arena.grow(8192, 4096)
     arena.close()

@@ -4,9 +4,11 @@ import os
 
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
-from aiosampler import Agent, AgentError, AgentStep, CategoricalPgAgent
+from aiosampler import Agent, AgentError, AgentStep, CategoricalPgAgent, Spaces
+from aiosampler.samplers.starting import initialize_agent
 from tests.support.samplers import small
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -167,3 +169,16 @@ class _Column(nn.Module):
 async def test_a_column_of_values_is_refused(kind, batch_B):
     with pytest.raises(AgentError, match=r"CategoricalPgAgent gave value .*, expected .*value\.squeeze\(-1\)"):
         await small(kind, agent=CategoricalPgAgent(_Column), batch_B=batch_B).async_initialize()
+
+
+def test_a_model_that_a_second_sampler_builds_anew_is_told(caplog):
+    agent, keeping = _Shuffled(), CategoricalPgAgent(lambda o, a: nn.Linear(4, 2))
+    for each in (agent, keeping):
+        each.model = nn.Linear(2, 2)  # as an earlier sampler has left it
+    initialize_agent(agent, None, 1)
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert "_Shuffled.initialize() has built the model anew" in told.getMessage()
+    initialize_agent(agent := _Shuffled(), None, 1)
+    initialize_agent(keeping, Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2)), 1)
+    assert len(caplog.records) == 1
