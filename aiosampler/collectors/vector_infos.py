@@ -45,10 +45,10 @@ def value_of(infos: Mapping[Any, Any], key: Any, i: int) -> Any:
     mask = infos.get(f"_{key}")
     if mask is not None and not mask[i]:
         return ABSENT
-    value = infos[key]
+    value: Any = infos[key]
     if isinstance(value, Mapping):
         return info_of(value, i, without_final=False)
-    if (isinstance(value, np.ndarray) and value.ndim) or isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0:  # also tensors, and arrays of other libraries
         return value[i]
     return value  # one value for all environments
 

@@ -1,6 +1,7 @@
 """Infos of vector environments are taken apart into those that single environments would give."""
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 
 from aiosampler.collectors.vector_infos import ABSENT, array_of, final_of, info_of
@@ -31,8 +32,8 @@ def test_each_environment_has_what_it_reported_and_no_more():
 
 def test_lists_and_arrays_without_masks_are_taken_too():
     assert [info_of(INFOS, i) for i in range(3)] == INFOS
-    infos = {"env_id": np.arange(3), "players": {"env_id": np.arange(3) * 2}, "version": "1"}
-    assert info_of(infos, 2) == {"env_id": 2, "players": {"env_id": 4}, "version": "1"}
+    infos = {"env_id": np.arange(3), "players": {"env_id": torch.arange(3) * 2}, "version": "1", "all": np.array(7)}
+    assert info_of(infos, 2) == {"env_id": 2, "players": {"env_id": 4}, "version": "1", "all": 7}
 
 
 def test_what_belongs_to_an_episode_that_ended_is_told_apart():
