@@ -69,6 +69,8 @@ def check_environment(env: Any, *, managed: bool = False) -> "gym.Env[Any, Any]"
     if deepmind or "reset" in missing or "step" in missing:
         hint = ", of the API of dm_env: wrap it in shimmy.DmControlCompatibilityV0" if deepmind else ""
         hint = ": decorate env_fn by contextlib.asynccontextmanager" if inspect.isasyncgen(env) else hint
+        if not deepmind and ("reset" in missing) != ("step" in missing):
+            hint = f", which has no method {'reset' if 'reset' in missing else 'step'}()"
         raise TypeError(f"env_fn must return a Gymnasium environment, got {_short(env)}{hint}")
     if missing and not managed:
         raise TypeError(f"the environment {_short(env)} has no method close(), as those of Gymnasium have")

@@ -29,6 +29,10 @@ async def _generates():
     yield CountingEnv()
 
 
+class _Stepless:
+    async def reset(self, *, seed=None, options=None): ...
+
+
 class _Pool:
     """Has what EnvPool's environments have."""
 
@@ -163,6 +167,7 @@ def test_what_is_for_an_event_loop_is_told_from_what_is_not(make):
         (_Unprintable, "vector environment of 2"),
         (_Several, "environment of several agents"),
         (lambda: gym.wrappers.TimeLimit(_AsyncStep(), 9), r"step\(\) of _AsyncStep is .* TimeLimit does not await it"),
+        (_Stepless, r"got .*_Stepless.*, which has no method step\(\)"),
         (_generates, "got <async_generator object .*: decorate env_fn by contextlib.asynccontextmanager"),
         (_Unseeded, r"reset\(\) does not take seed as a keyword"),
         (_NoClose, r"no method close\(\)"),
