@@ -208,7 +208,7 @@ class Samples(_InfosLater):
         return self if device == self.valid.device else self.map(lambda tensor: tensor.to(device))
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
-        """The batch with `function` applied to each tensor: to those ``[T, B, ...]``, ``[B, ...]`` and ``[N, ...]``.
+        """The batch with `function` applied to each tensor, which is valid no longer than before where it is returned.
 
         Trees keep their structure, and None stays None. Final observations and values are copied from the slot first.
         """
