@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -215,6 +216,8 @@ class Subject:
         with ThreadPoolExecutor(1) as thread:  # which has no event loop yet, for what is awaited
             try:
                 return thread.submit(asyncio.run, self._look()).result()
+            except ConfigError:  # there is none of that name
+                raise
             except Exception as exc:
                 text = f"an environment of {self.env!r} cannot be made: {type(exc).__name__}: {exc}"
                 raise ConfigError(text) from exc
@@ -332,8 +335,8 @@ def make_subject(chosen: argparse.Namespace) -> Subject:
         )
     T, B = as_integer("--T", chosen.T, 1), as_integer("--B", chosen.B, 1)
     for name in ("seconds", "windows"):
-        if getattr(chosen, name, 1) <= 0:
-            raise ConfigError(f"--{name} must be above 0, got {getattr(chosen, name)}")
+        if not 0 < getattr(chosen, name, 1) < math.inf:
+            raise ConfigError(f"--{name} must be a number above 0, got {getattr(chosen, name)}")
     return Subject(chosen.env, chosen.agent, T, B, chosen.device, kwargs)
 
 

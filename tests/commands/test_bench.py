@@ -34,6 +34,8 @@ def test_bench_prints_all_numbers_as_json_and_draws(tmp_path, capsys):
             "--picture='no/such/folder/bench.png' cannot be written: No such file",
         ),
         ("tune --picture=bench.mp4", "matplotlib draws .*png.* and no mp4"),
+        ("tune --seconds=nan", "--seconds must be a number above 0, got nan"),
+        ("bench --seconds=inf", "--seconds must be a number above 0, got inf"),
         ("bench --device=cuda", "--device=cuda would be ignored: serial and cpu act on the CPU"),
         ("bench --samplers=serial --workers=3", "--workers=3 would be ignored: the serial sampler has none"),
     ],

@@ -32,7 +32,7 @@ def test_a_name_is_a_factory_of_a_module_or_an_id():
         (["CartPole-v1", "--env-kwargs", "[1]"], "must be a JSON object"),
         (["CartPole-v1", "--agent", "types:SimpleNamespace"], "--agent 'types:SimpleNamespace' must be auto"),
         (["CartPole-v1", "--B", "0"], "--B must be"),
-        (["CartPole-v1", "--seconds", "0"], "--seconds must be above 0"),
+        (["CartPole-v1", "--seconds", "0"], "--seconds must be a number above 0"),
     ],
 )
 def test_wrong_arguments_are_refused_in_a_sentence(arguments, says, capsys):
