@@ -18,12 +18,17 @@ posted         all         of the first member: the number of the last sleep for
 
 A worker that arrives posts only if the server sleeps and nobody has posted for this sleep, and the server looks for
 arrivals once more after it has said that it sleeps. So none is missed, and of those that arrive while the server sleeps
-only the first makes a system call, or the first few if they come at the same time. It says so after it has posted: if
-it is stopped or killed in between, the next one posts. If there is none, `ServerArrivals.lose` does. Counts are not
-reset for a batch: a member may be in the next batch while another is still in the last.
+only the first makes a system call, or the first few if they come at the same time. A worker says that it has posted
+after it has: if it is stopped or killed in between, the next one posts. If there is none, `ServerArrivals.lose` does.
+
+If its last sleep was short, the server first lets others have its CPU for a moment: members that arrive meanwhile need
+not post, and the agent acts for all of them at once.
+
+Counts are not reset for a batch: a member may be in the next batch while another is still in the last.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from time import perf_counter_ns
@@ -38,6 +43,7 @@ from aiosampler.signals.waiter import Waiter
 
 _PLACE, _TIME, _SERVER_ASLEEP, _POSTED = range(LEAVE + 1, LEAVE + 5)
 assert _POSTED < CELLS
+_YIELD_NS = 100_000  # how long a server lets others have its CPU before it sleeps, and what counts as a short sleep
 
 #: Indices of members, int64 ``[n]``, in ascending order.
 Members = np.ndarray[Any, np.dtype[np.int64]]
@@ -247,6 +253,7 @@ class ServerArrivals:
         self._loop = asyncio.get_running_loop()
         self._waiter = Waiter()
         self._loop.add_reader(obs_ready.fileno(), self._on_obs_ready)
+        self._patient = False  # whether to stay awake for a moment, as the last sleep was short
         self.wake_ups = 0
 
     def ready(self) -> Members:
@@ -260,6 +267,9 @@ class ServerArrivals:
 
     async def wait(self, known: int = 0) -> None:
         """Suspend until more than `known` members have arrived; maybe earlier."""
+        if self._patient and not known and self._arrives_soon():
+            return
+        began = perf_counter_ns()
         self._sleep += 1
         self._server[_SERVER_ASLEEP] = self._sleep
         fence()  # or a member that arrives right now may not see that the server sleeps
@@ -269,6 +279,17 @@ class ServerArrivals:
                 await self._waiter
         finally:
             self._server[_SERVER_ASLEEP] = 0
+            self._patient = perf_counter_ns() - began < _YIELD_NS
+
+    def _arrives_soon(self) -> bool:
+        """Let others have this CPU until a member has arrived; return False if none does within a moment."""
+        limit = perf_counter_ns() + _YIELD_NS
+        while True:
+            os.sched_yield()
+            if (self._arrived > self._released).any():
+                return True
+            if perf_counter_ns() >= limit:
+                return False
 
     def release(self, members: Members) -> None:
         """Release members that have arrived, after they were answered."""

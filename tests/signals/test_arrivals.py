@@ -5,11 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
+from aiosampler.signals import arrivals
 from aiosampler.signals.arrivals import Kind, ServerArrivals, WorkerArrivals
 from aiosampler.signals.counter import Signal
-from aiosampler.signals.rendezvous import ASLEEP, FOR_GOOD, RELEASED, rendezvous_specs
+from aiosampler.signals.rendezvous import ARRIVED, ASLEEP, FOR_GOOD, LEAVE, RELEASED, rendezvous_specs
 
 W = 4
+SERVER_ASLEEP = LEAVE + 3  # the cell, see `aiosampler.signals.arrivals`
 
 
 class CountedSignal(Signal):
@@ -44,6 +46,30 @@ async def test_only_the_first_who_arrives_while_the_server_sleeps_posts(meeting,
         assert obs_ready.posts == n
         await waiting
     assert server.wake_ups == 2
+    server.close()
+
+
+@pytest.mark.parametrize("short", [True, False])
+async def test_a_server_that_has_slept_shortly_lets_others_arrive_before_it_sleeps_again(meeting, short, monkeypatch):
+    cells, obs_ready = meeting
+    cells[:, RELEASED] = 0
+    signals = [Signal() for _ in range(2)]
+    server = ServerArrivals(cells[:2], obs_ready, signals)
+
+    def arrive(member):
+        cells[member, ARRIVED] += 1
+        if cells[0, SERVER_ASLEEP]:
+            obs_ready.post()
+
+    monkeypatch.setattr(arrivals, "_YIELD_NS", 10**12 if short else 0)
+    monkeypatch.setattr(arrivals.os, "sched_yield", lambda: arrive(1))
+    for member in (0, 1):
+        if not short or member == 0:
+            asyncio.get_running_loop().call_soon(arrive, member)
+        await server.wait()
+        assert server.ready().tolist() == [member]
+        server.release(server.ready())
+    assert server.wake_ups == obs_ready.posts == (1 if short else 2)
     server.close()
 
 
