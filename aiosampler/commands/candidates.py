@@ -31,6 +31,7 @@ from aiosampler.samplers.cpu import AsyncCpuSampler
 from aiosampler.samplers.gpu import AsyncGpuSampler
 from aiosampler.samplers.serial import AsyncSerialSampler
 from aiosampler.specs.arguments import as_integer
+from aiosampler.specs.arrays import Spaces
 from aiosampler.specs.context import NUM_ENVS, takes
 
 if TYPE_CHECKING:
@@ -239,6 +240,14 @@ class Subject:
     def make_agent(self) -> Agent:
         """A new agent."""
         return make_agent(self.agent, *self.spaces)
+
+    def make_acting_agent(self, n: int) -> Agent:
+        """A new agent that is ready to act for the first `n` of the B environments, without a sampler."""
+        agent = self.make_agent()
+        agent.initialize(Spaces(*self.spaces))
+        agent.collector_initialize(self.B, range(n))
+        agent.sample_mode(0)
+        return agent
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import torch
 
 from aiosampler.agents.agent import AgentInputs
 from aiosampler.commands.candidates import LOCAL, Subject, make_environment
-from aiosampler.specs.arrays import ArraySpec, Spaces
+from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.trees import tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiosampler.agents.agent import Agent
     from aiosampler.specs.trees import Tree
 
 
@@ -43,9 +44,7 @@ class Bounds:
 
     def __init__(self, subject: Subject, cpus: int) -> None:
         self._subject, self._cpus = subject, cpus
-        self._agent = subject.make_agent()
-        self._agent.initialize(Spaces(*subject.spaces))
-        self._agent.sample_mode(0)
+        self._agents: dict[int, Agent] = {}
         self._environments: dict[int, Any] = {}
 
     def measure(self, kind: str, workers: int, seconds: float) -> Ceiling:
@@ -95,10 +94,12 @@ class Bounds:
         return seconds_per_call(step, seconds) / len(actions) / (n if vector else 1)
 
     def _act_seconds(self, n: int, seconds: float) -> float:
-        inputs = some_inputs(self._subject, n)
-        state = self._agent.initial_state(n)
+        if n not in self._agents:
+            self._agents[n] = self._subject.make_acting_agent(n)
+        agent, inputs = self._agents[n], some_inputs(self._subject, n)
+        state = agent.initial_state(n)
         with torch.inference_mode():
-            return seconds_per_call(lambda: self._agent.step(inputs, state), seconds)
+            return seconds_per_call(lambda: agent.step(inputs, state), seconds)
 
 
 def seconds_per_call(call: Callable[[], object], seconds: float) -> float:

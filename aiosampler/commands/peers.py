@@ -21,7 +21,6 @@ from aiosampler.affinity import usable_cpu_count
 from aiosampler.agents.agent import AgentInputs
 from aiosampler.commands.candidates import Subject, make_environment
 from aiosampler.commands.ceilings import seconds_per_call, some_inputs
-from aiosampler.specs.arrays import Spaces
 from aiosampler.specs.trees import tree_items, tree_map
 
 if TYPE_CHECKING:
@@ -88,9 +87,7 @@ class VectorLoop:
 
     def __init__(self, subject: Subject, environments: Any) -> None:
         self._subject, self._environments = subject, environments
-        self._agent: Agent = subject.make_agent()
-        self._agent.initialize(Spaces(*subject.spaces))
-        self._agent.sample_mode(0)
+        self._agent = subject.make_acting_agent(subject.B)
         self._observation, _ = environments.reset()
         self._state = self._agent.initial_state(subject.B)
         self._action = some_inputs(subject, subject.B).prev_action
@@ -208,17 +205,17 @@ class _Acting(nn.Module):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__()
-        self._agent = subject.make_agent()
-        self._agent.initialize(Spaces(*subject.spaces))
-        self._agent.sample_mode(0)
-        self._subject, self._before = subject, dict[int, tuple[Any, torch.Tensor]]()
+        self._subject = subject
+        self._ready: dict[int, tuple[Agent, Any, torch.Tensor]] = {}  # by number of environments
 
     def forward(self, observation: torch.Tensor) -> tuple[Any, ...]:
         n = len(observation)
-        if n not in self._before:
-            self._before[n] = some_inputs(self._subject, n).prev_action, torch.zeros(n)
+        if n not in self._ready:
+            agent = self._subject.make_acting_agent(n)
+            self._ready[n] = agent, some_inputs(self._subject, n).prev_action, torch.zeros(n)
+        agent, *before = self._ready[n]
         with torch.inference_mode():
-            step = self._agent.step(AgentInputs(observation, *self._before[n]), self._agent.initial_state(n))
+            step = agent.step(AgentInputs(observation, *before), agent.initial_state(n))
         return step.action, *(leaf for _, leaf in tree_items(step.agent_info))
 
 

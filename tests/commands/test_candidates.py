@@ -128,6 +128,22 @@ def test_a_ceiling_is_what_its_parts_make(kind):
     assert best == pytest.approx(4 / whole)
 
 
+class OffsetAgent(RandomAgent):
+    def collector_initialize(self, global_B, env_ranks):
+        self._offsets = torch.zeros(global_B)[list(env_ranks)]
+
+    def step(self, inputs, state):
+        assert len(self._offsets) == len(inputs.observation)
+        return super().step(inputs, state)
+
+
+def test_an_agent_is_measured_with_the_environments_that_it_was_told_of():
+    bounds = Bounds(Subject("CartPole-v1", f"{__name__}:OffsetAgent", 4, 4), cpus=2)
+    for kind in ("serial", "cpu", "alternating"):  # for all, for those of a worker, and for those of a group
+        assert bounds.measure(kind, 4, 0.002).act_s > 0
+    bounds.close()
+
+
 class Awaited:
     """A world of coroutines that says whether it was closed."""
 
