@@ -16,7 +16,6 @@ from aiosampler.specs.trees import tree_map
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiosampler.agents.agent import Agent
     from aiosampler.specs.trees import Tree
 
 
@@ -44,7 +43,7 @@ class Bounds:
 
     def __init__(self, subject: Subject, cpus: int) -> None:
         self._subject, self._cpus = subject, cpus
-        self._agents: dict[int, Agent] = {}
+        self._agents = {subject.B: subject.make_acting_agent(subject.B)}  # by number of environments
         self._environments: dict[int, Any] = {}
 
     def measure(self, kind: str, workers: int, seconds: float) -> Ceiling:
