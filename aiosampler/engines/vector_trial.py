@@ -88,7 +88,7 @@ def try_vector(vector: Any, n: int, seed: int) -> VectorTraits:
         space_specs(space, name)
     with fault_of("resetting", None):
         taken = _seeds(vector, n, seed)
-    mode = _mode(vector, n)
+    mode = _mode(vector)
     if n == 1:
         return VectorTraits(mode, True, taken)
     with fault_of("finding out whether some of its environments can be reset alone", None):
@@ -157,7 +157,7 @@ def _seeds(vector: Any, n: int, seed: int) -> str:
     return "none"
 
 
-def _mode(vector: Any, n: int) -> str:
+def _mode(vector: Any) -> str:
     """The autoreset mode; if it is not declared, SameStep for libraries whose infos are lists, NextStep for others."""
     given = (vector.metadata or {}).get("autoreset_mode") if hasattr(vector, "metadata") else None
     mode = getattr(given, "value", given)
