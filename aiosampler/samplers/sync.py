@@ -112,6 +112,7 @@ class SyncSampler:
 
     def close(self) -> None:
         """End the sampler before the end of the ``with`` block; as `AsyncSamplerMixin.aclose`."""
+        self._open_runner()
         self._interrupt()
         self._run(self._sampler.aclose)
 

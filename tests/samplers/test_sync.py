@@ -144,7 +144,7 @@ def test_a_forked_process_that_leaves_the_block_takes_nothing_from_its_parent():
             status = 1
             try:
                 with pytest.raises(SamplerError, match="one that was forked from it"):
-                    sampler.obtain_samples()
+                    sampler.close()
                 sampler.__exit__(None, None, None)
                 gc.collect()
                 status = 0
