@@ -136,8 +136,8 @@ class SampleStats:
 
     @property
     def steps_per_second(self) -> float:
-        """`env_steps` over `seconds`."""
-        return self.env_steps / self.seconds
+        """`env_steps` over `seconds`; 0 before a batch was collected."""
+        return self.env_steps / self.seconds if self.seconds else 0.0
 
 
 class _InfosLater:

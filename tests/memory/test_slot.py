@@ -100,6 +100,7 @@ def test_the_columns_of_a_worker_are_its_environments(fields):
 def test_the_user_sees_each_field_under_its_name_in_its_part(fields):
     slot = numbered(views().slots[0])
     samples = SlotSamples(slot).empty()
+    assert samples.stats.steps_per_second == 0
     parts = {Part.SAMPLES: samples, Part.AGENT: samples.agent, Part.ENV: samples.env}
     names = {part: {field.name for field in dataclasses.fields(kind)} for part, kind in parts.items()}
     for field in fields:
