@@ -111,8 +111,9 @@ class Options:
             raise ConfigError(f"start_method must be one of {', '.join(START_METHODS)}, got {self.start_method!r}")
         self._check_preload()
         self._integer("max_worker_restarts", 0)
-        for name in ("step_timeout", "start_timeout", "max_wait"):
+        for name in ("step_timeout", "start_timeout"):
             as_seconds(name, getattr(self, name))
+        as_seconds("max_wait", self.max_wait, "the default")
         self._check_batching()
 
     @property

@@ -49,14 +49,19 @@ def as_bool(name: str, value: Any) -> bool:
     return value
 
 
-def as_seconds(name: str, value: Any) -> float | None:
-    """`value`, which must be a finite number above 0, or None for no limit.
+def as_seconds(name: str, value: Any, none: str = "no limit") -> float | None:
+    """`value`, which must be a finite number above 0, or None; NumPy numbers are accepted.
+
+    Args:
+        name: Its name.
+        value: The argument.
+        none: What None stands for.
 
     Raises:
         ConfigError: It is something else.
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number of seconds above 0, or None for no limit, got {value!r}")
-    return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+        raise ConfigError(f"{name} must be a number of seconds above 0, or None for {none}, got {value!r}")
+    return float(value)

@@ -28,8 +28,8 @@ class EnvContext:
         index: Index of the environment, 0 to `n` - 1; of a vector environment, that of its first one.
         n: How many environments there are: `batch_B`, or `eval_n_envs` for evaluation.
         evaluation: Whether it is for evaluation.
-        restarts: How many times its worker was replaced (or the environment itself, if its methods are coroutines);
-            with ``eval_keep_envs=False`` the evaluations before are added.
+        restarts: How many times its worker was replaced, or the environment itself, if its methods are coroutines;
+            after both, others of the worker count, too. With ``eval_keep_envs=False`` the evaluations before are added.
         seed: What its first ``reset(seed=...)`` gets; of a vector environment, the first of its.
         seeds: The same for each environment of a vector environment; for a single one, its own.
         worker: Rank of the worker that has it; None in the serial sampler.

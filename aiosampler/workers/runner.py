@@ -108,6 +108,9 @@ class Runner:
         self._units: dict[bool, EnvironmentUnit | ColumnUnits] = {}  # by whether they are of evaluation
         self._quota = Quota(None)
         self._losses: list[Loss] = []  # to be reported by `take_losses`
+        restarts = views.control.restarts
+        self._own_restarts = len(restarts) - 1 - share.rank  # the cell that counts environments replaced one by one
+        self._replaced_before = int(restarts[self._own_restarts])  # by processes that had this share before
         self._kind = options.payload.load("traj_info_cls")
         self._traj_info = traj_info_factory(options.payload, self._kind)
 
@@ -280,8 +283,8 @@ class Runner:
 
     @property
     def _generation(self) -> int:
-        """How many times the environments of this share were lost before."""
-        return self._options.part.restarts + self._share.generation
+        """How many times environments of this share may have been lost before; their seeds were of less."""
+        return self._options.part.restarts + self._share.generation + self._replaced_before
 
     def _decorrelation_rng(self, i: int) -> np.random.Generator:
         """Return the generator of the random steps of an environment, given its column."""
@@ -333,13 +336,12 @@ class Runner:
         process, worker = (f"worker-{rank}", rank) if options.n_workers is not None else ("sampler", None)
         if options.in_process:
             process = "user"
-        restarts = self._views.control.restarts
         return Care(
             process=process,
             rank=worker,
             step_timeout=options.step_timeout,
             start_timeout=None if options.in_process else options.start_timeout,
-            budget=RestartBudget(options.max_worker_restarts, restarts, len(restarts) - 1 - rank),
+            budget=RestartBudget(options.max_worker_restarts, self._views.control.restarts, self._own_restarts),
             describe=lambda exc: describe(exc, process, worker),
             abort=self._views.control.abort_batch,
         )

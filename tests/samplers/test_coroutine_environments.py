@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from types import SimpleNamespace
 
@@ -116,6 +117,36 @@ def fated(fault, b=1, n=8, **arguments):
 
 
 FAILING = {"step_timeout": 0.3, "batch_T": 6, "env_info_keys": {"begun": int}, "agent": AgeAgent()}
+
+
+class Perishing(Awaited):
+    """Fails by itself in its first life, and takes its worker along in the next."""
+
+    def __init__(self, context):
+        super().__init__(CountingEnv(longest=50, shortest=50))
+        self.lives, self.steps = context.restarts if context is not None and context.index == 1 else 9, 0
+
+    async def step(self, action):
+        self.steps += 1
+        if self.steps == 3 and self.lives == 0:
+            raise ConnectionResetError
+        if self.steps == 3 and self.lives == 1:
+            os._exit(1)
+        return await super().step(action)
+
+
+async def test_no_life_is_lived_twice_where_it_is_replaced_alone_and_then_with_its_worker():
+    def make(*, context):
+        return Perishing(context)
+
+    lives = []
+    async with small("cpu", make, max_worker_restarts=2, n_workers=1, batch_B=2) as sampler:
+        async for samples in sampler:
+            seeds = samples.env.observation[samples.valid[:, 1], 1, 0].tolist()
+            lives += [seed for seed in dict.fromkeys(seeds) if seed not in lives]
+            if len(lives) == 3:
+                break
+    assert lives == [environment_seed(5, 1, restarts=restarts) for restarts in (0, 1, 2)]
 
 
 @pytest.mark.parametrize(
