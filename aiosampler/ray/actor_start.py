@@ -88,8 +88,8 @@ class ActorStart:
                 wanted = " ".join(f"{amount:g} {name}" for name, amount in demands(options.actor_options).items())
                 raise ResourceError(
                     f"actor {actor.index} of {options.n_actors} was not placed within "
-                    f"place_timeout={options.place_timeout} s: the {wanted or 'process'} that it takes are in use, or "
-                    "no node that is left has them; see `ray status`"
+                    f"place_timeout={options.place_timeout:g} s: the {wanted or 'process'} that it takes are in use, "
+                    "or no node that is left has them; see `ray status`"
                 ) from None
             index = options.rank * options.n_actors + actor.index
             part = Part(index, options.n_ranks * options.n_actors, actor.part_restarts)
