@@ -26,7 +26,7 @@ from aiosampler.collectors.environment_access import Ask, call_vector
 from aiosampler.collectors.environment_checks import api_error, check_reset, check_step
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import Mismatch, as_flags
-from aiosampler.collectors.vector_infos import ABSENT, EPISODE, FINAL_OBSERVATIONS, final_of, info_of
+from aiosampler.collectors.vector_infos import ABSENT, EPISODE, FINAL_OBSERVATIONS, final_of, info_of, overwritten
 from aiosampler.errors import ConfigError
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
 
@@ -240,6 +240,11 @@ class VectorEnvironments:
             raise Mismatch(
                 f"an episode ended, and the infos have none of {', '.join(FINAL_OBSERVATIONS)}, as those of a vector "
                 "environment that resets within the step must; if each is one of several agents, all must end at once"
+            )
+        if overwritten(self._vector, i, last):
+            raise Mismatch(
+                "the last observation of an episode was overwritten by the reset within the step, as the environment "
+                "returns the same array each time: let it return copies, or use another autoreset mode"
             )
         return last, told if info is ABSENT else info
 

@@ -66,6 +66,15 @@ def final_of(infos: Any, i: int) -> tuple[Any, Any]:
     return observation, info
 
 
+def overwritten(vector: Any, i: int, last: Any) -> bool:
+    """Whether a final observation is the memory that environment i has written its next first observation to.
+
+    Gymnasium's `SyncVectorEnv` keeps what a step returned without copying it, and resets the environment then.
+    """
+    kept = getattr(getattr(vector, "unwrapped", None), "_env_obs", None)
+    return kept is not None and isinstance(last, np.ndarray) and last is kept[i]
+
+
 def array_of(infos: Any, name: str, path: tuple[str, ...]) -> tuple[Any, Any]:
     """The values of all environments under a name, or at a path of names, with their mask.
 

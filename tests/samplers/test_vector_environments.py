@@ -326,6 +326,36 @@ async def test_a_single_one_is_evaluated_with_several_that_reset_themselves(wait
     assert [info.Return for info in infos] == lengths
 
 
+class SameArrayEnv(CountingEnv):
+    """Returns the same array each time."""
+
+    _seen = None
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return self.shown(observation), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return self.shown(observation), *rest
+
+    def shown(self, observation):
+        self._seen = observation if self._seen is None else self._seen
+        self._seen[...] = observation
+        return self._seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_environments_that_return_the_same_array_are_refused_where_its_contents_are_lost(mode):
+    async with small("in-process", vector_of(SameArrayEnv, mode), batch_T=30) as sampler:
+        if mode == "SameStep":
+            with pytest.raises(WorkerError, match="was overwritten by the reset within the step"):
+                await sampler.obtain_samples()
+            return
+        async with small("in-process", CountingEnv, batch_T=30) as same:
+            assert_same(await sampler.obtain_samples(), await same.obtain_samples())
+
+
 async def test_resets_within_the_step_need_no_masks():
     arguments = {"max_decorrelation_steps": 0}
     assert_all_same(
