@@ -327,7 +327,7 @@ class _Gathering:
             self._left = 0 if error is not None else self._left - 1
             ends = self._left == 0
         if ends:
-            self._done(error or self._aborted or self._found)
+            self._done(error if error is not None else self._aborted or self._found)
 
 
 class _Thread:

@@ -108,7 +108,7 @@ class CoroutineEnvironment:
         if self._managed:
             try:
                 await self.close()
-            except Exception as why:
+            except (Exception, asyncio.CancelledError) as why:
                 return why
         return exc
 

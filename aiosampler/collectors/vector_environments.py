@@ -79,6 +79,10 @@ class ResetOfSome(dict[str, Any]):
             raise KeyError(key)
         return self._mask
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """An item; a `dict` would not call `__missing__` here."""
+        return self[key] if key in self else default
+
     def pop(self, key: str, *default: Any) -> Any:
         """Remove an item, which `in` and indexing still find if it is the mask."""
         return super().pop(key, *([self._mask] if key == "reset_mask" else default))

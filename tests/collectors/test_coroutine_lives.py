@@ -200,9 +200,18 @@ def test_a_connection_that_is_lost_in_a_task_of_a_group_is_the_reason():
     assert "TaskGroup (1 sub-exception)" in str(error)
 
 
-def test_one_whose_task_was_cancelled_just_now_is_lost_by_that():
+class LeftByCancellation(Awaited):
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc_info):
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("kind", [Awaited, LeftByCancellation])
+def test_one_whose_task_was_cancelled_just_now_is_lost_by_that(kind):
     loop = LoopThread()
-    unit = three(loop, lambda i, _: (Awaited(CountingEnv()), 0), restarts=1)
+    unit = three(loop, lambda i, before: ((Awaited if before else kind)(CountingEnv()), 0), restarts=1)
     row = SimpleNamespace(t=0, ended=[], lost=[], record=lambda *_: None, start=lambda *_: None)
     try:
         unit.add(3, lambda _: None)
