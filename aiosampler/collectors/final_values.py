@@ -39,6 +39,7 @@ class FinalInputs:
     def __init__(self, n: int) -> None:
         self._n = n
         self.begin()
+        self._seen[:] = np.iinfo(np.int64).max  # until a batch begins, what slots hold is of a process before this one
 
     def begin(self) -> None:
         """Forget the states of the last batch."""

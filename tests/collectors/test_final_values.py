@@ -48,7 +48,8 @@ def test_the_value_of_a_final_observation_is_that_under_the_state_that_the_episo
             age[b] += 1
             if samples.env.done[t, b]:
                 final = samples.env.final_observation[t, b].double().sum() + samples.agent.action[t, b].double()
-                expected = (final + samples.env.reward[t, b].double()).float() + age[b] + np.float32(memory[b].sum())
+                look = (final + samples.env.reward[t, b].double()) % 1000
+                expected = look.float() + age[b] + np.float32(memory[b].sum())
                 dense[t, b] = samples.agent.final_value[t, b]
                 assert dense[t, b] == pytest.approx(float(expected), rel=1e-6)
                 ends += 1
@@ -99,3 +100,18 @@ async def test_values_of_ends_expire_with_their_batch():
         await sampler.obtain_samples()
         assert len(kept.agent.final_value) > 0
         assert torch.equal(kept.agent.final_value.t, kept.env.final_observation.t)
+
+
+def test_a_replacement_leaves_values_alone_that_are_in_the_slots_when_it_starts():
+    sampler = InProcess(
+        lambda: CountingEnv(longest=3), agent=AgeAgent(), batch_T=7, batch_B=3, seed=5, bootstrap_value=True,
+        max_worker_restarts=1,
+    )  # fmt: skip
+    sampler.collect()
+    recorded = sampler.slots[0]["final_value"].copy()
+    assert np.count_nonzero(recorded) > 5
+    lost, sampler.runner = sampler.runner, sampler.new_runner()
+    sampler.runner.start()
+    assert np.array_equal(sampler.slots[0]["final_value"], recorded)
+    lost.close()
+    sampler.close()

@@ -21,9 +21,11 @@ from aiosampler.workers.messages import Collect, Evaluate, Share, Start
 class InProcess:
     """Collects batches in the test's own process; takes a sampler's arguments, and which of several it is."""
 
-    def __init__(self, env_fn, part=WHOLE, **arguments):
+    def __init__(self, env_fn, part=WHOLE, max_worker_restarts=0, **arguments):
         sampler = AsyncSerialSampler(env_fn, **arguments)
-        self.options = options = dataclasses.replace(sampler.options, part=part)
+        self.options = options = dataclasses.replace(
+            sampler.options, part=part, max_worker_restarts=max_worker_restarts
+        )
         self.seed = sampler.seed
         self.probed = probe(options, lambda phase: None)
         agent = options.payload.load("agent")
@@ -32,16 +34,20 @@ class InProcess:
         layout = plan_arena(options.batch, self.probed.specs, store_specs(parameters), ProcessCounts(1), None)
         views = arena_views(layout, bytearray(layout.total_bytes))
         self.views, self.slots = views, views.slots
-        self.runner = local_runner(
-            options=options,
-            probed=self.probed,
-            start=Start(layout, self.probed.specs, parameters, None),
-            views=views,
-            share=Share(0, range(options.batch.B), range(options.eval_n_envs)),
-            phase=lambda phase: None,
-        )
+        self._start = Start(layout, self.probed.specs, parameters, None)
+        self.runner = self.new_runner()
         self.runner.start()
         self.itr = 0
+
+    def new_runner(self):
+        return local_runner(
+            options=self.options,
+            probed=self.probed,
+            start=self._start,
+            views=self.views,
+            share=Share(0, range(self.options.batch.B), range(self.options.eval_n_envs)),
+            phase=lambda phase: None,
+        )
 
     def collect(self):
         finished = self.runner.collect(Collect(self.itr, self.itr % 2))
