@@ -80,8 +80,8 @@ class ResetOfSome(dict[str, Any]):
         return self._mask
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An item; a `dict` would not call `__missing__` here."""
-        return self[key] if key in self else default
+        """An item; a `dict` does not call `__missing__` here."""
+        return super().get(key, self._mask if key == "reset_mask" else default)
 
     def pop(self, key: str, *default: Any) -> Any:
         """Remove an item, which `in` and indexing still find if it is the mask."""
