@@ -92,7 +92,7 @@ def test_recurrent_states_are_those_before_the_first_step_and_where_batches_begi
                 assert episode.states[step]["memory"][0][0] == memory
             memory = (memory + look[step]).cos()
         final = episode.final_observation.double().sum() + episode.action[-1] + episode.reward[-1].double()
-        expected = final.float() + len(episode) + 2 * memory.float()
+        expected = (final % 1000).float() + len(episode) + 2 * memory.float()
         assert episode.final_value == pytest.approx(float(expected), rel=1e-6)
     assert borders > 3
 
