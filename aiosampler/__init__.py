@@ -99,7 +99,7 @@ else:
 
     @functools.cache
     def _version() -> str:
-        """The version of the distribution that was installed; none is where the files were only put on the path."""
+        """The version that was installed; there is none where the files were only put on the path."""
         from importlib import metadata
 
         try:

@@ -108,15 +108,20 @@ def test_wrong_arguments(arguments, error, words):
     assert our_children() == []
 
 
-def test_modules_to_preload_are_found_without_importing_anything():
+def test_modules_to_preload_are_found_without_importing_anything(tmp_path):
     code = """
 import sys
 from aiosampler.specs.importable import can_be_found
 assert "xml" not in sys.modules
 assert can_be_found("xml.dom.minidom") and can_be_found("os.path") and not can_be_found("xml.dom.nothing")
 assert not {"xml", "xml.dom"} & set(sys.modules)
+sys.path.append(sys.argv[1])
+assert can_be_found("worlds.mazes.small.one") and not can_be_found("worlds.mazes.large.one")
+assert "worlds" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    (tmp_path / "worlds/mazes/small").mkdir(parents=True)  # packages without `__init__.py`
+    (tmp_path / "worlds/mazes/small/one.py").touch()
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, timeout=20)
 
 
 @pytest.mark.parametrize("name", ["env_fn", "env_kwargs", "agent", "traj_info_kwargs"])

@@ -208,9 +208,10 @@ class Samples(_InfosLater):
         return self if device == self.valid.device else self.map(lambda tensor: tensor.to(device))
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
-        """The batch with `function` applied to each tensor, which is valid no longer than before where it is returned.
+        """The batch with `function` applied to each tensor.
 
-        Trees keep their structure, and None stays None. Final observations and values are copied from the slot first.
+        A tensor that `function` returns as it is stays a view of shared memory, valid until the next batch. Trees
+        keep their structure, and None stays None. Final observations and values are copied from the slot first.
         """
         mapped: Samples = _mapped(function, self)
         return dataclasses.replace(mapped, traj_infos=list(self.traj_infos))

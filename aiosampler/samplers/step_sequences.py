@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from aiosampler.samplers.episode_assembler import Episode
 
+LONGEST_SHOWN = 100  # characters, of what is no sequence
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepSequence:
@@ -82,9 +84,6 @@ class StepSequence:
             raise ConfigError(
                 f"sequences to stack must be of one length and one structure: {_difference(sequences)}"
             ) from exc
-
-
-LONGEST_SHOWN = 100
 
 
 def _check_alike(first: Tree, tree: Tree) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import os
@@ -177,7 +178,8 @@ class SyncSampler:
         if self._turn.acquire(blocking=False):
             self._turn.release()
         elif self._runner is not None and not self._left:
-            self._runner.get_loop().call_soon_threadsafe(self._close_beside)
+            with contextlib.suppress(RuntimeError):  # that thread has closed it right now
+                self._runner.get_loop().call_soon_threadsafe(self._close_beside)
 
     def _close_beside(self) -> None:
         self._closing = asyncio.ensure_future(self._sampler.aclose())  # owned: the caller closes it again, and waits

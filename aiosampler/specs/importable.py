@@ -1,6 +1,8 @@
 """Whether a module is there, without importing it."""
 
+import os
 import sys
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 
 
@@ -10,7 +12,8 @@ def can_be_found(name: str) -> bool:
     Args:
         name: Its name, such as ``my_worlds.maze``.
     """
-    path, parts = None, name.split(".")
+    path: Iterable[str] | None = None
+    parts = name.split(".")
     for k in range(len(parts)):
         module = ".".join(parts[: k + 1])
         if (there := sys.modules.get(module)) is not None:
@@ -25,11 +28,14 @@ def can_be_found(name: str) -> bool:
     return True
 
 
-def _find(module: str, path: object) -> ModuleSpec | None:
+def _find(module: str, path: Iterable[str] | None) -> ModuleSpec | None:
     """The spec of a module in a package with this path; `importlib.util.find_spec` would import the package."""
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(module, path)  # type: ignore[arg-type] # a list, or what stands for one
+        except KeyError:  # a folder without `__init__.py`, which asks for the package that it is in: not imported yet
+            spec = ModuleSpec(module, None, is_package=True)
+            spec.submodule_search_locations = [os.path.join(each, module.rpartition(".")[2]) for each in path or ()]
         except (AttributeError, ImportError, ValueError):  # of an old finder, or one that cannot read what is there
             continue
         if spec is not None:
