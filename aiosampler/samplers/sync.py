@@ -112,10 +112,16 @@ class SyncSampler:
     set_reset_options = _blocking(AsyncSamplerMixin.set_reset_options)
 
     def close(self) -> None:
-        """End the sampler before the end of the ``with`` block; as `AsyncSamplerMixin.aclose`."""
+        """End the sampler before the end of the ``with`` block; as `AsyncSamplerMixin.aclose`. Idempotent."""
+        if self._left:
+            return
         self._open_runner()
         self._interrupt()
-        self._run(self._sampler.aclose)
+        try:
+            self._run(self._sampler.aclose)
+        except SamplerClosed:
+            if not self._left:  # or another thread has left the block meanwhile
+                raise
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
