@@ -104,7 +104,7 @@ class Options:
         if self._integer("seed", 0) >= SEED_LIMIT:
             raise ConfigError(f"seed must be below 2**128, got {self.seed}")
         for name in _FLAGS:
-            as_bool(name, getattr(self, name))
+            object.__setattr__(self, name, as_bool(name, getattr(self, name)))
         self._integer("max_decorrelation_steps", 0)
         self._check_evaluation()
         if self.start_method not in START_METHODS:

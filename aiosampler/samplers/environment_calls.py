@@ -150,7 +150,7 @@ class EnvironmentCalls:
             raise ConfigError(
                 f"{ask.value}({name!r}) is not possible: the sampler itself steps, resets and closes the environments"
             )
-        as_bool("evaluation", evaluation)
+        evaluation = as_bool("evaluation", evaluation)
         n = self.options.eval_n_envs if evaluation else self.options.batch_B
         if n == 0:
             raise ConfigError(f"{ask.value}(evaluation=True) needs eval_n_envs of at least 1")

@@ -5,6 +5,8 @@ import numbers
 import operator
 from typing import Any
 
+import numpy as np
+
 from aiosampler.errors import ConfigError
 
 
@@ -39,14 +41,14 @@ def as_number(name: str, value: Any, low: float, high: float = math.inf) -> floa
 
 
 def as_bool(name: str, value: Any) -> bool:
-    """`value`, which must be True or False.
+    """`value`, which must be True or False; NumPy's are accepted.
 
     Raises:
         TypeError: It is something else.
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
+    return bool(value)
 
 
 def as_seconds(name: str, value: Any, none: str = "no limit") -> float | None:

@@ -58,6 +58,8 @@ def test_wrong_numbers_are_named(arguments, error, words):
 
 
 def test_numbers_of_numpy_are_taken():
-    agent = DqnAgent(lambda o, a: Head(torch.zeros(2)), eps_init=np.float32(0.5), eps_itr_max=np.int64(10))
+    numbers = {"eps_init": np.float32(0.5), "eps_itr_max": np.int64(10), "recurrent": np.bool_(False)}
+    agent = DqnAgent(lambda o, a: Head(torch.zeros(2)), **numbers)
+    assert agent.recurrent is False
     agent.sample_mode(0)
     assert float(agent.epsilon) == 0.5
