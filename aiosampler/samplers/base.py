@@ -86,7 +86,8 @@ class AsyncSamplerMixin(AsyncUse, Publishing, Evaluating, EnvironmentCalls, Trac
         max_decorrelation_steps: Before the first batch, each environment takes a random number of random steps, below
             this.
         bootstrap_value: Record the agent's values of the last and the final observations. That takes one more call of
-            the agent per batch, and as many as the most episodes that ended in one environment.
+            the agent per batch, and as many as the most episodes that ended in one environment; or, where a worker
+            with an agent may be replaced (`max_worker_restarts`), one for each step at which an episode ends.
         env_info_keys: Keys of the environment's info to record; ``"episode.r"`` is a nested one. Dtypes and shapes are
             found by stepping the example environment, or declared, which is better for keys that are rare:
             ``{"is_success": bool, "episode.r": np.float32, "mask": (np.int8, (6,))}``, or a Gymnasium space.
