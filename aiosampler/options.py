@@ -95,7 +95,6 @@ class Options:
     def __post_init__(self) -> None:
         self._integer("batch_T", 1)
         self._integer("batch_B", 1)
-        self._check_count("batch_B")
         if self.n_workers is not None:
             self._integer("n_workers", 1)
         if not isinstance(self.affinity, Affinity):
@@ -174,15 +173,6 @@ class Options:
         object.__setattr__(self, name, integer)
         return integer
 
-    def _check_count(self, name: str) -> None:
-        """Refuse what is surely a slip of the pen: more environments than Python builds in hours."""
-        count = getattr(self, name)
-        if count > MOST_ENVIRONMENTS and self.payload.live and not takes(self.payload.live["env_fn"], NUM_ENVS):
-            raise ConfigError(
-                f"{name}={count} is more than the {MOST_ENVIRONMENTS} single environments that a sampler can have; an "
-                "env_fn with the parameter num_envs, which makes vector environments, may have more"
-            )
-
     def _check_cpus(self) -> None:
         if self.cpus is None:
             return
@@ -222,7 +212,6 @@ class Options:
 
     def _check_evaluation(self) -> None:
         self._integer("eval_n_envs", 0)
-        self._check_count("eval_n_envs")
         if self.eval_n_envs == 0:
             for name, value in (
                 ("eval_env_kwargs", self.payload.live.get("eval_env_kwargs")),
@@ -263,15 +252,28 @@ def user_objects(*, batch_B: int, eval_n_envs: int, part: Part = WHOLE, **object
         env_fn = by_value(env_fn)
     if not isinstance(env_fn, EnvSpec) and not callable(env_fn):
         raise TypeError(f"env_fn must be a Gymnasium id or a callable that makes an environment, got {env_fn!r}")
-    counts = as_integer("batch_B", batch_B, 1), as_integer("eval_n_envs", eval_n_envs, 0)
-    objects.update(_settled(*counts, part, objects))
-    if takes(env_fn, NUM_ENVS):
+    B, eval_B = as_integer("batch_B", batch_B, 1), as_integer("eval_n_envs", eval_n_envs, 0)
+    makes_vectors = takes(env_fn, NUM_ENVS)
+    if not makes_vectors:
+        _check_counts(batch_B=B, eval_n_envs=eval_B)
+    objects.update(_settled(B, eval_B, part, objects))
+    if makes_vectors:
         _check_vector_kwargs(objects)
     _mapping("traj_info_kwargs", objects["traj_info_kwargs"])
     _check_traj_info(objects["traj_info_cls"], objects["traj_info_kwargs"] or {})
     is_named = isinstance(env_fn, EnvSpec) and isinstance(env_fn.entry_point, str)  # it needs no registry
     objects["registry"] = None if is_named else pack_registry()
     return Payload({**objects, "env_fn": env_fn, "torch_settings": torch_settings()})
+
+
+def _check_counts(**counts: int) -> None:
+    """Refuse what is surely a slip of the pen: more single environments than Python builds in hours."""
+    for name, count in counts.items():
+        if count > MOST_ENVIRONMENTS:
+            raise ConfigError(
+                f"{name}={count} is more than the {MOST_ENVIRONMENTS} single environments that a sampler can have; an "
+                "env_fn with the parameter num_envs, which makes vector environments, may have more"
+            )
 
 
 def _settled(B: int, eval_B: int, part: Part, objects: Mapping[str, Any]) -> dict[str, Any]:

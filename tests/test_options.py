@@ -60,6 +60,7 @@ GOOD = {"agent": RandomAgent(), "batch_T": 4, "batch_B": 2}
             "traj_info_kwargs does not fit TrajInfo.*discont",
         ),
         ({"batch_B": 10**7}, ConfigError, "batch_B=10000000 is more than the 1000000 single environments"),
+        ({"batch_B": 10**7, "env_kwargs": lambda b: 1 / 0}, ConfigError, "batch_B=10000000 is more than"),
         ({"eval_n_envs": 10**7, "eval_max_steps": 10**8}, ConfigError, "eval_n_envs=10000000 is more than"),
         ({"eval_n_envs": -1}, ConfigError, "eval_n_envs must be an integer of at least 0"),
         ({"eval_n_envs": 2}, ConfigError, "eval_n_envs=2 needs eval_max_steps"),
