@@ -1,6 +1,7 @@
 """Samplers in programs that are not asynchronous."""
 
 import asyncio
+import collections
 import gc
 import os
 import signal
@@ -117,6 +118,18 @@ def test_threads_take_turns_and_each_batch_is_given_once():
     expected.close()
 
 
+class Pending(collections.deque):
+    """The answers that a session waits for; tells when there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = threading.Event()
+
+    def append(self, answer):
+        super().append(answer)
+        self.begun.set()
+
+
 def test_leaving_the_block_ends_the_calls_of_other_threads():
     refused = []
 
@@ -126,11 +139,11 @@ def test_leaving_the_block_ends_the_calls_of_other_threads():
         refused.append(str(error.value))
 
     with small("serial", Slow, batch_T=2000).sync() as sampler:
+        pending = sampler._sampler._session._pending = Pending()
         threads = [threading.Thread(target=take) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while not sampler._sampler._session._pending:  # a batch is waited for
-            time.sleep(0.01)
+        assert pending.begun.wait(30)
     for thread in threads:
         thread.join()
     assert "the sampler was closed while this call was waiting" in refused
@@ -158,10 +171,10 @@ def test_a_forked_process_that_leaves_the_block_takes_nothing_from_its_parent():
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_block_while_a_call_waits():
     main, sampler = threading.get_ident(), small("serial", Slow, batch_T=500)
+    pending = sampler._session._pending = Pending()
 
     def interrupt():
-        while sampler.statistics().state != "running" or not sampler._session._pending:  # a batch is waited for
-            time.sleep(0.01)
+        assert pending.begun.wait(30)
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
