@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     from aiosampler.samplers.gpu import AsyncGpuSampler as AsyncGpuSampler
     from aiosampler.samplers.gpu import AsyncGpuSamplerBase as AsyncGpuSamplerBase
     from aiosampler.samplers.parallel import AsyncParallelSamplerMixin as AsyncParallelSamplerMixin
+    from aiosampler.samplers.sample_stats import SampleStats as SampleStats
     from aiosampler.samplers.samples import AgentSamples as AgentSamples
     from aiosampler.samplers.samples import EnvSamples as EnvSamples
     from aiosampler.samplers.samples import Samples as Samples
-    from aiosampler.samplers.samples import SampleStats as SampleStats
     from aiosampler.samplers.serial import AsyncSerialSampler as AsyncSerialSampler
     from aiosampler.samplers.statistics import SamplerStatistics as SamplerStatistics
     from aiosampler.samplers.step_sequences import StepSequence as StepSequence

@@ -26,6 +26,7 @@ from aiosampler.collectors.environment_access import Ask, call_vector
 from aiosampler.collectors.environment_checks import api_error, check_reset, check_step
 from aiosampler.collectors.environments import EnvironmentFault, fault_of
 from aiosampler.collectors.recording import Mismatch, as_flags
+from aiosampler.collectors.reset_of_some import ResetOfSome
 from aiosampler.collectors.vector_infos import ABSENT, EPISODE, FINAL_OBSERVATIONS, final_of, info_of, overwritten
 from aiosampler.errors import ConfigError
 from aiosampler.memory.progress import AT, MORE, TICK, environment_name
@@ -54,42 +55,6 @@ def single_spaces(env: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
     names = ("observation_space", "action_space")
     single = all(hasattr(env, f"single_{name}") for name in names)
     return tuple(getattr(env, f"single_{name}" if single else name) for name in names)
-
-
-class ResetOfSome(dict[str, Any]):
-    """Options with a ``reset_mask``, which outer wrappers find although an inner environment has taken it out.
-
-    Gymnasium's `SyncVectorEnv` pops it before its wrappers look for it in the same dict, so without this the vector
-    wrapper `RecordEpisodeStatistics` takes the reset of some for one of all, and forgets the rewards of the others.
-
-    Args:
-        mask: Which environments are reset, ``[n]`` bool.
-        options: Other options; None for none.
-    """
-
-    def __init__(self, mask: np.ndarray[Any, Any], options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(options or {}, reset_mask=mask)
-        self._mask = mask
-
-    def __contains__(self, key: object) -> bool:
-        return key == "reset_mask" or super().__contains__(key)
-
-    def __missing__(self, key: str) -> Any:
-        if key != "reset_mask":
-            raise KeyError(key)
-        return self._mask
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """An item; a `dict` does not call `__missing__` here."""
-        return super().get(key, self._mask if key == "reset_mask" else default)
-
-    def pop(self, key: str, *default: Any) -> Any:
-        """Remove an item, which `in` and indexing still find if it is the mask."""
-        return super().pop(key, *([self._mask] if key == "reset_mask" else default))
-
-    def __reduce__(self) -> Any:
-        """What is sent to another process is a plain dict."""
-        return dict, (dict(self),)
 
 
 class VectorEnvironments:

@@ -12,8 +12,9 @@ import torch
 
 from aiosampler.agents.adopted import TrialWatch
 from aiosampler.agents.agent import Agent, AgentInputs
+from aiosampler.collectors.agent_answers import cast_to
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.collectors.local_agent import about_the_model, call_agent, cast_to
+from aiosampler.collectors.local_agent import about_the_model, call_agent
 from aiosampler.errors import AgentError, text_of
 from aiosampler.specs.arrays import ArraySpec, batched
 from aiosampler.specs.trees import Tree, tree_items, tree_leaves, tree_map, tree_structure

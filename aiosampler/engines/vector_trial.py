@@ -15,11 +15,11 @@ from aiosampler.collectors.actions import action_mask, sample_action
 from aiosampler.collectors.environment_checks import check_reset, check_step
 from aiosampler.collectors.environments import fault_of
 from aiosampler.collectors.recording import Mismatch, as_flags, as_rewards
+from aiosampler.collectors.reset_of_some import ResetOfSome
 from aiosampler.collectors.vector_environments import (
     DISABLED,
     NEXT_STEP,
     SAME_STEP,
-    ResetOfSome,
     VectorTraits,
     pick,
     single_spaces,

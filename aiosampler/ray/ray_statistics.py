@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiosampler.errors import SamplerError  # noqa: F401 - for the API pages, which name what is inherited
-from aiosampler.samplers.samples import SampleStats
+from aiosampler.samplers.sample_stats import SampleStats
 from aiosampler.samplers.statistics import SamplerStatistics
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aiosampler.options import Options
-    from aiosampler.samplers.samples import SampleStats
+    from aiosampler.samplers.sample_stats import SampleStats
     from aiosampler.samplers.starting import ProcessPlan
     from aiosampler.samplers.statistics import SamplerStatistics
     from aiosampler.samplers.timeline import Timeline

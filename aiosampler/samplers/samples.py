@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from aiosampler.memory.slot import Part, Slot, shown
 from aiosampler.samplers import pytrees
 from aiosampler.samplers.episode_ends import EpisodeEnds, FinalObservations, FinalValues
 from aiosampler.samplers.plain_batches import plain_infos, plain_tree, shapes
+from aiosampler.samplers.sample_stats import SampleStats
 from aiosampler.samplers.timeline import Timeline, empty_timeline
 from aiosampler.specs.trees import Tree, tree_items, tree_map
 from aiosampler.workers.episodes import EpisodeInfos
@@ -109,35 +110,6 @@ class EnvSamples:
 
     def __repr__(self) -> str:
         return _shapes_of(self)
-
-
-@dataclass(frozen=True, slots=True)
-class SampleStats:
-    """Times and losses of one batch.
-
-    Attributes:
-        env_steps: Number of valid steps.
-        seconds: Seconds that collecting took.
-        timeline: When each process did what; a copy.
-        lost_steps: Steps that are blank because a worker was lost.
-        lost_episodes: Episodes that were lost with a worker: open, or ended in this batch but not reported yet.
-        restarts: Workers, and environments of coroutines, that were lost since the last batch, and were replaced or
-            will be; those that an evaluation finds are counted in `SamplerStatistics` alone.
-        index: How many batches the sampler had returned before; -1 for what is no batch of one sampler.
-    """
-
-    env_steps: int
-    seconds: float
-    timeline: Timeline = field(repr=False)
-    lost_steps: int = 0
-    lost_episodes: int = 0
-    restarts: int = 0
-    index: int = -1
-
-    @property
-    def steps_per_second(self) -> float:
-        """`env_steps` over `seconds`; 0 before a batch was collected."""
-        return self.env_steps / self.seconds if self.seconds else 0.0
 
 
 class _InfosLater:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from aiosampler.agents.agent import Agent, AgentInputs
+from aiosampler.collectors.agent_answers import Recorder
 from aiosampler.collectors.environments import AgentFault
 from aiosampler.collectors.final_values import FinalInputs
-from aiosampler.collectors.local_agent import Recorder, call_agent
+from aiosampler.collectors.local_agent import call_agent
 from aiosampler.errors import text_of
 from aiosampler.memory.slot import columns
 from aiosampler.servers.flat_slot import FlatSlot

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from aiosampler.collectors.agent_answers import Recorder
 from aiosampler.collectors.environments import AgentFault
-from aiosampler.collectors.local_agent import AgentStepper, Recorder
+from aiosampler.collectors.local_agent import AgentStepper
 from aiosampler.collectors.recording import Mismatch, make_writer
 from aiosampler.specs.arrays import ArraySpec
 from aiosampler.specs.trees import tree_map
